@@ -1,0 +1,25 @@
+"""Checks settings with the firmware's own rules: `micropython check_settings.py FIRMWARE_FOLDER JSON KEY=VALUE ...`.
+
+Prints a JSON object: `settings` (what is to stand in /settings.json) and `complaints`. A VALUE is a text where the
+setting takes a text, else JSON.
+"""
+
+import json
+import sys
+
+sys.path.insert(0, sys.argv[1])
+import settings  # noqa: E402
+
+values = json.loads(sys.argv[2])
+complaints = []
+for pair in sys.argv[3:]:
+    name, _, text = pair.partition("=")
+    value = text
+    if settings.update({}, {name: text}):
+        try:
+            value = json.loads(text)
+        except ValueError:
+            pass
+    values[name] = value
+complaints += settings.update({}, values)
+print(json.dumps({"settings": values, "complaints": complaints}))

@@ -1,0 +1,56 @@
+"""The everyday board: run with MicroPython's Unix port as `micropython run.py IMAGE BLOCK_SIZE CACHE UDP_SOCKETS`.
+
+Mounts the LittleFS2 image at `/` as a Pico W mounts its flash and runs boot.py and main.py from there, in one namespace,
+as every MicroPython port does.
+"""
+
+import os
+import sys
+import vfs
+
+image, block_size, cache_size, udp_sockets = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
+sys.path.insert(0, sys.argv[0].rsplit("/", 1)[0] + "/shims")
+
+# These come with the firmware of a real board; here they are loaded while the host's files can still be seen.
+import machine  # noqa: E402, F401
+import network  # noqa: E402, F401
+import socket  # noqa: E402
+
+socket.limit(udp_sockets)
+
+
+class Flash:
+    """A block device over the image file (docs.micropython.org, "Working with filesystems", extended interface)."""
+
+    def __init__(self, path, size):
+        self._file = open(path, "r+b")
+        self._size = size
+        self._count = self._file.seek(0, 2) // size
+
+    def readblocks(self, number, buffer, offset=0):
+        self._file.seek(number * self._size + offset)
+        self._file.readinto(buffer)
+
+    def writeblocks(self, number, buffer, offset=0):
+        self._file.seek(number * self._size + offset)
+        self._file.write(buffer)
+
+    def ioctl(self, operation, argument):
+        if operation == 4:  # number of blocks
+            return self._count
+        if operation == 5:  # bytes in a block
+            return self._size
+        return 0  # initialise, shut down, sync, erase: nothing to do
+
+
+flash = Flash(image, block_size)
+vfs.umount("/")
+vfs.mount(vfs.VfsLfs2(flash, progsize=cache_size, readsize=cache_size), "/")
+os.chdir("/")
+sys.path[:] = ["", ".frozen", "/lib"]
+
+main = {"__name__": "__main__"}
+for script in ("boot.py", "main.py"):
+    with open(script) as file:
+        code = compile(file.read(), script, "exec")
+    exec(code, main)

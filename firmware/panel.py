@@ -1,0 +1,54 @@
+"""What a board has besides flash and network: the status LED, the boot button, the watchdog."""
+
+import machine
+import os
+
+_WATCHDOG_MS = 8000  # the Pico W can't wait longer than 8,388
+_SAFE_FILE = "/safe"
+
+
+def safe_mode(settings):
+    """True if the user wants the prompt and not the server: the file /safe exists, or the boot button is held."""
+    try:
+        os.stat(_SAFE_FILE)
+        return True
+    except OSError:  # not there
+        return _button_held(settings["button"])
+
+
+def _button_held(button):
+    if button is None:
+        return False
+    if button == "BOOTSEL":  # not a GPIO on RP2 boards
+        import rp2
+
+        return bool(rp2.bootsel_button())
+    return machine.Pin(button, machine.Pin.IN, machine.Pin.PULL_UP).value() == 0
+
+
+class Panel:
+    """The LED shines while the link is up and blinks while transfers are under way; the watchdog wants tick()."""
+
+    def __init__(self, settings):
+        led = settings["led"]
+        self._led = None if led is None else machine.Pin(led, machine.Pin.OUT)
+        self._watchdog = machine.WDT(timeout=_WATCHDOG_MS) if settings["watchdog"] else None
+
+    def tick(self, up, busy):
+        """To be called about once a second; `up`: the link is up, `busy`: transfers are under way."""
+        if self._watchdog:
+            self._watchdog.feed()
+        if self._led:
+            self._led.value(up and not (busy and self._led.value()))
+
+    def rest(self):
+        """The server was stopped by hand: the LED goes out, and a timer feeds the watchdog, which can't be stopped."""
+        if self._led:
+            self._led.value(0)
+        if self._watchdog:
+            feed = self._watchdog.feed
+            try:
+                timer = machine.Timer(-1)  # RP2: a software timer
+            except (OSError, ValueError):
+                timer = machine.Timer(0)  # ESP32 has hardware timers only
+            timer.init(period=_WATCHDOG_MS // 4, callback=lambda _: feed())

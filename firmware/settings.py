@@ -1,0 +1,117 @@
+"""The user's settings: defaults, the board's own, then /settings.json; each value checked, each bad one named.
+
+A bad value never stops the board: it is reported and the default is used in its place.
+"""
+
+import json
+
+
+def _whole(low, high):
+    def check(value):
+        return type(value) is int and low <= value <= high
+
+    return check, "a whole number from %d to %d" % (low, high)
+
+
+def _text(longest):
+    def check(value):
+        return isinstance(value, str) and len(value) <= longest
+
+    return check, "a text of at most %d characters" % longest
+
+
+def _one_of(*allowed):
+    def check(value):
+        return value in allowed and type(value) in (str, bool)
+
+    return check, "one of " + ", ".join([json.dumps(one) for one in allowed])
+
+
+def _is_address(value):
+    parts = value.split(".") if isinstance(value, str) else ()
+    return len(parts) == 4 and all(part.isdigit() and len(part) <= 3 and int(part) <= 255 for part in parts)
+
+
+def _is_root(value):
+    # Not "/" itself: the board's own files lie there.
+    if not isinstance(value, str) or value[:1] != "/":
+        return False
+    parts = value.strip("/").split("/")
+    return parts[0] != "lib" and all(part and part[0] != "." for part in parts)
+
+
+_SWITCH = _one_of(True, False)
+_ADDRESS = (_is_address, 'an IPv4 address such as "192.168.1.5"')
+_PIN = (
+    lambda value: type(value) is int or isinstance(value, str) and not value.isdigit(),
+    'a GPIO number, or a name such as "LED"',
+)
+_OFF = None  # a setting whose default is None is off until it is set, and may be set to null
+
+# name: (default, (check, what is allowed)). docs/settings.md explains each.
+TABLE = {
+    "ssid": (_OFF, _text(32)),
+    "password": (_OFF, _text(63)),
+    "hostname": ("tftpd", _text(32)),
+    "country": (_OFF, (lambda v: isinstance(v, str) and len(v) == 2, 'a two-letter country code such as "DE"')),
+    "ip": (_OFF, _ADDRESS),
+    "netmask": ("255.255.255.0", _ADDRESS),
+    "gateway": ("0.0.0.0", _ADDRESS),
+    "dns": ("0.0.0.0", _ADDRESS),
+    "join_timeout": (20, _whole(1, 300)),
+    "address": ("0.0.0.0", _ADDRESS),
+    "port": (69, _whole(1, 65535)),
+    "single_port": (False, _SWITCH),
+    "root": ("/files", (_is_root, 'a folder such as "/files", not "/" or "/lib"')),
+    "transfers": (8, _whole(1, 256)),
+    "blksize": (1468, _whole(8, 65464)),
+    "windowsize": (16, _whole(1, 1024)),
+    "timeout": (3, _whole(1, 255)),
+    "retries": (8, _whole(1, 100)),
+    "log": ("info", _one_of("error", "warning", "info", "debug")),
+    "led": (_OFF, _PIN),
+    "button": (_OFF, _PIN),
+    "watchdog": (True, _SWITCH),
+}
+
+
+def defaults():
+    """A new dict of all settings with their default values."""
+    return {name: row[0] for name, row in TABLE.items()}
+
+
+def update(settings, values):
+    """Put the good ones of `values` (dict) into `settings` (dict); returns a list of complaints (str) about the others."""
+    complaints = []
+    for name, value in values.items():
+        if name not in TABLE:
+            complaints.append("no setting is called %s" % json.dumps(name))
+            continue
+        default, (check, allowed) = TABLE[name]
+        if (value is None and default is _OFF) or (value is not None and check(value)):
+            settings[name] = value
+        else:
+            complaints.append("%s must be %s, not %s" % (name, allowed, json.dumps(value)))
+    return complaints
+
+
+def load(paths=("/board.json", "/settings.json")):
+    """All settings (dict) from the JSON files in `paths`, later ones over earlier ones; missing files are skipped.
+
+    Complaints go to the console.
+    """
+    settings = defaults()
+    for path in paths:
+        try:
+            with open(path) as file:
+                values = json.load(file)
+            if not isinstance(values, dict):
+                raise ValueError
+            complaints = update(settings, values)
+        except OSError:  # not there: nothing is set
+            continue
+        except ValueError:
+            complaints = ["is not a JSON object, as {\"ssid\": \"lab\"} would be; nothing in it is used"]
+        for complaint in complaints:
+            print("%s: %s" % (path, complaint))
+    return settings

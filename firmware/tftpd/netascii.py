@@ -1,0 +1,73 @@
+"""A file as netascii: RFC 764's line ends, LF as CR LF and a lone CR as CR NUL, exact across the borders of blocks.
+
+RFC 1350 section 1 names the mode, RFC 764 ("NVT printer") its line ends. The size of the stream is not known before it
+has been read, and a block of it has no fixed place in the file, so that place is noted for each block of the window.
+"""
+
+from array import array
+
+_LF = 10
+_CR = 13
+_CHUNK_BYTES = 128
+
+
+class NetasciiSource:
+    """Blocks of a file as netascii; the same two methods as store.OctetSource."""
+
+    def __init__(self, file, windowsize):
+        """`file`: opened for reading in binary; `windowsize`: how many blocks back `read` must be able to go."""
+        self._file = file
+        self._chunk = bytearray(_CHUNK_BYTES)
+        # Where block b starts, at b % len: offset in the file * 2, + 1 if the second byte of a pair is still owed.
+        self._starts = array("I", [0] * (windowsize + 1))
+        self._next = 1
+
+    def read(self, block, payload):
+        """Fill `payload` (memoryview) with block number `block` (from 1, not wrapped); returns the bytes written.
+
+        `block` is at most one more than the last one read, and at least that less the window. Raises OSError.
+        """
+        file = self._file
+        starts = self._starts
+        chunk = self._chunk
+        place = starts[block % len(starts)]
+        offset = place >> 1
+        owed = -1
+        at = have = 0
+        if place & 1:  # the byte before says which second byte is owed
+            file.seek(offset - 1)
+            have = file.readinto(chunk)
+            at = 1
+            owed = _LF if chunk[0] == _LF else 0
+        else:
+            file.seek(offset)
+        room = len(payload)
+        n = 0
+        while n < room:
+            if owed >= 0:
+                payload[n] = owed
+                n += 1
+                owed = -1
+                continue
+            if at >= have:
+                have = file.readinto(chunk)
+                at = 0
+                if not have:
+                    break
+            byte = chunk[at]
+            at += 1
+            offset += 1
+            if byte == _LF:
+                payload[n] = _CR
+                owed = _LF
+            elif byte == _CR:
+                payload[n] = _CR
+                owed = 0
+            else:
+                payload[n] = byte
+            n += 1
+        starts[(block + 1) % len(starts)] = offset << 1 | (owed >= 0)
+        return n
+
+    def close(self):
+        self._file.close()

@@ -1,0 +1,78 @@
+"""The packets of TFTP, to and from bytes.
+
+RFC 1350 section 5 (RRQ, WRQ, DATA, ACK, ERROR) and RFC 2347 (options, OACK). No sockets, no files, no clock.
+DATA and ACK are not built here: they are a four-byte header in a buffer that the transfer owns (transfer.py).
+"""
+
+try:
+    from micropython import const
+except ImportError:  # CPython, where the tests of this module take milliseconds
+
+    def const(value):
+        return value
+
+
+RRQ = const(1)
+WRQ = const(2)
+DATA = const(3)
+ACK = const(4)
+ERROR = const(5)
+OACK = const(6)
+
+# Error codes, RFC 1350 section 5 and RFC 2347. U-Boot starts again, for ever, on any code but 1 and 2: what trying
+# again will not cure is NOT_FOUND or ACCESS, what it will cure is UNDEFINED.
+UNDEFINED = const(0)
+NOT_FOUND = const(1)
+ACCESS = const(2)
+DISK_FULL = const(3)
+ILLEGAL = const(4)
+UNKNOWN_TID = const(5)
+EXISTS = const(6)
+
+MAX_REQUEST = const(512)  # octets, RFC 2347
+
+
+class Refused(Exception):
+    """A request that is answered with an ERROR packet: `code` (int, RFC 1350) and `text` (str) of that packet."""
+
+    def __init__(self, code, text):
+        super().__init__(text)
+        self.code = code
+        self.text = text
+
+
+def parse_request(datagram):
+    """Take an RRQ or WRQ (bytes) apart.
+
+    Returns (opcode, name, mode, options): name is bytes as sent, mode a lower-case str, options a list of (name, value)
+    pairs of bytes as sent, in the order sent; a pair that is cut off at the end is left out.
+    Returns None for what no request can be and gets no answer: too short, ERROR (none is sent to an error).
+    Raises Refused (ILLEGAL) for everything else.
+    """
+    opcode = datagram[0] << 8 | datagram[1] if len(datagram) >= 2 else ERROR
+    if opcode == ERROR:
+        return None
+    if opcode != RRQ and opcode != WRQ:
+        raise Refused(ILLEGAL, "a request (RRQ or WRQ) is expected on this port")
+    if len(datagram) > MAX_REQUEST:
+        raise Refused(ILLEGAL, "request longer than 512 bytes")
+    fields = datagram[2:].split(b"\0")
+    if len(fields) < 3:
+        raise Refused(ILLEGAL, "request without a terminated file name and mode")
+    try:
+        mode = fields[1].decode().lower()
+    except UnicodeError:
+        mode = "?"
+    # The last field is what stands behind the last NUL: nothing, or an option that was cut off.
+    options = [(fields[i], fields[i + 1]) for i in range(2, len(fields) - 2, 2)]
+    return opcode, fields[0], mode, options
+
+
+def error(code, text):
+    """An ERROR packet (bytes): `code` as in RFC 1350, `text` a str, sent as UTF-8."""
+    return bytes((0, ERROR, 0, code)) + text.encode() + b"\0"
+
+
+def oack(options):
+    """An OACK packet (bytes) of (name, value) pairs of bytes, RFC 2347."""
+    return b"\0\x06" + b"".join([name + b"\0" + value + b"\0" for name, value in options])

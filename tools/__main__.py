@@ -1,12 +1,16 @@
 """`python -m tools COMMAND`: one module a command, each with add_arguments(parser) and run(arguments) -> exit status."""
 
 import argparse
+import importlib
 import sys
 from typing import NoReturn
 
-from . import ToolError, bench, emulate
+from . import ToolError
 
-COMMANDS = {"emulate": emulate, "bench": bench}
+COMMANDS = {
+    "emulate": "boot an emulated board that serves a folder",
+    "bench": "measure the server against its budgets and against other servers",
+}
 
 
 class Parser(argparse.ArgumentParser):
@@ -15,16 +19,19 @@ class Parser(argparse.ArgumentParser):
 
 
 def main() -> int:
-    parser = Parser(prog="python -m tools", description=__doc__)
-    commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=Parser)
-    for name, module in COMMANDS.items():
-        summary = (module.__doc__ or "").splitlines()[0]
-        command = commands.add_parser(name, help=summary, description=summary)
-        module.add_arguments(command)
-        command.set_defaults(run=module.run)
+    listing = "\n".join(f"  {name:10} {text}" for name, text in COMMANDS.items())
+    parser = Parser(
+        prog="python -m tools",
+        description=f"The host side of micropython-tftpd.\n\ncommands:\n{listing}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("command", choices=COMMANDS, metavar="COMMAND", help="COMMAND --help tells its options")
     try:
-        arguments = parser.parse_args()
-        return arguments.run(arguments)
+        name = parser.parse_args(sys.argv[1:2]).command
+        module = importlib.import_module(f".{name}", __package__)
+        command = Parser(prog=f"python -m tools {name}", description=module.__doc__)
+        module.add_arguments(command)
+        return module.run(command.parse_args(sys.argv[2:]))
     except ToolError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -41,6 +41,9 @@ def components(name):
     """
     try:
         text = name.decode()
+        # MicroPython lets over-long forms pass (C0 AE for "."); written anew they are another text.
+        if "".join([chr(ord(character)) for character in text]) != text:
+            raise UnicodeError
     except UnicodeError:
         raise Refused(NOT_FOUND, "file name is not UTF-8")
     parts = [part for part in text.replace("\\", "/").split("/") if part not in ("", ".")]

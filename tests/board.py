@@ -1,0 +1,185 @@
+"""A running board for the tests: `python -m tools emulate` as a user starts it, its journal, and a raw TFTP client."""
+
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+class Board:
+    """`python -m tools emulate ARGUMENTS`, started and serving."""
+
+    def __init__(self, *arguments: str, files: Path, port: int = 0):
+        command = [sys.executable, "-m", "tools", "emulate", "--files", str(files), "--port", str(port), *arguments]
+        self.process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        self.console: list[str] = []
+        assert self.process.stdout and self.process.stderr
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+        self.ready = self.process.stdout.readline().strip()
+        match = re.fullmatch(r"ready tftp://([\d.]+):(\d+)/", self.ready)
+        if not match:
+            self.process.wait(10)
+            self._reader.join(5)
+            raise AssertionError(f"not ready: {self.ready!r}, {self.console}")
+        self.address = (match[1], int(match[2]))
+        self.url = self.ready.split()[1]
+
+    def _read(self) -> None:
+        assert self.process.stderr
+        for line in self.process.stderr:
+            self.console.append(line.rstrip("\n"))
+
+    def wait_for(self, text: str, seconds: float = 10, after: int = 0) -> str:
+        """The first line of the console, from number `after` on, that has `text` in it."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            for line in self.console[after:]:
+                if text in line:
+                    return line
+            time.sleep(0.01)
+        raise AssertionError(f"no {text!r} on the console in {seconds} s: {self.console[after:]}")
+
+    def heap_when_idle(self) -> int:
+        """Bytes of heap in use after a transfer, from the journal (--set log=debug)."""
+        seen = len(self.console)
+        assert fetch(self.address, "hello.txt")
+        return int(self.wait_for("idle, ", after=seen).split("idle, ")[1].split()[0])
+
+    def stop(self, number: int = signal.SIGINT) -> int:
+        """End it as Ctrl-C does; returns the exit status."""
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        status = self.process.wait(15)
+        self._reader.join(5)
+        return status
+
+    def __enter__(self) -> "Board":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+
+class TftpError(Exception):
+    """An ERROR packet: `code` and `text`."""
+
+    def __init__(self, packet: bytes):
+        self.code = packet[2] << 8 | packet[3]
+        self.text = packet[4:-1].decode()
+        super().__init__(f"ERROR {self.code}: {self.text}")
+
+
+def request(name: str | bytes, *options: tuple[str, object], mode: str = "octet", opcode: int = 1) -> bytes:
+    """An RRQ (or WRQ) datagram."""
+    fields = [name.encode() if isinstance(name, str) else name, mode.encode()]
+    for key, value in options:
+        fields += [key.encode(), str(value).encode()]
+    return bytes((0, opcode)) + b"".join(field + b"\0" for field in fields)
+
+
+def ack(block: int) -> bytes:
+    return bytes((0, 4, block >> 8 & 255, block & 255))
+
+
+def parse_oack(packet: bytes) -> dict[str, str]:
+    """The options in an OACK, which must be one, well-formed to its last byte."""
+    assert packet[:2] == b"\0\6" and packet[-1:] == b"\0", packet
+    fields = packet[2:-1].split(b"\0")
+    assert len(fields) % 2 == 0, packet
+    return {fields[i].decode(): fields[i + 1].decode() for i in range(0, len(fields), 2)}
+
+
+class Wire:
+    """One client, datagram by datagram. `server` is where requests go, `tid` where the last answer came from."""
+
+    def __init__(self, server: tuple[str, int], timeout: float = 2):
+        self.server = self.tid = server
+        self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.socket.bind(("127.0.0.1", 0))
+        self.socket.settimeout(timeout)
+
+    def ask(self, name: str | bytes, *options: tuple[str, object], mode: str = "octet", opcode: int = 1) -> bytes:
+        """Send a request and return the first answer."""
+        self.socket.sendto(request(name, *options, mode=mode, opcode=opcode), self.server)
+        return self.receive()
+
+    def receive(self) -> bytes:
+        """The next datagram. Raises TimeoutError."""
+        packet, self.tid = self.socket.recvfrom(70_000)
+        return packet
+
+    def silent(self, seconds: float = 0.3) -> bool:
+        """True if nothing comes for so long."""
+        before = self.socket.gettimeout()
+        self.socket.settimeout(seconds)
+        try:
+            self.receive()
+        except TimeoutError:
+            return True
+        finally:
+            self.socket.settimeout(before)
+        return False
+
+    def send(self, datagram: bytes) -> None:
+        self.socket.sendto(datagram, self.tid)
+
+    def ack(self, block: int) -> bytes:
+        """Acknowledge and return the next datagram."""
+        self.send(ack(block))
+        return self.receive()
+
+    def error(self) -> TftpError:
+        """The ERROR that comes next, which it must."""
+        packet = self.receive()
+        assert packet[:2] == b"\0\5" and packet[-1:] == b"\0", packet
+        return TftpError(packet)
+
+    def __enter__(self) -> "Wire":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.tid != self.server:  # leave no transfer behind
+            self.send(b"\0\5\0\0the test is over\0")
+        self.socket.close()
+
+
+def blocks(wire: Wire, first: bytes) -> Iterator[bytes]:
+    """The data of each block of a transfer whose first answer is `first`; acknowledges as RFC 1350 and 7440 say."""
+    options = {}
+    packet = first
+    if first[:2] == b"\0\6":
+        options = parse_oack(first)
+        packet = wire.ack(0)
+    blksize, windowsize = int(options.get("blksize", 512)), int(options.get("windowsize", 1))
+    last = 0
+    while True:
+        if packet[:2] == b"\0\5":
+            raise TftpError(packet)
+        number = packet[2] << 8 | packet[3]
+        assert packet[:2] == b"\0\3" and len(packet) - 4 <= blksize, packet[:8]
+        if number == (last + 1) & 0xFFFF:
+            last += 1
+            yield packet[4:]
+            if len(packet) - 4 < blksize:
+                wire.send(ack(last))
+                return
+            if last % windowsize == 0:
+                wire.send(ack(last))
+        elif (number - last) & 0xFFFF < 0x8000:
+            wire.send(ack(last))
+        packet = wire.receive()
+
+
+def fetch(server: tuple[str, int], name: str | bytes, *options: tuple[str, object], mode: str = "octet") -> bytes:
+    """The whole file. Raises TftpError, TimeoutError."""
+    with Wire(server) as wire:
+        first = wire.ask(name, *options, mode=mode)
+        return b"".join(blocks(wire, first))

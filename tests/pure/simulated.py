@@ -1,0 +1,121 @@
+"""What the tests of transfer.py play with: a file in memory, packets in a list, a clock moved by hand, strict clients."""
+
+from tftpd.options import Agreed
+from tftpd.transfer import ReadTransfer
+
+
+class Data:
+    """A source of blocks over bytes, that counts how often each block was read."""
+
+    def __init__(self, data):
+        self.data = data
+        self.reads = []
+
+    def read(self, block, payload):
+        self.reads.append(block)
+        part = self.data[(block - 1) * len(payload) : block * len(payload)]
+        payload[: len(part)] = part
+        return len(part)
+
+
+class Zeros:
+    """As many zero bytes as it says, that fit into a board's memory."""
+
+    def __init__(self, size):
+        self._size = size
+
+    def __len__(self):
+        return self._size
+
+    def __getitem__(self, part):
+        return bytes(max(min(part.stop, self._size) - part.start, 0))
+
+
+def ack(block):
+    return bytes((0, 4, block >> 8 & 255, block & 255))
+
+
+class Bench:
+    """A ReadTransfer with its clock and what it sends."""
+
+    def __init__(self, data, *asked, timeout=3, retries=8, max_windowsize=64):
+        self.now = 1000
+        self.source = Data(data)
+        agreed = Agreed(asked, 65464, max_windowsize, len(data))
+        self.blksize = agreed.blksize
+        self.windowsize = agreed.windowsize
+        self.transfer = ReadTransfer(self.source, agreed, timeout, retries, self.now)
+
+    def flush(self, room=1000):
+        """What is sent now (list of bytes); after `room` packets the network takes no more."""
+        sent = []
+        while self.transfer.outcome is None:
+            packet = self.transfer.outgoing()
+            if packet is None:
+                break
+            if len(sent) == room:
+                self.transfer.blocked(self.now)
+                break
+            sent.append(bytes(packet))
+            self.transfer.sent(self.now)
+        return sent
+
+    def blocks(self, room=1000):
+        """The wire numbers of the DATA sent now; an OACK shows as "OACK"."""
+        return ["OACK" if packet[1] == 6 else packet[2] << 8 | packet[3] for packet in self.flush(room)]
+
+    def receive(self, datagram):
+        self.transfer.receive(datagram, len(datagram), self.now)
+        return self.blocks()
+
+    def ack(self, block):
+        return self.receive(ack(block))
+
+    def wait(self, ms):
+        """Move the clock; returns the blocks that the timer made the transfer send."""
+        self.now += ms
+        if self.transfer.outcome is None and self.now >= self.transfer.due:
+            self.transfer.expired(self.now)
+        return self.blocks()
+
+    def wait_until_due(self):
+        return self.wait(max(self.transfer.due - self.now, 0))
+
+
+class Client:
+    """A receiver as RFC 1350 and RFC 7440 have it: on a gap one ACK of the last good block (U-Boot), or one for every
+    datagram that it can't use (edk2, `acks_all`)."""
+
+    def __init__(self, blksize, windowsize, oack, acks_all=False):
+        self.blksize = blksize
+        self.windowsize = windowsize
+        self.acks_all = acks_all
+        self.data = b""
+        self.block = 0  # last good one
+        self.acked = -1 if oack else 0
+        self.done = False
+        self.complained = False
+
+    def receive(self, packet):
+        """The client's answer to `packet` (bytes), or None."""
+        if packet[1] == 6:
+            if self.block:
+                return None
+            self.acked = 0
+            return ack(0)
+        number = packet[2] << 8 | packet[3]
+        if number == (self.block + 1) & 0xFFFF and not self.done:
+            self.complained = False
+            self.block += 1
+            self.data += packet[4:]
+            self.done = len(packet) - 4 < self.blksize
+            if self.done or self.block - self.acked >= self.windowsize:
+                self.acked = self.block
+                return ack(self.block)
+            return None
+        ahead = (number - self.block) & 0xFFFF < 0x8000
+        if self.acks_all or not ahead or not self.complained:
+            self.complained = ahead
+            self.acked = self.block
+            return ack(self.block)
+        return None

@@ -1,0 +1,42 @@
+"""The name rules of store.py; runs on CPython under pytest and, as it is, inside MicroPython (test_micropython.py)."""
+
+from tftpd.packet import ACCESS, NOT_FOUND, Refused
+from tftpd.store import components
+
+
+def refusal(name):
+    try:
+        components(name)
+    except Refused as error:
+        return error.code
+    return None
+
+
+def test_separators_and_empty_components():
+    for name in (b"boot/bcd", b"/boot/bcd", b"//boot//bcd", b"./boot/./bcd", b"\\boot\\bcd", b"boot\\/bcd/"):
+        assert components(name) == ["boot", "bcd"], name
+
+
+def test_dotdot_is_refused_wherever_it_stands():
+    for name in (b"..", b"../boot.py", b"a/../../boot.py", b"a/..", b"..\\boot.py", b"/..//..\\x", b"a\\..\\b"):
+        assert refusal(name) == ACCESS, name
+
+
+def test_hidden_names_are_not_found():
+    for name in (b".git/config", b"a/.secret", b"...", b"..a", b"\\.x"):
+        assert refusal(name) == NOT_FOUND, name
+
+
+def test_what_is_not_utf8_is_not_found():
+    for name in (b"\xff", b"a\xc0\xafb", b"\xc0\xae\xc0\xae/x", b"\xed\xa0", b"x\x80"):
+        assert refusal(name) == NOT_FOUND, name
+
+
+def test_utf8_is_a_name_like_any_other():
+    assert components("Grüße/文件".encode()) == ["Grüße", "文件"]
+
+
+def test_a_component_is_at_most_255_bytes():
+    assert components(b"a" * 255) == ["a" * 255]
+    assert refusal(b"a" * 256) == NOT_FOUND
+    assert refusal(("ü" * 128).encode()) == NOT_FOUND

@@ -1,0 +1,316 @@
+"""transfer.py with a list of packets and a hand-moved clock; runs on CPython under pytest and inside MicroPython."""
+
+from simulated import Bench, Zeros, ack
+
+from tftpd.transfer import DONE, PROBED
+
+WINDOW_4 = ((b"blksize", b"8"), (b"windowsize", b"4"))
+
+
+def lock_step(size=2000):
+    return Bench(bytes(size))
+
+
+def window_of_4(size=100):
+    """Eight-byte blocks, the OACK acknowledged, blocks 1 to 4 on their way."""
+    bench = Bench(bytes(size), *WINDOW_4)
+    assert bench.blocks() == ["OACK"]
+    assert bench.ack(0) == [1, 2, 3, 4]
+    return bench
+
+
+# -- the usual course --------------------------------------------------------------------------------------------------
+
+
+def test_lock_step_sends_one_block_for_each_ack():
+    bench = lock_step(1200)
+    assert bench.blocks() == [1]
+    assert bench.ack(1) == [2]
+    assert bench.ack(2) == [3]
+    assert bench.ack(3) == []
+    assert bench.transfer.outcome == DONE
+    assert bench.transfer.delivered == 1200
+    assert bench.transfer.resent == 0
+
+
+def test_a_multiple_of_blksize_ends_with_an_empty_block():
+    bench = lock_step(512)
+    assert bench.flush() == [b"\0\3\0\1" + bytes(512)]
+    bench.transfer.receive(ack(1), 4, bench.now)
+    assert bench.flush() == [b"\0\3\0\2"]
+    bench.ack(2)
+    assert bench.transfer.outcome == DONE and bench.transfer.delivered == 512
+
+
+def test_an_empty_file_is_one_empty_block():
+    bench = lock_step(0)
+    assert bench.flush() == [b"\0\3\0\1"]
+    bench.ack(1)
+    assert bench.transfer.outcome == DONE and bench.transfer.delivered == 0
+
+
+def test_no_data_before_the_oack_is_acknowledged():
+    bench = Bench(bytes(100), *WINDOW_4)
+    assert bench.blocks() == ["OACK"]
+    assert bench.ack(5) == []
+    assert bench.ack(0) == [1, 2, 3, 4]
+
+
+def test_a_window_follows_each_ack_of_its_last_block():
+    bench = window_of_4(75)  # 9 blocks and 3 bytes
+    assert bench.ack(4) == [5, 6, 7, 8]
+    assert bench.ack(8) == [9, 10]
+    bench.ack(10)
+    assert bench.transfer.outcome == DONE and bench.transfer.delivered == 75
+
+
+def test_block_numbers_roll_over_to_0():
+    bench = Bench(Zeros(8 * 65538 + 3), (b"blksize", b"8"))
+    bench.blocks()
+    bench.ack(0)
+    sent = []
+    for block in range(1, 65539):
+        blocks = bench.ack(block & 0xFFFF)
+        if block > 65533:
+            sent += blocks
+    assert sent == [65535, 0, 1, 2, 3]
+    bench.ack(65539 & 0xFFFF)
+    assert bench.transfer.outcome == DONE
+    assert bench.transfer.delivered == 8 * 65538 + 3
+
+
+# -- repeats and strays ------------------------------------------------------------------------------------------------
+
+
+def test_a_duplicate_ack_sends_nothing_in_lock_step():
+    bench = lock_step()
+    bench.blocks()
+    assert bench.ack(1) == [2]
+    assert bench.ack(1) == []
+    assert bench.ack(1) == []
+    assert bench.ack(2) == [3]
+
+
+def test_a_stale_or_future_ack_is_ignored():
+    bench = lock_step(5000)
+    bench.blocks()
+    bench.ack(1)
+    bench.ack(2)
+    for block in (0, 1, 4, 5, 9, 65535, 32768):
+        assert bench.ack(block) == [], block
+    assert bench.ack(3) == [4]
+
+
+def test_an_ack_inside_the_window_goes_back_once():
+    bench = window_of_4()
+    assert bench.ack(2) == [3, 4, 5, 6]
+    # edk2 says it again for every datagram behind the gap.
+    assert bench.ack(2) == []
+    assert bench.ack(2) == []
+    assert bench.ack(6) == [7, 8, 9, 10]
+
+
+def test_an_ack_of_the_block_before_the_window_goes_back_once():
+    bench = window_of_4()
+    bench.ack(4)
+    assert bench.ack(4) == [5, 6, 7, 8]
+    assert bench.ack(4) == []
+    assert bench.ack(8) == [9, 10, 11, 12]
+
+
+def test_the_echo_of_a_repeated_window_does_not_double_the_next_one():
+    # The windowed Sorcerer's Apprentice: a duplicated ACK costs one window sent twice, not every window from then on.
+    bench = window_of_4()
+    bench.ack(4)
+    assert bench.ack(4) == [5, 6, 7, 8]
+    assert bench.ack(8) == [9, 10, 11, 12]
+    assert bench.ack(8) == []
+
+
+def test_an_ack_after_going_back_may_skip_what_had_arrived():
+    bench = window_of_4()
+    bench.ack(4)
+    bench.wait_until_due()  # 5 to 8 again, though they had arrived and only the ACK was late
+    assert bench.ack(8) == [9, 10, 11, 12]
+
+
+def test_a_second_gap_goes_back_again():
+    bench = window_of_4()
+    assert bench.ack(1) == [2, 3, 4, 5]
+    assert bench.ack(3) == [4, 5, 6, 7]
+
+
+def test_long_acks_are_accepted_and_short_ones_ignored():
+    bench = lock_step()
+    bench.blocks()
+    for junk in (b"", b"\0", b"\0\4", b"\0\4\0", b"\1\4\0\1", b"\0\3\0\1", b"\0\1\0\1", b"\0\6\0\1"):
+        assert bench.receive(junk) == [], junk
+    assert bench.receive(ack(1) + b"Windows boot manager") == [2]
+
+
+def test_an_error_ends_the_transfer():
+    bench = lock_step()
+    bench.blocks()
+    bench.ack(1)
+    bench.receive(b"\0\5\0\3disk full\0")
+    assert bench.transfer.outcome == "ended by the client"
+    assert bench.transfer.peer_error == 3
+
+
+def test_an_error_after_the_oack_is_a_probe():
+    for probe in (b"\0\5\0\x08User aborted the transfer\0", b"\0\5\0\0TFTP Aborted\0"):
+        bench = Bench(bytes(100), (b"tsize", b"0"))
+        bench.blocks()
+        bench.receive(probe)
+        assert bench.transfer.outcome == PROBED
+
+
+def test_a_repeated_request_repeats_the_last_reply():
+    bench = Bench(bytes(100), *WINDOW_4)
+    assert bench.blocks() == ["OACK"]
+    assert bench.transfer.repeat_request(bench.now) and bench.blocks() == ["OACK"]
+    bench = lock_step()
+    assert bench.blocks() == [1]
+    assert bench.transfer.repeat_request(bench.now) and bench.blocks() == [1]
+    bench.ack(1)
+    bench.now += 500  # a duplicate that was late
+    assert bench.transfer.repeat_request(bench.now) and bench.blocks() == [2]
+
+
+def test_a_client_that_was_restarted_gets_a_new_transfer():
+    bench = lock_step()
+    bench.blocks()
+    bench.ack(1)
+    bench.now += 1500
+    assert not bench.transfer.repeat_request(bench.now)
+
+
+# -- time --------------------------------------------------------------------------------------------------------------
+
+
+def test_the_wait_adapts_to_the_round_trip_time():
+    for rtt, low, high in ((1, 20, 25), (10, 30, 50), (100, 120, 320)):
+        bench = Bench(bytes(100_000))
+        bench.blocks()
+        for block in range(1, 20):
+            bench.now += rtt
+            assert bench.ack(block) == [block + 1]
+        assert low <= bench.transfer.due - bench.now <= high, rtt
+
+
+def test_a_repeat_comes_after_the_wait_and_not_before():
+    bench = lock_step()
+    assert bench.blocks() == [1]
+    assert bench.wait(249) == []
+    assert bench.wait(1) == [1]
+
+
+def test_the_wait_doubles_up_to_the_timeout():
+    bench = Bench(bytes(2000), timeout=2, retries=8)
+    bench.blocks()
+    bench.ack(1)
+    waits = []
+    while bench.transfer.outcome is None:
+        before = bench.now
+        bench.wait_until_due()
+        waits.append(bench.now - before)
+    assert waits[:8] == [20, 40, 80, 160, 320, 640, 1280, 2000]
+    assert set(waits[7:-1]) == {2000}
+    assert 16_000 <= sum(waits) <= 18_000
+    assert bench.transfer.outcome == "the client does not answer"
+
+
+def test_the_negotiated_timeout_is_the_longest_wait():
+    bench = Bench(bytes(2000), (b"timeout", b"1"))
+    bench.blocks()
+    bench.ack(0)
+    waits = []
+    for _ in range(10):
+        before = bench.now
+        bench.wait_until_due()
+        waits.append(bench.now - before)
+    assert max(waits) == 1000
+
+
+def test_a_repeated_packet_measures_no_round_trip():
+    # Karn: the ACK may be that of the first copy. The doubled wait holds until a packet that was sent once is answered.
+    bench = lock_step(5000)
+    bench.blocks()
+    bench.now += 10
+    bench.ack(1)
+    bench.wait_until_due()
+    doubled = bench.transfer.due - bench.now
+    bench.now += 1
+    bench.ack(2)
+    assert bench.transfer.due - bench.now == doubled
+    bench.now += 10
+    bench.ack(3)
+    assert bench.transfer.due - bench.now < doubled
+
+
+def test_a_window_is_repeated_from_the_first_block_not_acknowledged():
+    bench = window_of_4()
+    bench.ack(4)
+    assert bench.wait_until_due() == [5, 6, 7, 8]
+    assert bench.transfer.resent == 4
+
+
+def test_the_last_ack_lost_is_a_transfer_done():
+    bench = lock_step(600)
+    bench.blocks()
+    bench.ack(1)
+    repeats = 0
+    while bench.transfer.outcome is None:
+        repeats += bench.wait_until_due() == [2]
+    assert repeats > 5
+    assert bench.transfer.outcome == DONE
+
+
+def test_no_answer_at_all_is_not_done_though_one_block_was_all():
+    bench = lock_step(100)
+    bench.blocks()
+    while bench.transfer.outcome is None:
+        bench.wait_until_due()
+    assert bench.transfer.outcome == "the client does not answer"
+
+
+def test_an_unproven_client_gets_three_datagrams_for_each_request():
+    for asked, reply in (((), 1), (WINDOW_4, "OACK")):
+        bench = Bench(bytes(5000), *asked)
+        sent = bench.blocks()
+        for _ in range(20):
+            sent += bench.wait(300)
+        assert sent == [reply] * 3
+        assert bench.transfer.repeat_request(bench.now)
+        sent = bench.blocks()
+        for _ in range(20):
+            sent += bench.wait(300)
+        assert sent == [reply] * 3
+        while bench.transfer.outcome is None:
+            assert bench.wait_until_due() == []
+        assert bench.now < 1000 + 30_000
+
+
+# -- a network that takes no more --------------------------------------------------------------------------------------
+
+
+def test_a_full_network_is_neither_a_repeat_nor_a_loss():
+    bench = Bench(bytes(100), *WINDOW_4)
+    bench.blocks()
+    bench.transfer.receive(ack(0), 4, bench.now)
+    assert bench.blocks(room=2) == [1, 2]
+    assert bench.wait_until_due() == [3, 4]
+    assert bench.transfer.resent == 0
+    assert bench.source.reads == [1, 2, 3, 4]
+
+
+def test_a_network_that_never_takes_anything_ends_the_transfer():
+    bench = lock_step()
+    assert bench.blocks(room=0) == []
+    for _ in range(30_000):
+        if bench.transfer.outcome:
+            break
+        bench.now = max(bench.now, bench.transfer.due)
+        bench.transfer.expired(bench.now)
+        bench.blocks(room=0)
+    assert bench.transfer.outcome == "the client does not answer"

@@ -1,0 +1,13 @@
+"""Run inside MicroPython: every test of the modules in tests/pure. `micropython run_pure.py FIRMWARE TESTS MODULE ...`."""
+
+import sys
+
+sys.path[:0] = sys.argv[1:3]
+passed = 0
+for name in sys.argv[3:]:
+    module = __import__(name)
+    for test in dir(module):
+        if test.startswith("test_"):
+            getattr(module, test)()
+            passed += 1
+print(passed, "passed")

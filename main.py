@@ -1,4 +1,5 @@
-"""On the board, second: read the settings, build the server, run it under the watchdog. Ctrl-C gives the prompt."""
+"""On the board, second: read the settings, build the server, run it under the watchdog. Ctrl-C
+gives the prompt."""
 
 import link
 import panel
@@ -11,6 +12,7 @@ if panel.safe_mode(chosen):
 else:
     board = panel.Panel(chosen)
     try:
-        Server(chosen).serve_forever(lambda server: board.tick(link.keep(), server.stats()["transfers"]))
+        Server(chosen).serve_forever(lambda server: board.tick(link.keep(),
+        server.stats()["transfers"]))
     except KeyboardInterrupt:
         board.rest()

@@ -1,14 +1,16 @@
 """What a board has besides flash and network: the status LED, the boot button, the watchdog."""
 
-import machine
 import os
+
+import machine
 
 _WATCHDOG_MS = 8000  # the Pico W can't wait longer than 8,388
 _SAFE_FILE = "/safe"
 
 
 def safe_mode(settings):
-    """True if the user wants the prompt and not the server: the file /safe exists, or the boot button is held."""
+    """True if the user wants the prompt and not the server: the file /safe exists, or the boot
+    button is held."""
     try:
         os.stat(_SAFE_FILE)
         return True
@@ -27,7 +29,8 @@ def _button_held(button):
 
 
 class Panel:
-    """The LED shines while the link is up and blinks while transfers are under way; the watchdog wants tick()."""
+    """The LED shines while the link is up and blinks while transfers are under way; the watchdog
+    wants tick()."""
 
     def __init__(self, settings):
         led = settings["led"]
@@ -35,14 +38,16 @@ class Panel:
         self._watchdog = machine.WDT(timeout=_WATCHDOG_MS) if settings["watchdog"] else None
 
     def tick(self, up, busy):
-        """To be called about once a second; `up`: the link is up, `busy`: transfers are under way."""
+        """To be called about once a second; `up`: the link is up, `busy`: transfers are under
+        way."""
         if self._watchdog:
             self._watchdog.feed()
         if self._led:
             self._led.value(up and not (busy and self._led.value()))
 
     def rest(self):
-        """The server was stopped by hand: the LED goes out, and a timer feeds the watchdog, which can't be stopped."""
+        """The server was stopped by hand: the LED goes out, and a timer feeds the watchdog, which
+        can't be stopped."""
         if self._led:
             self._led.value(0)
         if self._watchdog:

@@ -1,4 +1,5 @@
-"""The user's settings: defaults, the board's own, then /settings.json; each value checked, each bad one named.
+"""The user's settings: defaults, the board's own, then /settings.json; each value checked, each
+bad one named.
 
 A bad value never stops the board: it is reported and the default is used in its place.
 """
@@ -29,7 +30,9 @@ def _one_of(*allowed):
 
 def _is_address(value):
     parts = value.split(".") if isinstance(value, str) else ()
-    return len(parts) == 4 and all(part.isdigit() and len(part) <= 3 and int(part) <= 255 for part in parts)
+    return len(parts) == 4 and all(
+        part.isdigit() and len(part) <= 3 and int(part) <= 255 for part in parts
+    )
 
 
 def _is_root(value):
@@ -43,7 +46,7 @@ def _is_root(value):
 _SWITCH = _one_of(True, False)
 _ADDRESS = (_is_address, 'an IPv4 address such as "192.168.1.5"')
 _PIN = (
-    lambda value: type(value) is int or isinstance(value, str) and not value.isdigit(),
+    lambda value: type(value) is int or (isinstance(value, str) and not value.isdigit()),
     'a GPIO number, or a name such as "LED"',
 )
 _OFF = None  # a setting whose default is None is off until it is set, and may be set to null
@@ -53,7 +56,10 @@ TABLE = {
     "ssid": (_OFF, _text(32)),
     "password": (_OFF, _text(63)),
     "hostname": ("tftpd", _text(32)),
-    "country": (_OFF, (lambda v: isinstance(v, str) and len(v) == 2, 'a two-letter country code such as "DE"')),
+    "country": (
+        _OFF,
+        (lambda v: isinstance(v, str) and len(v) == 2, 'a two-letter country code such as "DE"'),
+    ),
     "ip": (_OFF, _ADDRESS),
     "netmask": ("255.255.255.0", _ADDRESS),
     "gateway": ("0.0.0.0", _ADDRESS),
@@ -81,7 +87,8 @@ def defaults():
 
 
 def update(settings, values):
-    """Put the good ones of `values` (dict) into `settings` (dict); returns a list of complaints (str) about the others."""
+    """Put the good ones of `values` (dict) into `settings` (dict); returns a list of complaints
+    (str) about the others."""
     complaints = []
     for name, value in values.items():
         if name not in TABLE:
@@ -96,7 +103,8 @@ def update(settings, values):
 
 
 def load(paths=("/board.json", "/settings.json")):
-    """All settings (dict) from the JSON files in `paths`, later ones over earlier ones; missing files are skipped.
+    """All settings (dict) from the JSON files in `paths`, later ones over earlier ones; missing
+    files are skipped.
 
     Complaints go to the console.
     """
@@ -111,7 +119,9 @@ def load(paths=("/board.json", "/settings.json")):
         except OSError:  # not there: nothing is set
             continue
         except ValueError:
-            complaints = ["is not a JSON object, as {\"ssid\": \"lab\"} would be; nothing in it is used"]
+            complaints = [
+                'is not a JSON object, as {"ssid": "lab"} would be; nothing in it is used'
+            ]
         for complaint in complaints:
             print("%s: %s" % (path, complaint))
     return settings

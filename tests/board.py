@@ -47,11 +47,11 @@ class Board:
             time.sleep(0.01)
         raise AssertionError(f"no {text!r} on the console in {seconds} s: {self.console[after:]}")
 
-    def heap_when_idle(self) -> int:
+    def heap_when_idle(self, seconds: float = 10) -> int:
         """Bytes of heap in use after a transfer, from the journal (--set log=debug)."""
         seen = len(self.console)
         assert fetch(self.address, "hello.txt")
-        return int(self.wait_for("idle, ", after=seen).split("idle, ")[1].split()[0])
+        return int(self.wait_for("idle, ", seconds, after=seen).split("idle, ")[1].split()[0])
 
     def stop(self, number: int = signal.SIGINT) -> int:
         """End it as Ctrl-C does; returns the exit status."""

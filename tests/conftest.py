@@ -3,19 +3,21 @@
 import contextlib
 import random
 import sys
+import time
 import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
 from board import Board
 
-ROOT = Path(__file__).resolve().parent.parent
-
-# The package without its __init__, which needs MicroPython: the pure modules import on CPython too.
-package = types.ModuleType("tftpd")
-package.__path__ = [str(ROOT / "firmware" / "tftpd")]
-sys.modules["tftpd"] = package
+# What the firmware's pure modules need of MicroPython, so that they import on CPython too.
+sys.modules["micropython"] = types.ModuleType("micropython")
+sys.modules["micropython"].const = lambda value: value  # type: ignore[attr-defined]
+time.ticks_ms = lambda: int(time.monotonic() * 1000)  # type: ignore[attr-defined]
+time.ticks_add = lambda ticks, delta: ticks + delta  # type: ignore[attr-defined]
+time.ticks_diff = lambda end, start: end - start  # type: ignore[attr-defined]
 
 
 def content(size: int, seed: int = 1) -> bytes:
@@ -34,7 +36,7 @@ SERVED = {
     "Boot/BCD": b"Windows asks for \\boot\\bcd",
     "boot/bcd.other": b"another folder that differs in case only",
     "folder/deep/er/file.bin": content(700),
-    "Grüße.txt": "Umlaute".encode(),
+    "Grüße.txt": b"Umlaute",
     "x" * 255: b"the longest name",
     "with space.txt": b"a space",
 }

@@ -1,4 +1,5 @@
-"""Run inside MicroPython: every test of the modules in tests/pure. `micropython run_pure.py FIRMWARE TESTS MODULE ...`."""
+"""Run inside MicroPython: every test of the modules in tests/pure. `micropython run_pure.py FIRMWARE TESTS MODULE
+...`."""
 
 import sys
 

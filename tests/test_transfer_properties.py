@@ -1,6 +1,7 @@
 """Any schedule of loss, duplication and reordering that ends delivers the exact bytes (hypothesis)."""
 
 import heapq
+import io
 import sys
 from pathlib import Path
 
@@ -9,9 +10,9 @@ from hypothesis import strategies as st
 
 sys.path.insert(0, str(Path(__file__).parent / "pure"))
 
-from simulated import Bench, Client  # noqa: E402
-from tftpd.netascii import NetasciiSource  # noqa: E402
-from tftpd.transfer import DONE  # noqa: E402
+from simulated import Bench, Client
+from tftpd.netascii import NetasciiSource
+from tftpd.transfer import DONE
 
 # What happens to a datagram: the delays (ms) of its copies; none means that it is lost.
 FATES = st.lists(st.lists(st.integers(0, 40), max_size=3), max_size=120)
@@ -88,10 +89,8 @@ def test_every_schedule_delivers_the_exact_bytes(size, blksize, windowsize, acks
     fates=FATES,
 )
 def test_netascii_survives_every_schedule_too(text, windowsize, fates):
-    import io
-
     bench = Bench(b"", (b"blksize", b"8"), (b"windowsize", b"%d" % windowsize), retries=100)
-    bench.transfer._source = NetasciiSource(io.BytesIO(text), windowsize)
+    bench.transfer._source = NetasciiSource(io.BytesIO(text), windowsize)  # type: ignore[assignment]
     client = Client(8, windowsize, oack=True)
     play(bench, client, fates)
     assert client.data == text.replace(b"\r", b"\r\0").replace(b"\n", b"\r\n")

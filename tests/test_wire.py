@@ -3,8 +3,9 @@
 import socket
 
 import pytest
-from board import Board, TftpError, Wire, ack, fetch, parse_oack, request
 from conftest import SERVED
+
+from board import Board, TftpError, Wire, ack, fetch, parse_oack, request
 
 # -- modes -------------------------------------------------------------------------------------------------------------
 
@@ -38,11 +39,15 @@ def test_no_option_granted_means_data_at_once(board: Board):
 
 def test_the_oack_holds_what_was_asked_in_that_order_to_the_byte(board: Board):
     with Wire(board.address) as wire:
-        answer = wire.ask("size-513", ("TimeOut", 7), ("nonsense", 1), ("tsize", 0), ("blksize", 1024), ("windowsize", 2))
+        answer = wire.ask(
+            "size-513", ("TimeOut", 7), ("nonsense", 1), ("tsize", 0), ("blksize", 1024), ("windowsize", 2)
+        )
         assert answer == b"\0\6TimeOut\x007\0tsize\x00513\0blksize\x001024\0windowsize\x002\0"
 
 
-@pytest.mark.parametrize("asked, granted", [(8, 8), (512, 512), (1428, 1428), (1468, 1468), (8192, 1468), (65464, 1468)])
+@pytest.mark.parametrize(
+    "asked, granted", [(8, 8), (512, 512), (1428, 1428), (1468, 1468), (8192, 1468), (65464, 1468)]
+)
 def test_blksize_is_granted_up_to_the_limit_and_used(board: Board, asked: int, granted: int):
     with Wire(board.address) as wire:
         assert parse_oack(wire.ask("size-5000", ("blksize", asked))) == {"blksize": str(granted)}
@@ -79,6 +84,13 @@ def test_windowsize_is_granted_up_to_the_limit_and_used(board: Board, asked: int
         wire.send(ack(0))
         assert [wire.receive()[3] for _ in range(granted)] == list(range(1, granted + 1))
         wire.send(b"\0\5\0\0enough\0")
+
+
+@pytest.mark.parametrize("windowsize", [1, 2, 4, 16, 64])
+@pytest.mark.parametrize("blksize", [8, 512, 1428, 1468])
+@pytest.mark.parametrize("name", ["empty", "size-8", "size-5000", "size-100000"])
+def test_files_arrive_whole_in_every_window(board: Board, name: str, blksize: int, windowsize: int):
+    assert fetch(board.address, name, ("blksize", blksize), ("windowsize", windowsize)) == SERVED[name]
 
 
 def test_settings_set_the_limits(start):
@@ -306,7 +318,9 @@ def test_uploads_are_refused(board: Board):
 # -- garbage and who is never answered --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("datagram", [b"\0\0", b"\0\3\0\1data", b"\0\4\0\1", b"\0\6x\0y\0", b"\0\7", b"\0\1", b"\0\1a\0octet"])
+@pytest.mark.parametrize(
+    "datagram", [b"\0\0", b"\0\3\0\1data", b"\0\4\0\1", b"\0\6x\0y\0", b"\0\7", b"\0\1", b"\0\1a\0octet"]
+)
 def test_garbage_on_the_listening_port_is_an_illegal_operation(board: Board, datagram: bytes):
     with Wire(board.address) as wire:
         wire.send(datagram)

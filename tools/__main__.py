@@ -1,4 +1,5 @@
-"""`python -m tools COMMAND`: one module a command, each with add_arguments(parser) and run(arguments) -> exit status."""
+"""`python -m tools COMMAND`: one module a command, each with add_arguments(parser) and run(arguments) -> exit
+status."""
 
 import argparse
 import importlib

@@ -51,7 +51,9 @@ def check_settings(settings: dict[str, Any], pairs: list[str]) -> dict[str, Any]
     command = [micropython(), checker, str(ROOT / "firmware"), json.dumps(settings), *pairs]
     result = subprocess.run(command, capture_output=True, text=True)
     if result.returncode:
-        raise ToolError(f"the settings could not be checked: {(result.stderr or result.stdout).strip().splitlines()[-1:]}")
+        raise ToolError(
+            f"the settings could not be checked: {(result.stderr or result.stdout).strip().splitlines()[-1:]}"
+        )
     answer = json.loads(result.stdout)
     if answer["complaints"]:
         raise ToolError("setting " + "; ".join(answer["complaints"]))

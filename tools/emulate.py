@@ -9,7 +9,6 @@ import select
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -24,22 +23,37 @@ _TO_HOST = b"\x1e"  # lines for us, not for the console: board/unix/shims/machin
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--board", default="unix", help="name of a folder in board/ (default: %(default)s)")
-    parser.add_argument("--files", type=Path, default=Path("files"), metavar="DIR", help="what to serve (default: ./files)")
+    parser.add_argument(
+        "--files", type=Path, default=Path("files"), metavar="DIR", help="what to serve (default: ./files)"
+    )
     parser.add_argument("--host", default="127.0.0.1", metavar="ADDR", help="where to listen (default: %(default)s)")
-    parser.add_argument("--port", type=int, default=6969, help="UDP port, 0 for any that is free (default: %(default)s)")
-    parser.add_argument("--flash-size", metavar="SIZE", help="size of the filesystem, e.g. 16M (default: the board's)")
-    parser.add_argument("--heap", metavar="SIZE", help="MicroPython's heap, e.g. 192K (default: the board's)")
-    parser.add_argument("--sockets", type=int, metavar="N", help="UDP sockets that the board gives (default: the board's)")
-    parser.add_argument("--save", type=Path, metavar="FILE", help="keep the flash in FILE, and start from it the next time")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting, as in settings.json")
+    parser.add_argument(
+        "--port", type=int, default=6969, help="UDP port, 0 for any that is free (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--flash-size",
+        type=boards.parse_size,
+        metavar="SIZE",
+        help="size of the filesystem, e.g. 16M (default: the board's)",
+    )
+    parser.add_argument(
+        "--heap", type=boards.parse_size, metavar="SIZE", help="MicroPython's heap, e.g. 192K (default: the board's)"
+    )
+    parser.add_argument(
+        "--sockets", type=int, metavar="N", help="UDP sockets that the board gives (default: the board's)"
+    )
+    parser.add_argument(
+        "--save", type=Path, metavar="FILE", help="keep the flash in FILE, and start from it the next time"
+    )
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="a setting, as in settings.json"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
     board = boards.load(arguments.board)
     port = _free_port(arguments.host, arguments.port)
-    settings = boards.check_settings(
-        {"ssid": "emulated", "address": arguments.host, "port": port}, arguments.set
-    )
+    settings = boards.check_settings({"ssid": "emulated", "address": arguments.host, "port": port}, arguments.set)
     image = _flash(arguments, board, settings)
     with tempfile.TemporaryDirectory(prefix="tftpd-") as folder:
         flash = Path(folder) / "flash.img"
@@ -63,7 +77,7 @@ def _free_port(host: str, port: int) -> int:
 
 def _flash(arguments: argparse.Namespace, board: dict[str, Any], settings: dict[str, Any]) -> bytes:
     layout = board["filesystem"]
-    size = boards.parse_size(arguments.flash_size) if arguments.flash_size else layout["size"]
+    size = arguments.flash_size or layout["size"]
     files = filesystem.user_files(arguments.files)
     image = None
     if arguments.save and arguments.save.exists():
@@ -83,7 +97,7 @@ class _Board:
     """The everyday board as a process: its console, its watchdog, its reset."""
 
     def __init__(self, arguments: argparse.Namespace, board: dict[str, Any], flash: Path) -> None:
-        heap = boards.parse_size(arguments.heap) if arguments.heap else board["heap"]
+        heap = arguments.heap or board["heap"]
         layout = board["filesystem"]
         sockets = arguments.sockets if arguments.sockets is not None else board["udp_sockets"] or 0
         self._command = [
@@ -94,28 +108,28 @@ class _Board:
         self._process: subprocess.Popen[bytes] | None = None
         self._watchdog = 0.0  # seconds without a feed that it allows, 0 while it is off
         self._deadline = 0.0
-        self._last_line = "nothing was said"
+        self._last_line = "nothing"
+        self._held: list[bytes] | None = []  # what the console says before the board serves; None once it does
 
     def serve(self, url: str) -> int:
         """Run the board until it ends or a signal ends it. Returns the exit status; raises ToolError."""
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._stop)
-        announced = False
         started = time.monotonic()
         self._power_on()
-        while True:
-            line = self._line()
-            if line is None:
-                break
-            if not announced and b" ready on " in line:
-                announced = True
+        while (line := self._line()) is not None:
+            if self._held is None:
+                continue
+            if b" ready on " in line:
+                held, self._held = self._held, None
+                self._console(b"".join(held))
                 print(f"ready {url}", flush=True)
-            if not announced and time.monotonic() - started > _BOOT_SECONDS:
+            elif time.monotonic() - started > _BOOT_SECONDS:
                 self._power_off()
                 raise ToolError(f"the board does not serve after {_BOOT_SECONDS} s; it last said: {self._last_line}")
         assert self._process
         status = self._process.wait()
-        if status and not self._stopping:
+        if not self._stopping and (status or self._held):
             raise ToolError(f"the board ended by itself with status {status}; it last said: {self._last_line}")
         return 0
 
@@ -129,7 +143,11 @@ class _Board:
         self._watchdog = 0.0
         # A session of its own: Ctrl-C in a terminal goes to us alone, and from us to the board once.
         self._process = subprocess.Popen(
-            self._command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
+            self._command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
         )
         self._pending = b""
 
@@ -146,13 +164,13 @@ class _Board:
                 if (self._stopping or self._watchdog) and time.monotonic() > self._deadline:
                     self._power_off()
                     if not self._stopping:
-                        _console(b"watchdog: the board hung and is restarted\n")
+                        self._console(b"watchdog: the board hung and is restarted\n")
                         self._power_on()
                 return b""
             data = os.read(self._process.stdout.fileno(), 65536)
             if not data:
                 if self._pending:
-                    _console(self._pending)
+                    self._console(self._pending)
                 return None
             self._pending += data
         line, _, self._pending = self._pending.partition(b"\n")
@@ -160,7 +178,7 @@ class _Board:
             self._asked(line[1:].decode().split())
             return b""
         self._last_line = line.decode(errors="replace")
-        _console(line + b"\n")
+        self._console(line + b"\n")
         return line
 
     def _asked(self, words: list[str]) -> None:
@@ -172,8 +190,9 @@ class _Board:
         if self._watchdog and not self._stopping:
             self._deadline = time.monotonic() + self._watchdog
 
-
-def _console(line: bytes) -> None:
-    # As with a serial port, a console that nobody reads loses what is said and holds nothing up.
-    if select.select([], [2], [], 0)[1]:
-        os.write(2, line)
+    def _console(self, line: bytes) -> None:
+        if self._held is not None:
+            self._held.append(line)
+        # As with a serial port, a console that nobody reads loses what is said and holds nothing up.
+        elif select.select([], [2], [], 0)[1]:
+            os.write(2, line)

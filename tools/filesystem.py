@@ -92,7 +92,9 @@ def build(layout: dict[str, int], size: int, files: dict[str, bytes], image: byt
     files    absolute paths and contents
     """
     if image is not None and len(image) != size:
-        raise ToolError(f"the saved flash has {len(image)} bytes and the board's has {size}: give the --flash-size it had")
+        raise ToolError(
+            f"the saved flash has {len(image)} bytes and the board's has {size}: give the --flash-size it had"
+        )
     try:
         filesystem = _open(layout, size, image)
         _fill(filesystem, files)

@@ -1,14 +1,15 @@
-"""Checks settings with the firmware's own rules: `micropython check_settings.py FIRMWARE_FOLDER JSON KEY=VALUE ...`.
+"""Checks settings with the firmware's own rules: `micropython check_settings.py FIRMWARE_FOLDER
+JSON KEY=VALUE ...`.
 
-Prints a JSON object: `settings` (what is to stand in /settings.json) and `complaints`. A VALUE is a text where the
-setting takes a text, else JSON.
+Prints a JSON object: `settings` (what is to stand in /settings.json) and `complaints`. A VALUE is
+a text where the setting takes a text, else JSON.
 """
 
 import json
 import sys
 
 sys.path.insert(0, sys.argv[1])
-import settings  # noqa: E402
+import settings
 
 values = json.loads(sys.argv[2])
 complaints = []

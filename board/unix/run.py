@@ -1,26 +1,36 @@
-"""The everyday board: run with MicroPython's Unix port as `micropython run.py IMAGE BLOCK_SIZE CACHE UDP_SOCKETS`.
+"""The everyday board: run with MicroPython's Unix port as `micropython run.py IMAGE BLOCK_SIZE
+CACHE UDP_SOCKETS`.
 
-Mounts the LittleFS2 image at `/` as a Pico W mounts its flash and runs boot.py and main.py from there, in one namespace,
-as every MicroPython port does.
+Mounts the LittleFS2 image at `/` as a Pico W mounts its flash and runs boot.py and main.py from
+there, in one namespace, as every MicroPython port does.
 """
 
 import os
 import sys
+
 import vfs
 
-image, block_size, cache_size, udp_sockets = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
+image, block_size, cache_size, udp_sockets = (
+    sys.argv[1],
+    int(sys.argv[2]),
+    int(sys.argv[3]),
+    int(sys.argv[4]),
+)
 sys.path.insert(0, sys.argv[0].rsplit("/", 1)[0] + "/shims")
 
-# These come with the firmware of a real board; here they are loaded while the host's files can still be seen.
+# These come with the firmware of a real board; here they are loaded while the host's files can
+# still be seen.
+import socket  # noqa: E402  # ours, from shims/
+
 import machine  # noqa: E402, F401
 import network  # noqa: E402, F401
-import socket  # noqa: E402
 
-socket.limit(udp_sockets)
+socket.limit(udp_sockets)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 class Flash:
-    """A block device over the image file (docs.micropython.org, "Working with filesystems", extended interface)."""
+    """A block device over the image file (docs.micropython.org, "Working with filesystems",
+    extended interface)."""
 
     def __init__(self, path, size):
         self._file = open(path, "r+b")
@@ -45,7 +55,7 @@ class Flash:
 
 flash = Flash(image, block_size)
 vfs.umount("/")
-vfs.mount(vfs.VfsLfs2(flash, progsize=cache_size, readsize=cache_size), "/")
+vfs.mount(vfs.VfsLfs2(flash, progsize=cache_size, readsize=cache_size), "/")  # pyright: ignore[reportArgumentType]
 os.chdir("/")
 sys.path[:] = ["", ".frozen", "/lib"]
 

@@ -10,25 +10,22 @@ LEVELS = ("error", "warning", "info", "debug")
 
 
 class Journal:
-    """Log lines up to a level, each with the time since the journal began, and counters by name in `counters`."""
+    """Log lines up to a level, each with the seconds since the journal began, and counters.
+
+    counters  dict of int: requests, refused, done, failed (transfers by how they ended), bytes
+              (delivered), resent (packets), garbage (datagrams that were no part of anything)
+    """
 
     def __init__(self, level):
         """`level`: one of LEVELS."""
         self._level = LEVELS.index(level)
         self._last = ticks_ms()
         self._uptime_ms = 0
-        self.counters = {
-            "requests": 0,
-            "refused": 0,
-            "done": 0,
-            "failed": 0,
-            "bytes": 0,
-            "resent": 0,
-            "garbage": 0,
-        }
+        names = ("requests", "refused", "done", "failed", "bytes", "resent", "garbage")
+        self.counters = {name: 0 for name in names}
 
     def uptime_ms(self):
-        """Milliseconds since the journal began. Wants to be called every few days: ticks_ms wraps after 12."""
+        """Milliseconds since the journal began. To be called every few days: ticks_ms wraps."""
         now = ticks_ms()
         self._uptime_ms += ticks_diff(now, self._last)
         self._last = now
@@ -39,3 +36,34 @@ class Journal:
         if level <= self._level:
             now = self.uptime_ms()
             print("%d.%03d" % (now // 1000, now % 1000), text % values if values else text)
+
+    def count(self, what, number=1):
+        """Add `number` to the counter called `what`."""
+        self.counters[what] += number
+
+    def finished(self, client, what, transfer, ms):
+        """The one line of a transfer that has ended.
+
+        client    "host:port"
+        what      "RRQ name mode options"
+        transfer  with outcome, ended_well, delivered, resent, peer_error
+        ms        how long it took
+        """
+        self.count("done" if transfer.ended_well else "failed")
+        self.count("bytes", transfer.delivered)
+        self.count("resent", transfer.resent)
+        outcome = transfer.outcome
+        if transfer.peer_error is not None:
+            outcome += ", ERROR %d" % transfer.peer_error
+        self.log(
+            INFO,
+            "%s %s: %s, %d bytes in %d.%03d s, %d KB/s, %d resent",
+            client,
+            what,
+            outcome,
+            transfer.delivered,
+            ms // 1000,
+            ms % 1000,
+            transfer.delivered // max(ms, 1),
+            transfer.resent,
+        )

@@ -1,7 +1,9 @@
-"""A file as netascii: RFC 764's line ends, LF as CR LF and a lone CR as CR NUL, exact across the borders of blocks.
+"""A file as netascii: RFC 764's line ends, LF as CR LF and a lone CR as CR NUL, exact across the
+borders of blocks.
 
-RFC 1350 section 1 names the mode, RFC 764 ("NVT printer") its line ends. The size of the stream is not known before it
-has been read, and a block of it has no fixed place in the file, so that place is noted for each block of the window.
+RFC 1350 section 1 names the mode, RFC 764 ("NVT printer") its line ends. The size of the stream is
+not known before it has been read, and a block of it has no fixed place in the file, so that place
+is noted for each block of the window.
 """
 
 from array import array
@@ -15,17 +17,21 @@ class NetasciiSource:
     """Blocks of a file as netascii; the same two methods as store.OctetSource."""
 
     def __init__(self, file, windowsize):
-        """`file`: opened for reading in binary; `windowsize`: how many blocks back `read` must be able to go."""
+        """`file`: opened for reading in binary; `windowsize`: how many blocks back `read` must be
+        able to go."""
         self._file = file
         self._chunk = bytearray(_CHUNK_BYTES)
-        # Where block b starts, at b % len: offset in the file * 2, + 1 if the second byte of a pair is still owed.
+        # Where block b starts, at b % len: offset in the file * 2, + 1 if the second byte of a
+        # pair is still owed.
         self._starts = array("I", [0] * (windowsize + 1))
         self._next = 1
 
     def read(self, block, payload):
-        """Fill `payload` (memoryview) with block number `block` (from 1, not wrapped); returns the bytes written.
+        """Fill `payload` (memoryview) with block number `block` (from 1, not wrapped); returns the
+        bytes written.
 
-        `block` is at most one more than the last one read, and at least that less the window. Raises OSError.
+        `block` is at most one more than the last one read, and at least that less the window.
+        Raises OSError.
         """
         file = self._file
         starts = self._starts

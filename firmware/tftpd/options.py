@@ -1,15 +1,18 @@
 """Option negotiation: what a client asked for in, what is agreed and the OACK out.
 
-RFC 2347 (the rules), 2348 (blksize), 2349 (timeout, tsize), 7440 (windowsize). Only what was asked is granted, in the
-order asked, once; an unknown option, or a value out of range, is left out of the OACK as if it had not been asked.
+RFC 2347 (the rules), 2348 (blksize), 2349 (timeout, tsize), 7440 (windowsize). Only what was asked
+is granted, in the order asked, once; an unknown option, or a value out of range, is left out of
+the OACK as if it had not been asked.
 """
 
 from .packet import oack
 
 
 def _number(value, low, high):
-    """The decimal number in `value` (bytes) if it lies in low..high, else None (iPXE sends empty values)."""
-    # int() takes signs, spaces and underscores too; ten digits hold every value that an option can have.
+    """The decimal number in `value` (bytes) if it lies in low..high, else None (iPXE sends empty
+    values)."""
+    # int() takes signs, spaces and underscores too; ten digits hold every value that an option can
+    # have.
     if not value.isdigit() or len(value) > 10:
         return None
     number = int(value)
@@ -23,10 +26,12 @@ class Agreed:
     windowsize  blocks sent before an ACK is awaited, 1..65535
     timeout     seconds, the longest wait before a repeat; None where the client asked for none
     oack        the OACK packet that says so (bytes), b"" where nothing was granted
+    text        the granted options for a person (str), "blksize=1468 timeout=5"
     """
 
     def __init__(self, asked, max_blksize, max_windowsize, size):
-        """`asked`: (name, value) pairs of bytes; `size`: the file's size in bytes, None where it is not known."""
+        """`asked`: (name, value) pairs of bytes; `size`: the file's size in bytes, None where it
+        is not known."""
         self.blksize = 512
         self.windowsize = 1
         self.timeout = None
@@ -48,10 +53,12 @@ class Agreed:
             elif key == b"timeout":
                 self.timeout = number = _number(value, 1, 255)
             elif key == b"tsize" and value.isdigit() and size:
-                # The real size whatever was sent (U-Boot sends rubbish); none for an empty file: curl aborts on 0.
+                # The real size whatever was sent (U-Boot sends rubbish); none for an empty file:
+                # curl aborts on 0.
                 number = size
             else:
                 continue
             if number is not None:
                 granted.append((name, b"%d" % number))
         self.oack = oack(granted) if granted else b""
+        self.text = b" ".join([name + b"=" + value for name, value in granted]).decode()

@@ -1,16 +1,11 @@
 """The packets of TFTP, to and from bytes.
 
-RFC 1350 section 5 (RRQ, WRQ, DATA, ACK, ERROR) and RFC 2347 (options, OACK). No sockets, no files, no clock.
-DATA and ACK are not built here: they are a four-byte header in a buffer that the transfer owns (transfer.py).
+RFC 1350 section 5 (RRQ, WRQ, DATA, ACK, ERROR) and RFC 2347 (options, OACK). No sockets, no files,
+no clock. DATA and ACK are not built here: they are a four-byte header in a buffer that the
+transfer owns (transfer.py).
 """
 
-try:
-    from micropython import const
-except ImportError:  # CPython, where the tests of this module take milliseconds
-
-    def const(value):
-        return value
-
+from micropython import const
 
 RRQ = const(1)
 WRQ = const(2)
@@ -19,8 +14,8 @@ ACK = const(4)
 ERROR = const(5)
 OACK = const(6)
 
-# Error codes, RFC 1350 section 5 and RFC 2347. U-Boot starts again, for ever, on any code but 1 and 2: what trying
-# again will not cure is NOT_FOUND or ACCESS, what it will cure is UNDEFINED.
+# Error codes, RFC 1350 section 5 and RFC 2347. U-Boot starts again, for ever, on any code but 1
+# and 2: what trying again will not cure is NOT_FOUND or ACCESS, what it will cure is UNDEFINED.
 UNDEFINED = const(0)
 NOT_FOUND = const(1)
 ACCESS = const(2)
@@ -33,7 +28,8 @@ MAX_REQUEST = const(512)  # octets, RFC 2347
 
 
 class Refused(Exception):
-    """A request that is answered with an ERROR packet: `code` (int, RFC 1350) and `text` (str) of that packet."""
+    """A request that is answered with an ERROR packet: `code` (int, RFC 1350) and `text` (str) of
+    that packet."""
 
     def __init__(self, code, text):
         super().__init__(text)
@@ -44,10 +40,10 @@ class Refused(Exception):
 def parse_request(datagram):
     """Take an RRQ or WRQ (bytes) apart.
 
-    Returns (opcode, name, mode, options): name is bytes as sent, mode a lower-case str, options a list of (name, value)
-    pairs of bytes as sent, in the order sent; a pair that is cut off at the end is left out.
-    Returns None for what no request can be and gets no answer: too short, ERROR (none is sent to an error).
-    Raises Refused (ILLEGAL) for everything else.
+    Returns (opcode, name, mode, options): name is bytes as sent, mode a lower-case str, options a
+    list of (name, value) pairs of bytes as sent, in the order sent; a pair that is cut off at the
+    end is left out. Returns None for what no request can be and gets no answer: too short, ERROR
+    (none is sent to an error). Raises Refused (ILLEGAL) for everything else.
     """
     opcode = datagram[0] << 8 | datagram[1] if len(datagram) >= 2 else ERROR
     if opcode == ERROR:

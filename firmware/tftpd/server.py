@@ -1,12 +1,12 @@
 """The server: its sockets, the poll loop, the timers and the limits. The only file that waits.
 
-One thread, one poll set. Requests come to the listening port. A transfer gets a port (TID) of its own as RFC 1350
-section 4 asks, for as long as the board gives out sockets (a Pico W: 3 in all, a request that finds none left shares
-one). On such a port two sockets may live:
-- the `port` socket hears everyone: the transfers that share it, and strangers, who are told ERROR 5;
-- a `twin`, bound to the same number but connected to one client, hears that client alone, and with readinto and write
-  on it a block allocates nothing. lwIP and Linux hand a datagram to the connected socket first. Where there is no socket
-  left for a twin, its work is done by the `port` socket, with recvfrom and sendto.
+One thread, one poll set. Requests come to the listening port. A transfer gets a port (TID) of its
+own as RFC 1350 section 4 asks, while the board gives out sockets; a Pico W has 3 in all, and a
+request that finds none left shares a port. Two kinds of sockets live on such a port:
+- its own, which hears everyone: the transfers that share it, and strangers, who get ERROR 5;
+- a `twin`, bound to the same number but connected to one client, which hears that client alone.
+  readinto and write on it allocate nothing. Linux and lwIP hand a datagram to the connected socket
+  first. Where no socket is left for a twin, the port's does its work with recvfrom and sendto.
 """
 
 import errno
@@ -17,7 +17,9 @@ import socket
 import sys
 from time import ticks_add, ticks_diff, ticks_ms
 
-from . import journal
+from micropython import const
+
+from .journal import DEBUG, INFO, Journal
 from .options import Agreed
 from .packet import (
     ACCESS,
@@ -29,30 +31,29 @@ from .packet import (
     UNKNOWN_TID,
     WRQ,
     Refused,
-    const,
     error,
     parse_request,
 )
 from .store import Store
-from .transfer import DONE, PROBED, ReadTransfer
+from .transfer import ReadTransfer
 
-_IDLE_MS = const(60_000)  # no transfer's timer is further away than the next look at the timers
+_IDLE_MS = const(60_000)  # the timers are looked at this often when none is due
 _TICK_MS = const(1000)
-_BUSY = (errno.EAGAIN, errno.ENOMEM, errno.ENOBUFS)  # a send that may be tried again shortly
+_BUSY = (errno.EAGAIN, errno.ENOMEM, errno.ENOBUFS)  # of a send that may be tried again shortly
 
 
 def _host_port(address):
-    """(host, port) of an address from recvfrom: a tuple on boards, a packed sockaddr_in on the Unix port."""
+    """(host, port) of an address from recvfrom: a tuple, or on the Unix port a sockaddr_in."""
     if isinstance(address, tuple):
         return address[0], address[1]
     return "%d.%d.%d.%d" % tuple(address[4:8]), address[2] << 8 | address[3]
 
 
 class _Port:
-    """A socket that hears everyone: its number (TID) and how many transfers live on it."""
+    """A UDP port: its socket (None while closed), its number, and how many transfers use it."""
 
-    def __init__(self, sock, tid):
-        self.sock = sock
+    def __init__(self, tid):
+        self.sock = None
         self.tid = tid
         self.users = 0
 
@@ -65,40 +66,40 @@ class _Session:
         self.source = source
         self.client = client  # address as recvfrom gives it
         self.request = request  # the datagram, to know its repeat from a new one
-        self.label = label  # "name mode options" for the journal
+        self.label = label  # for the journal
         self.started = now
-        self.port = None
+        self.port = _NO_PORT
         self.twin = None  # connected socket, or None
         self.inbox = bytearray(4)  # an ACK, or the head of an ERROR
+
+
+_NO_PORT = _Port(0)
 
 
 class Server:
     """Serves the files below `settings["root"]` over TFTP.
 
-    settings   dict as settings.load() gives it: address, port, single_port, root, transfers, blksize, windowsize,
-               timeout (s), retries, log
+    settings   dict as settings.load() gives it: address, port, single_port, root, transfers,
+               blksize, windowsize, timeout (s), retries, log
     """
 
     def __init__(self, settings):
         self._settings = settings
         self._store = Store(settings["root"])
-        self._journal = journal.Journal(settings["log"])
-        self._listener = None
-        self._running = False
-        self._close_all()
-
-    def _close_all(self):
+        self._journal = Journal(settings["log"])
         self._poller = select.poll()
-        self._ports = []
-        self._twins = {}  # socket: session
+        self._listener = _Port(settings["port"])
+        self._ports = {}  # socket: _Port, the listener's among them
+        self._twins = {}  # socket: _Session
         self._sessions = []
-        self._clients = {}  # address: session
-        self._due = 0  # no transfer is due before; ticks_ms
+        self._clients = {}  # address: _Session
+        self._due = 0  # ticks_ms before which no transfer's timer is due
+        self._running = False
 
-    # -- for the user -------------------------------------------------------------------------------------------------
+    # -- for the user
 
     def serve_forever(self, tick=None):
-        """Serve until stop() is called; an exception (Ctrl-C) stops the server too, and goes on to the caller.
+        """Serve until stop() is called. An exception, as Ctrl-C's, stops the server and goes on.
 
         `tick(server)` is called about once a second. Raises OSError if the port can't be opened.
         """
@@ -117,11 +118,24 @@ class Server:
             self.stop()
 
     def poll(self, timeout_ms):
-        """One turn of the loop: wait at most `timeout_ms` for something to do, and do it. Opens the port when need be."""
-        if self._listener is None:
-            self._open()
+        """One turn of the loop: wait at most `timeout_ms` for something to do, and do it.
+
+        Opens the port first if it is closed; raises OSError if that can't be done.
+        """
+        if self._listener.sock is None:
+            settings = self._settings
+            self._open(self._listener)
+            self._journal.log(
+                INFO,
+                "ready on %s:%d, files in %s",
+                settings["address"],
+                settings["port"],
+                settings["root"],
+            )
         if self._sessions:
             timeout_ms = min(timeout_ms, max(ticks_diff(self._due, ticks_ms()), 0))
+        # Hot path. One datagram a socket and turn: the next one waits in its queue, and an empty
+        # readinto, only to learn that there is none, costs as much as a full one.
         for sock, _ in self._poller.ipoll(timeout_ms):
             session = self._twins.get(sock)
             now = ticks_ms()
@@ -135,39 +149,39 @@ class Server:
             if size:
                 session.transfer.receive(session.inbox, size, now)
                 self._drive(session, now)
+            elif size == 0:
+                self._close_twin(session)
+                self._open_twin(session)
         now = ticks_ms()
         if self._sessions and ticks_diff(now, self._due) >= 0:
             self._run_timers(now)
 
     def stop(self):
-        """End all transfers with an ERROR to their clients and close every socket and file; poll() starts anew."""
+        """End all transfers with an ERROR to their clients and close every socket and file.
+
+        poll() and serve_forever() start anew.
+        """
         self._running = False
         for session in list(self._sessions):
             self._end(session, "the server stops", UNDEFINED)
-        if self._listener:
-            self._listener.sock.close()
-            self._listener = None
-            self._journal.log(journal.INFO, "stopped")
-        self._close_all()
+        if self._listener.sock:
+            self._close(self._listener)
+            self._journal.log(INFO, "stopped")
 
     def stats(self):
-        """Counters since the start (dict of int), with `uptime_ms`, and `transfers` under way."""
+        """Counters since the start (dict of int), `uptime_ms`, and `transfers` under way."""
         counters = dict(self._journal.counters)
         counters["uptime_ms"] = self._journal.uptime_ms()
         counters["transfers"] = len(self._sessions)
         return counters
 
-    # -- sockets ------------------------------------------------------------------------------------------------------
+    # -- sockets
 
-    def _open(self):
-        settings = self._settings
-        self._listener = _Port(self._socket(settings["port"]), settings["port"])
-        self._journal.log(journal.INFO, "ready on %s:%d, files in %s", settings["address"], settings["port"], settings["root"])
-
-    def _socket(self, number, shared=False, client=None):
+    def _socket(self, number, client=None):
+        """A socket bound to port `number`, in the poll set. Raises OSError."""
         sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         try:
-            if shared:
+            if number != self._listener.tid:  # a twin wants to be bound to the same number
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             sock.bind(socket.getaddrinfo(self._settings["address"], number)[0][-1])
             if client:
@@ -179,60 +193,78 @@ class Server:
             raise
         return sock
 
-    def _give_sockets(self, session):
-        """A port for a new transfer, and a twin if the board has a socket to spare."""
-        port = self._listener if self._settings["single_port"] else self._new_port()
-        session.port = port
-        port.users += 1
-        if port is not self._listener:
-            try:
-                session.twin = self._socket(port.tid, True, session.client)
-                self._twins[session.twin] = session
-            except OSError:  # none left, or a system without such twins: the port's socket does
-                pass
+    def _open(self, port):
+        port.sock = self._socket(port.tid)
+        self._ports[port.sock] = port
+
+    def _close(self, port):
+        del self._ports[port.sock]
+        self._poller.unregister(port.sock)
+        port.sock.close()
+        port.sock = None
+
+    def _open_twin(self, session):
+        try:
+            twin = self._socket(session.port.tid, session.client)
+        except OSError:  # no socket left, or a system without twins: the port's socket does
+            return
+        session.twin = twin
+        self._twins[twin] = session
+
+    def _close_twin(self, session):
+        twin = session.twin
+        if twin:
+            session.twin = None
+            del self._twins[twin]
+            self._poller.unregister(twin)
+            twin.close()
 
     def _new_port(self):
-        taken = [port.tid for port in self._ports]
+        """A port with a number of its own, or the least used one if the board has no socket."""
+        taken = [port.tid for port in self._ports.values()]
         for _ in range(4):
-            tid = int.from_bytes(os.urandom(2), "big") | 0xC000  # dynamic ports, RFC 6335
-            if tid not in taken and tid != self._settings["port"]:
+            port = _Port(int.from_bytes(os.urandom(2), "big") | 0xC000)  # RFC 6335: dynamic
+            if port.tid not in taken:
                 try:
-                    port = _Port(self._socket(tid, True), tid)
-                except OSError:  # the number is taken, or the board has no more sockets
-                    continue
-                self._ports.append(port)
-                return port
-        return min(self._ports, key=lambda port: port.users) if self._ports else self._listener
+                    self._open(port)
+                    return port
+                except OSError:  # the number is taken, or no socket is left
+                    pass
+        ports = [port for port in self._ports.values() if port is not self._listener]
+        return min(ports, key=lambda port: port.users) if ports else self._listener
 
-    def _close(self, sock):
-        self._poller.unregister(sock)
-        sock.close()
-
-    # -- requests -----------------------------------------------------------------------------------------------------
+    # -- requests
 
     def _hear(self, sock, now):
         """A datagram on a socket that hears everyone."""
-        listening = sock is self._listener.sock
+        port = self._ports[sock]
+        listening = port is self._listener
         try:
             datagram, client = sock.recvfrom(MAX_REQUEST + 1 if listening else 64)
         except OSError:  # gone in the meantime, or an ICMP message about an earlier packet
             return
+        if not datagram:
+            # After an empty datagram an ESP32's socket never receives again (seen on v1.24.0 and
+            # v1.25.0: recvfrom gives b"" for ever): a new one. Twins have the same in poll().
+            self._close(port)
+            self._open(port)
+            return
         session = self._clients.get(client)
         opcode = datagram[1] if len(datagram) > 1 and not datagram[0] else 0
-        if session and session.port.sock is sock and not (listening and opcode in (RRQ, WRQ)):
+        if session and session.port is port and not (listening and opcode in (RRQ, WRQ)):
             session.transfer.receive(datagram, len(datagram), now)
             self._drive(session, now)
         elif listening:
             self._request(datagram, client, session, now)
         elif opcode != ERROR:
-            self._count("garbage")
+            self._journal.count("garbage")
             self._reply(sock, client, UNKNOWN_TID, "unknown transfer ID")
 
     def _request(self, datagram, client, session, now):
-        host, port = _host_port(client)
+        host, number = _host_port(client)
         first = int(host.split(".")[0])
-        if port == 0 or first == 0 or first >= 224:  # nobody, multicast or broadcast: not to be answered
-            self._count("garbage")
+        if number == 0 or first == 0 or first >= 224:  # nobody, multicast, broadcast: no answer
+            self._journal.count("garbage")
             return
         if session and session.request == datagram and session.transfer.repeat_request(now):
             self._drive(session, now)
@@ -241,20 +273,24 @@ class Server:
             self._end(session, "replaced by a new request")
         try:
             request = parse_request(datagram)
-            if request is None:
-                self._count("garbage")
-                return
-            self._count("requests")
-            self._start(request, datagram, client, now)
+            if request:
+                self._journal.count("requests")
+                self._start(request, datagram, client, now)
+            else:
+                self._journal.count("garbage")
+            return
         except Refused as refusal:
-            self._refuse(client, datagram, refusal.code, refusal.text)
+            code, text = refusal.code, refusal.text
         except MemoryError:
-            self._refuse(client, datagram, UNDEFINED, "no memory just now, try again")
+            code, text = UNDEFINED, "no memory just now, try again"
         except OSError as trouble:
-            self._refuse(client, datagram, UNDEFINED, "can't open the file: %s" % trouble)
+            code, text = UNDEFINED, "can't open the file: %s" % trouble
+        self._journal.count("refused")
+        self._journal.log(INFO, "%s:%d %s refused: %s", host, number, repr(datagram[2:66]), text)
+        self._reply(self._listener.sock, client, code, text)
 
     def _start(self, request, datagram, client, now):
-        opcode, name, mode, options = request
+        opcode, name, mode, asked = request
         settings = self._settings
         if opcode == WRQ:
             raise Refused(ACCESS, "this server takes no uploads")
@@ -265,26 +301,26 @@ class Server:
         if len(self._sessions) >= settings["transfers"]:
             raise Refused(UNDEFINED, "busy with %d transfers, try again" % len(self._sessions))
         path, size = self._store.find(name)
-        agreed = Agreed(options, settings["blksize"], settings["windowsize"], size if mode == "octet" else None)
-        label = "%s %s %s" % (path[len(settings["root"]) :], mode, agreed.oack[2:].replace(b"\0", b" ").decode())
+        if mode == "netascii":
+            size = None  # not known before the file has been read
+        agreed = Agreed(asked, settings["blksize"], settings["windowsize"], size)
+        label = "RRQ %s %s %s" % (path[len(settings["root"]) :], mode, agreed.text)
         source = self._store.open(path, mode, agreed.windowsize)
         try:
             transfer = ReadTransfer(source, agreed, settings["timeout"], settings["retries"], now)
             session = _Session(transfer, source, client, datagram, label, now)
-            self._give_sockets(session)
+            session.port = self._listener if settings["single_port"] else self._new_port()
         except Exception:
             source.close()
             raise
-        if not self._sessions or ticks_diff(transfer.due, self._due) < 0:
+        session.port.users += 1
+        if session.port is not self._listener:
+            self._open_twin(session)
+        if not self._sessions:
             self._due = transfer.due
         self._sessions.append(session)
         self._clients[client] = session
         self._drive(session, now)
-
-    def _refuse(self, client, datagram, code, text):
-        self._count("refused")
-        self._journal.log(journal.INFO, "%s:%d %s: refused, %s", *_host_port(client), repr(datagram[2:66]), text)
-        self._reply(self._listener.sock, client, code, text)
 
     def _reply(self, sock, client, code, text):
         try:
@@ -292,10 +328,7 @@ class Server:
         except OSError:  # lost like a packet on the air; the client asks again
             pass
 
-    def _count(self, what, number=1):
-        self._journal.counters[what] += number
-
-    # -- transfers ----------------------------------------------------------------------------------------------------
+    # -- transfers
 
     def _drive(self, session, now):
         """Send what the transfer wants to send. Hot path: with a twin it allocates nothing."""
@@ -310,10 +343,9 @@ class Server:
                     if twin:
                         free = twin.write(packet) is not None
                     else:
-                        session.port.sock.sendto(packet, session.client)
-                        free = True
+                        free = session.port.sock.sendto(packet, session.client) is not None
                 except OSError as trouble:
-                    # What isn't "try again" is a link that is down or an ICMP message: as good as lost on the air.
+                    # Other numbers are a link that is down, or an ICMP message: lost on the air.
                     free = trouble.errno not in _BUSY
                 if not free:
                     transfer.blocked(now)
@@ -346,40 +378,21 @@ class Server:
         self._due = due
 
     def _end(self, session, outcome, code=None):
-        """Give back all that the transfer holds and write its line; with a `code` its client gets an ERROR."""
-        transfer = session.transfer
-        transfer.outcome = outcome
+        """Give back all that the transfer holds; with a `code` its client gets an ERROR."""
+        port = session.port
+        session.transfer.outcome = outcome
         if code is not None:
-            self._reply(session.port.sock, session.client, code, outcome)
+            self._reply(port.sock, session.client, code, outcome)
         session.source.close()
         self._sessions.remove(session)
         del self._clients[session.client]
-        if session.twin:
-            del self._twins[session.twin]
-            self._close(session.twin)
-        port = session.port
+        self._close_twin(session)
         port.users -= 1
         if not port.users and port is not self._listener:
-            self._ports.remove(port)
-            self._close(port.sock)
-        self._count("done" if outcome in (DONE, PROBED) else "failed")
-        self._count("bytes", transfer.delivered)
-        self._count("resent", transfer.resent)
-        if transfer.peer_error is not None:
-            outcome += ", ERROR %d" % transfer.peer_error
-        ms = max(ticks_diff(ticks_ms(), session.started), 1)
-        self._journal.log(
-            journal.INFO,
-            "%s:%d RRQ %s: %s, %d bytes in %d.%03d s, %d KB/s, %d resent",
-            *_host_port(session.client),
-            session.label,
-            outcome,
-            transfer.delivered,
-            ms // 1000,
-            ms % 1000,
-            transfer.delivered // ms,
-            transfer.resent,
-        )
+            self._close(port)
+        ms = ticks_diff(ticks_ms(), session.started)
+        client = "%s:%d" % _host_port(session.client)
+        self._journal.finished(client, session.label, session.transfer, ms)
         if not self._sessions:
             gc.collect()
-            self._journal.log(journal.DEBUG, "idle, %d bytes of heap in use", gc.mem_alloc())
+            self._journal.log(DEBUG, "idle, %d bytes of heap in use", gc.mem_alloc())

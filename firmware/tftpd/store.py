@@ -1,6 +1,7 @@
 """The tree that is served: which names are visible, and how a file is opened.
 
-Names come from strangers: RFC 1350 says only that they end with a NUL. The rules are in docs/architecture.md.
+Names come from strangers: RFC 1350 says only that they end with a NUL. The rules are in
+docs/architecture.md.
 """
 
 import os
@@ -13,16 +14,19 @@ _MAX_COMPONENT = 255  # LittleFS
 
 
 class OctetSource:
-    """Blocks of a file as they are. The file is read again after a rollback, so no window is kept in memory."""
+    """Blocks of a file as they are. The file is read again after a rollback, so no window is kept
+    in memory."""
 
     def __init__(self, file):
         self._file = file
         self._next = 1
 
     def read(self, block, payload):
-        """Fill `payload` (memoryview of blksize bytes) with block number `block` (from 1, not wrapped).
+        """Fill `payload` (memoryview of blksize bytes) with block number `block` (from 1, not
+        wrapped).
 
-        Returns the bytes read, fewer than `payload` holds at the end of the file only. Raises OSError.
+        Returns the bytes read, fewer than `payload` holds at the end of the file only. Raises
+        OSError.
         """
         if block != self._next:
             self._file.seek((block - 1) * len(payload))
@@ -34,14 +38,17 @@ class OctetSource:
 
 
 def components(name):
-    """Split the name of a request (bytes) into the components of a path below the root (list of str).
+    """Split the name of a request (bytes) into the components of a path below the root (list of
+    str).
 
-    `\\` is read as `/` (Windows boot manager); a leading `/`, empty components and `.` are dropped.
-    Raises Refused: NOT_FOUND for what can't be the name of a visible file, ACCESS for `..`.
+    `\\` is read as `/` (Windows boot manager); a leading `/`, empty components and `.` are
+    dropped. Raises Refused: NOT_FOUND for what can't be the name of a visible file, ACCESS for
+    `..`.
     """
     try:
         text = name.decode()
-        # MicroPython lets over-long forms pass (C0 AE for "."); written anew they are another text.
+        # MicroPython lets over-long forms pass (C0 AE for "."); written anew they are another
+        # text.
         if "".join([chr(ord(character)) for character in text]) != text:
             raise UnicodeError
     except UnicodeError:
@@ -62,7 +69,8 @@ class Store:
         self._root = root.rstrip("/")
 
     def find(self, name):
-        """The path and the size in bytes of the file with that name (bytes of a request). Raises Refused."""
+        """The path and the size in bytes of the file with that name (bytes of a request). Raises
+        Refused."""
         parts = components(name)
         path = self._root + "".join(["/" + part for part in parts])
         try:

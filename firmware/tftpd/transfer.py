@@ -1,48 +1,49 @@
-"""One read transfer as a state machine: "this packet came" and "the clock says T" in, "send this" out.
+"""One read transfer as a state machine: "this came" and "the clock says T" in, "send this" out.
 
-RFC 1350 (lock-step), 2347 (the OACK counts as block 0), 7440 (windows), RFC 1123 4.2.3.1 (Sorcerer's Apprentice),
-RFC 6298 (adaptive retransmission, Karn's rule). No sockets, and no clock: times are `time.ticks_ms()` of the caller.
+RFC 1350 (lock-step), 2347 (the OACK counts as block 0), 7440 (windows), RFC 1123 4.2.3.1
+(Sorcerer's Apprentice), RFC 6298 (adaptive retransmission, Karn's rule). No sockets, and no clock:
+times are `time.ticks_ms()` of the caller.
 
 The caller's part:  receive(...) or expired(now), then
-    while packet := transfer.outgoing(): send it, then transfer.sent(now), or transfer.blocked(now) and stop
-until `transfer.outcome` is set. A block number is counted from 1 without wrapping; only on the wire has it 16 bits.
+    while packet := transfer.outgoing():
+        send it, then transfer.sent(now), or transfer.blocked(now) and stop
+until `transfer.outcome` is set. A block number is counted from 1 without wrapping; only on the
+wire has it 16 bits.
 """
 
-from .packet import ACK, DATA, ERROR, const
+from time import ticks_add, ticks_diff
 
-try:
-    from time import ticks_add, ticks_diff
-except ImportError:  # CPython
+from micropython import const
 
-    def ticks_add(ticks, delta):
-        return ticks + delta
+from .packet import ACK, DATA, ERROR
 
-    def ticks_diff(end, start):
-        return end - start
-
-
-# The least margin over the round-trip time before a repeat: what a busy client, or the air, may be late without a loss.
-# On the variation, as Linux has it, and not on the sum: a steady 100 ms link shows no variation at all.
+# The least margin over the round-trip time before a repeat: what a busy client, or the air, may be
+# late without a loss. On the variation, as Linux has it, and not on the sum: a steady 100 ms link
+# shows no variation at all.
 _MARGIN_MIN_MS = const(20)
 _RTO_FIRST_MS = const(250)  # the wait before anything has been measured
-_BLOCKED_MS = const(2)  # how long the network driver gets to drain before a send that failed is tried again
-_UNPROVEN_DATAGRAMS = const(3)  # what one request is worth until its client has shown that it is there
+_BLOCKED_MS = const(2)  # how long the network driver gets to drain before a send is tried again
+_UNPROVEN_DATAGRAMS = const(3)  # for each request, until its client has shown that it is there
 
 DONE = "done"
-PROBED = "probed, no data wanted"  # iPXE and UEFI ask for tsize alone and then send an ERROR: nothing is wrong
+# iPXE and UEFI ask for tsize alone and then send an ERROR: nothing is wrong
+PROBED = "probed, no data wanted"
 
 
 class ReadTransfer:
     """Sends one file to one client.
 
-    base       highest block that the client has acknowledged; -1 while an OACK is still to be acknowledged
+    base       highest block that the client has acknowledged; -1 while an OACK is still to be
+               acknowledged
     next       the block to be sent next
     top        highest block ever sent
     last       number of the short block that ends the file, None until it has been read
     due        when `expired` wants to be called, in ticks_ms
     resent     number of packets sent again
     delivered  bytes of data acknowledged, headers excluded
-    outcome    None while it goes on, then how it ended: DONE, PROBED, or other words for the journal
+    ended_well False for an outcome that somebody may want to look into
+    outcome    None while it goes on, then how it ended: DONE, PROBED, or other words for the
+               journal
     peer_error code of the ERROR packet that the client ended with, None without one
     """
 
@@ -68,8 +69,8 @@ class ReadTransfer:
         self.next = self.base + 1
         self.last = None
         self._last_size = 0
-        # Blocks up to here were sent more than once: an ACK of one of them measures no round trip (Karn), and a second
-        # ACK of one of them may be the echo of our repeat, not a gap.
+        # Blocks up to here were sent more than once: an ACK of one of them measures no round trip
+        # (Karn), and a second ACK of one of them may be the echo of our repeat, not a gap.
         self._repeated = -1
         self.resent = 0
         self._proven = False
@@ -77,7 +78,8 @@ class ReadTransfer:
         self._rto_max = (agreed.timeout or timeout_s) * 1000
         self._patience = self._rto_max * retries
         self._rto = min(_RTO_FIRST_MS, self._rto_max)
-        self._srtt8 = -1  # smoothed round-trip time in 1/8 ms, and its variation in 1/4 ms, as in Jacobson's paper
+        # smoothed round-trip time in 1/8 ms, and its variation in 1/4 ms, as in Jacobson's paper
+        self._srtt8 = -1
         self._rttvar4 = 0
         self._blocked = False
         self._stamp = self._progress = now
@@ -86,18 +88,25 @@ class ReadTransfer:
         self.peer_error = None
 
     @property
+    def ended_well(self):
+        return self.outcome in (DONE, PROBED)
+
+    @property
     def delivered(self):
         missing = len(self._payload) - self._last_size if self.base == self.last else 0
         return max(self.base, 0) * len(self._payload) - missing
 
-    # -- what is to be sent (hot path: allocates nothing but the view of a short last block) ---------------------------
+    # -- what is to be sent (hot path: allocates nothing but the view of a short last block)
 
     def outgoing(self):
-        """The packet to send now (bytes-like), the same one until sent() is called, or None. Raises OSError."""
+        """The packet to send now (bytes-like), the same one until sent() is called, or None.
+        Raises OSError."""
         block = self.next
         base = self.base
         # Without an acknowledged OACK the window is one packet: the client has not agreed to more.
-        if block > base + (self._window if base >= 0 else 1) or (self.last is not None and block > self.last):
+        if block > base + (self._window if base >= 0 else 1) or (
+            self.last is not None and block > self.last
+        ):
             return None
         if block != self._built:
             if block == 0:
@@ -130,14 +139,16 @@ class ReadTransfer:
         self.due = ticks_add(now, self._rto)
 
     def blocked(self, now):
-        """The network takes no packet just now: neither an error nor a repeat, go on at the same block shortly."""
+        """The network takes no packet just now: neither an error nor a repeat, go on at the same
+        block shortly."""
         self._blocked = True
         self.due = ticks_add(now, _BLOCKED_MS)
 
-    # -- what came ----------------------------------------------------------------------------------------------------
+    # -- what came
 
     def receive(self, datagram, size, now):
-        """A datagram came from the client: its first `size` bytes in `datagram`. What makes no sense is ignored."""
+        """A datagram came from the client: its first `size` bytes in `datagram`. What makes no
+        sense is ignored."""
         if size < 4 or datagram[0]:
             return
         opcode = datagram[1]
@@ -151,9 +162,9 @@ class ReadTransfer:
         base = self.base
         gain = (number - base) & 0xFFFF
         if gain == 0:
-            # In lock-step a second ACK never sends DATA (RFC 1123 4.2.3.1). In a window it says that the first block
-            # is missing (RFC 7440 section 4): go back, once for each gap. U-Boot says it once and waits 5 s, edk2
-            # says it for every block that it can't use.
+            # In lock-step a second ACK never sends DATA (RFC 1123 4.2.3.1). In a window it says
+            # that the first block is missing (RFC 7440 section 4): go back, once for each gap.
+            # U-Boot says it once and waits 5 s, edk2 says it for every block that it can't use.
             if self._window > 1 and self.next > base + 1 and base > self._repeated:
                 self._go_back(base)
             return
@@ -178,10 +189,11 @@ class ReadTransfer:
         self.next = block + 1
 
     def repeat_request(self, now):
-        """The client sent its request again: the last reply is repeated. Returns False if it began anew instead.
+        """The client sent its request again: the last reply is repeated. Returns False if it began
+        anew instead.
 
-        A client that has acknowledged something and then asks again after a second of silence has been restarted
-        (PXE ROMs always use the same port).
+        A client that has acknowledged something and then asks again after a second of silence has
+        been restarted (PXE ROMs always use the same port).
         """
         if not self._proven:
             self._progress = now
@@ -192,14 +204,17 @@ class ReadTransfer:
         self._go_back(self.base)
         return True
 
-    # -- time ---------------------------------------------------------------------------------------------------------
+    # -- time
 
     def expired(self, now):
         """`due` has come: prepare a repeat, or give up."""
         silence = ticks_diff(now, self._progress)
         if silence >= self._patience:
-            # All was sent and only the last ACK is missing: most likely lost, the client is content and gone.
-            self.outcome = DONE if self._proven and self.top == self.last else "the client does not answer"
+            # All was sent and only the last ACK is missing: most likely lost, the client is
+            # content and gone.
+            self.outcome = (
+                DONE if self._proven and self.top == self.last else "the client does not answer"
+            )
             return
         if self._blocked:
             return
@@ -211,7 +226,8 @@ class ReadTransfer:
         self._go_back(self.base)
 
     def _measured(self, rtt):
-        """RFC 6298 section 2 in whole numbers: srtt += (rtt - srtt) / 8, rttvar += (|rtt - srtt| - rttvar) / 4."""
+        """RFC 6298 section 2 in whole numbers: srtt += (rtt - srtt) / 8, rttvar += (|rtt - srtt| -
+        rttvar) / 4."""
         if self._srtt8 < 0:
             self._srtt8 = rtt << 3
             self._rttvar4 = rtt << 1

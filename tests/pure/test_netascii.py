@@ -4,7 +4,17 @@ import io
 
 from tftpd.netascii import NetasciiSource
 
-TEXTS = (b"", b"\n", b"\r", b"\r\n", b"\n\n\n\r\r\r", b"plain", b"a\nb\rc\r\nd", b"\r\n" * 90, b"x" * 127 + b"\n" + b"\r" * 130)
+TEXTS = (
+    b"",
+    b"\n",
+    b"\r",
+    b"\r\n",
+    b"\n\n\n\r\r\r",
+    b"plain",
+    b"a\nb\rc\r\nd",
+    b"\r\n" * 90,
+    b"x" * 127 + b"\n" + b"\r" * 130,
+)
 
 
 def encoded(data):

@@ -31,7 +31,20 @@ def test_never_more_than_asked():
 
 def test_a_bad_value_drops_that_option_only():
     bad = {
-        b"blksize": (b"", b"7", b"0", b"65465", b"-8", b"+512", b" 512", b"5_12", b"0x200", b"512.0", b"9" * 300, b"\xff"),
+        b"blksize": (
+            b"",
+            b"7",
+            b"0",
+            b"65465",
+            b"-8",
+            b"+512",
+            b" 512",
+            b"5_12",
+            b"0x200",
+            b"512.0",
+            b"9" * 300,
+            b"\xff",
+        ),
         b"windowsize": (b"", b"0", b"65536", b"-1", b"one"),
         b"timeout": (b"", b"0", b"256", b"1.5"),
         b"tsize": (b"", b"-1", b"x"),

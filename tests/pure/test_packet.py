@@ -21,7 +21,10 @@ def test_a_request_without_options_has_none():
 
 
 def test_an_empty_option_value_is_kept():
-    assert packet.parse_request(b"\0\1a\0octet\0multicast\0\0tsize\x000\0")[3] == [(b"multicast", b""), (b"tsize", b"0")]
+    assert packet.parse_request(b"\0\1a\0octet\0multicast\0\0tsize\x000\0")[3] == [
+        (b"multicast", b""),
+        (b"tsize", b"0"),
+    ]
 
 
 def test_an_option_that_is_cut_off_is_left_out():

@@ -1,4 +1,5 @@
-"""`machine` for the everyday board. Reset and watchdog are asked of the host by a line that starts with a record separator."""
+"""`machine` for the everyday board. Reset and watchdog are asked of the host by a line that starts
+with a record separator."""
 
 import sys
 import time
@@ -25,7 +26,8 @@ class WDT:
 
 
 class Pin:
-    """A pin that keeps the value it was given; an input is high, as with a pull-up and nothing connected."""
+    """A pin that keeps the value it was given; an input is high, as with a pull-up and nothing
+    connected."""
 
     IN = 0
     OUT = 1
@@ -41,7 +43,8 @@ class Pin:
 
 
 class Timer:
-    """A timer that never fires: when the server has been stopped there is no prompt that it could keep alive."""
+    """A timer that never fires: when the server has been stopped there is no prompt that it could
+    keep alive."""
 
     def __init__(self, id=-1):
         pass

@@ -1,4 +1,5 @@
-"""`network` for the everyday board: a Wi-Fi that can be joined at once with any name and password."""
+"""`network` for the everyday board: a Wi-Fi that can be joined at once with any name and
+password."""
 
 STA_IF = 0
 

@@ -1,9 +1,10 @@
-"""`socket` for the everyday board: the Unix port's own, with the number of sockets that a real board has."""
+"""`socket` for the everyday board: the Unix port's own, with the number of sockets that a real
+board has."""
 
 import errno
 
 import usocket
-from usocket import *  # noqa: F403
+from usocket import *  # noqa: F403  # pyright: ignore[reportAssignmentType]
 
 _limit = 0
 _opened = []

@@ -1,0 +1,51 @@
+# Everything a newcomer types. Each target sets up what it needs; `make` alone lists them.
+PYTHON ?= python3
+BOARD ?= unix
+FILES ?= files
+PORT ?= 6969
+
+VENV := .venv
+STAMP := $(VENV)/stamp
+
+help:
+	@echo 'make run    boot an emulated board that serves ./files on UDP 6969  (BOARD=, FILES=, PORT=)'
+	@echo 'make test   run the whole test suite'
+	@echo 'make bench  measure the server against its budgets and other servers'
+	@echo 'make lint   ruff and the type checkers'
+	@echo 'make setup  only make .venv with all that the rest needs'
+	@echo 'make clean  remove what was made'
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+		{ echo "Python 3.10 or later is needed, and $(PYTHON) is not that; name one: make PYTHON=python3.12"; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || \
+		{ echo "$(PYTHON) has no venv: install it (Debian, Ubuntu: apt install python3-venv)"; exit 1; }
+	@echo "setting up $(VENV), once"
+	@$(PYTHON) -m venv --clear $(VENV)
+	@$(VENV)/bin/pip install -q --disable-pip-version-check 'pip>=25.1'
+	@$(VENV)/bin/pip install -q --disable-pip-version-check --group dev
+	@$(VENV)/bin/pip install -q --disable-pip-version-check --group stubs --target $(VENV)/stubs
+	@touch $@
+
+run: $(STAMP)
+	@exec $(VENV)/bin/python -m tools emulate --board $(BOARD) --files $(FILES) --port $(PORT)
+
+test: $(STAMP)
+	@$(VENV)/bin/pytest
+
+bench: $(STAMP)
+	@$(VENV)/bin/python -m tools bench
+
+lint: $(STAMP)
+	@$(VENV)/bin/ruff check .
+	@$(VENV)/bin/ruff format --check .
+	@$(VENV)/bin/basedpyright
+	@$(VENV)/bin/basedpyright -p firmware
+
+clean:
+	@rm -rf $(VENV) build .pytest_cache .ruff_cache .hypothesis
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.PHONY: help setup run test bench lint clean

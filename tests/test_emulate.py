@@ -1,0 +1,262 @@
+"""`python -m tools emulate`: the contract of its options, its ready line, its end and its complaints."""
+
+import hashlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import SERVED, content
+
+from board import ROOT, Board, TftpError, Wire, fetch
+
+
+def complain(*arguments: object, environment: dict[str, str] | None = None) -> str:
+    """The one line with which a command that can't work ends; its status is not 0."""
+    result = subprocess.run(
+        [sys.executable, "-m", "tools", *map(str, arguments)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, **(environment or {})},
+    )
+    assert result.returncode not in (0, 130) and result.stdout == ""
+    lines = result.stderr.strip().splitlines()
+    assert len(lines) == 1 and lines[0].startswith("error: "), result.stderr
+    return lines[0]
+
+
+def tree(folder: Path) -> dict[str, str]:
+    return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_it_ends_cleanly_on_a_signal(files: Path, tmp_path: Path, monkeypatch, number: int):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    before = tree(files)
+    board = Board("--flash-size", "8M", files=files)
+    assert board.ready == f"ready {board.url}" and list(tmp_path.iterdir())
+    assert fetch(board.address, "hello.txt") == SERVED["hello.txt"]
+    assert board.stop(number) == 0
+    assert not list(tmp_path.iterdir()), "temporary files are left"
+    assert tree(files) == before
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.bind(board.address)  # the port is free again
+
+
+def test_ctrl_c_ends_transfers_with_an_error_to_each_client(start):
+    board = start()
+    wires = [Wire(board.address) for _ in range(3)]
+    for wire in wires:
+        wire.ask("size-5000")
+    assert board.stop() == 0
+    for wire in wires:
+        packet = wire.receive()
+        while packet[:2] == b"\0\3":  # the timer's repeats
+            packet = wire.receive()
+        assert TftpError(packet).text == "the server stops"
+    assert board.console[-1].endswith("stopped")
+
+
+def test_bad_input_is_one_line_and_a_status(files: Path, tmp_path: Path):
+    assert "no board is called 'nope'; there are: unix" in complain("emulate", "--board", "nope", "--files", files)
+    assert "is not a folder" in complain("emulate", "--files", tmp_path / "missing")
+    assert "--port" in complain("emulate", "--files", files, "--port", "70000")
+    assert "invalid int value" in complain("emulate", "--port", "x")
+    assert "a size is a number" in complain("emulate", "--files", files, "--flash-size", "lots")
+    assert "a size is a number" in complain("emulate", "--files", files, "--heap", "-1")
+    assert "--host" in complain("emulate", "--files", files, "--host", "256.1.1.1")
+    assert "takes KEY=VALUE" in complain("emulate", "--files", files, "--set", "windowsize")
+    said = complain("emulate", "--files", files, "--set", "windowsize=0", "--set", "nope=1")
+    assert "windowsize must be a whole number from 1 to 1024, not 0" in said and 'no setting is called "nope"' in said
+    assert "invalid choice" in complain("fly")
+    assert "unrecognized arguments: --fly" in complain("emulate", "--fly")
+    missing = {"MICROPYTHON": "/nowhere/micropython"}
+    assert "/nowhere/micropython is not there" in complain("emulate", "--files", files, environment=missing)
+
+
+def test_a_port_that_is_taken_is_named(files: Path):
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
+        other.bind(("127.0.0.1", 0))
+        port = other.getsockname()[1]
+        assert f"can't listen on 127.0.0.1 port {port}: Address already in use" in complain(
+            "emulate", "--files", files, "--port", port
+        )
+
+
+def test_files_that_do_not_fit_are_told_by_how_much(tmp_path: Path):
+    (tmp_path / "big.bin").write_bytes(bytes(1_000_000))
+    said = complain("emulate", "--files", tmp_path)
+    missing = int(said.split("need ")[1].split(" bytes")[0].replace(",", ""))
+    assert "of 868,352 bytes of flash" in said.replace("than the", "of")
+    # With just so much more it fits, with one block less it does not.
+    size = 868_352 + missing
+    with Board("--flash-size", str(size), files=tmp_path) as board:
+        assert fetch(board.address, "big.bin", ("blksize", 1468), ("windowsize", 64)) == bytes(1_000_000)
+    assert "more than" in complain("emulate", "--files", tmp_path, "--flash-size", size - 4096)
+
+
+def test_a_32_mib_file_is_served(tmp_path: Path):
+    data = content(32 << 20)
+    (tmp_path / "large.bin").write_bytes(data)
+    with Board("--flash-size", "40M", files=tmp_path) as board:
+        assert fetch(board.address, "large.bin", ("blksize", 1468), ("windowsize", 32)) == data
+
+
+def test_a_heap_that_is_too_small_is_told(files: Path):
+    assert (
+        "memory" in complain("emulate", "--files", files, "--flash-size", "8M", "--port", "0", "--heap", "24K").lower()
+    )
+
+
+def test_save_keeps_the_flash_for_the_next_start(tmp_path: Path):
+    served, saved = tmp_path / "served", tmp_path / "flash.img"
+    served.mkdir()
+    (served / "a").write_bytes(b"first")
+    with Board("--save", str(saved), files=served) as board:
+        assert fetch(board.address, "a") == b"first"
+    assert saved.stat().st_size == 868_352
+    (served / "a").write_bytes(b"second")
+    (served / "b").write_bytes(b"new")
+    with Board("--save", str(saved), files=served) as board:
+        assert fetch(board.address, "a") == b"first", "what lies on the flash goes before the folder"
+        assert fetch(board.address, "b") == b"new"
+    assert "give the --flash-size it had" in complain(
+        "emulate", "--files", served, "--save", saved, "--flash-size", "1M", "--port", 0
+    )
+    saved.write_bytes(bytes(868_352))
+    assert "the saved flash can't be used" in complain("emulate", "--files", served, "--save", saved, "--port", 0)
+
+
+def test_a_console_that_nobody_reads_does_not_hold_the_board_up(files: Path):
+    command = [sys.executable, "-m", "tools", "emulate", "--files", str(files), "--port", "0", "--flash-size", "8M"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        url = process.stdout.readline().split()[1]
+        address = ("127.0.0.1", int(url.split(":")[2].strip("/")))
+        for _ in range(800):  # over 64 KiB of journal
+            assert fetch(address, "hello.txt") == SERVED["hello.txt"]
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=10)
+        assert process.returncode == 0
+
+
+def board_with(tmp_path: Path, **scripts: str) -> list[str]:
+    """The command that runs the everyday board on a flash whose scripts are these."""
+    sys.path.insert(0, str(ROOT))
+    from tools import boards, filesystem
+
+    board = boards.load("unix")
+    files = filesystem.board_files({"ssid": "x", "address": "127.0.0.1", "port": 0}, board["settings"])
+    files |= {f"/{name}.py": text.encode() for name, text in scripts.items()}
+    (tmp_path / "flash").write_bytes(filesystem.build(board["filesystem"], 868_352, files))
+    return [
+        boards.micropython(),
+        "-X",
+        "heapsize=256K",
+        "board/unix/run.py",
+        str(tmp_path / "flash"),
+        "4096",
+        "256",
+        "0",
+    ]
+
+
+def test_safe_mode_skips_the_server(tmp_path: Path):
+    script = "open('/safe', 'w').close()"
+    result = subprocess.run(board_with(tmp_path, boot=script), cwd=ROOT, capture_output=True, text=True, timeout=10)
+    assert result.returncode == 0 and "safe mode" in result.stdout and "ready" not in result.stdout
+
+
+def test_the_boot_button_skips_the_server(tmp_path: Path):
+    script = "import machine; machine.Pin.value = lambda self, value=None: 0"
+    result = subprocess.run(board_with(tmp_path, boot=script), cwd=ROOT, capture_output=True, text=True, timeout=10)
+    assert result.returncode == 0 and "safe mode" in result.stdout
+
+
+def test_a_broken_settings_file_does_not_lock_the_user_out(tmp_path: Path):
+    for text in ("{", "[]", '{"port": "x", "ssid": "y"}', ""):
+        script = (
+            f"f = open('/settings.json', 'w'); f.write({text!r}); f.close(); import settings; print(settings.load())"
+        )
+        command = board_with(tmp_path, boot=script, main="")
+        result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=10)
+        assert result.returncode == 0, result.stderr
+        assert "/settings.json: " in result.stdout and "'port': 69" in result.stdout
+
+
+def test_a_start_after_stop_in_the_same_process_and_poll_by_turns(tmp_path: Path):
+    main = """
+import settings, socket, tftpd
+chosen = settings.defaults()
+chosen.update({"address": "127.0.0.1", "port": 47069, "log": "error"})
+with open("/files/x", "w") as file:
+    file.write("x" * 600)
+server = tftpd.Server(chosen)
+to = socket.getaddrinfo("127.0.0.1", 47069)[0][-1]
+for life in range(3):
+    client = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    server.poll(0)
+    client.sendto(b"\\0\\1x\\0octet\\0", to)
+    server.poll(1000)
+    data, tid = client.recvfrom(600)
+    assert data == b"\\0\\3\\0\\1" + b"x" * 512, data
+    assert server.stats()["transfers"] == 1
+    server.stop()
+    assert client.recvfrom(600)[0] == b"\\0\\5\\0\\0the server stops\\0"
+    assert server.stats()["transfers"] == 0
+    assert not (server._ports or server._twins or server._clients or server._sessions)
+    client.close()
+def tick(server):
+    server.stop()
+server.serve_forever(tick)
+print("fine")
+"""
+    result = subprocess.run(board_with(tmp_path, main=main), cwd=ROOT, capture_output=True, text=True, timeout=10)
+    assert result.stdout.endswith("fine\n"), result.stdout + result.stderr
+
+
+def test_the_watchdog_restarts_a_board_that_hangs(start, monkeypatch):
+    board = start("--set", "windowsize=8")
+    assert fetch(board.address, "hello.txt")
+    pids = subprocess.run(["pgrep", "-P", str(board.process.pid)], capture_output=True, text=True).stdout.split()
+    os.kill(int(pids[0]), signal.SIGSTOP)  # as hung as can be
+    board.wait_for("watchdog", seconds=15)
+    board.wait_for("ready on", after=len(board.console))
+    assert fetch(board.address, "hello.txt") == SERVED["hello.txt"]
+
+
+def test_a_reset_starts_the_board_again(tmp_path: Path, files: Path):
+    saved = tmp_path / "flash.img"
+    sys.path.insert(0, str(ROOT))
+    from tools import boards, filesystem
+
+    board = boards.load("unix")
+    script = "import link, machine, os, settings\nlink.join(settings.load())\n"
+    script += "if 'once' not in os.listdir('/'):\n    open('/once', 'w').close()\n    print('resetting')\n    machine.reset()\n"
+    kept = {"/files/hello.txt": SERVED["hello.txt"]}
+    saved.write_bytes(filesystem.build(board["filesystem"], 868_352, kept))
+    original = (ROOT / "boot.py").read_bytes()
+    assert b"machine" not in original
+    # boot.py is written anew at each start; the script goes by way of a module that it imports.
+    kept["/link.py"] = script.replace("import link, ", "import ").replace("link.join(settings.load())", "").encode()
+    kept["/link.py"] += b"\ndef join(chosen):\n    return True\ndef keep():\n    return True\n"
+    saved.write_bytes(filesystem.build(board["filesystem"], 868_352, kept))
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    with Board("--save", str(saved), files=empty) as running:
+        assert fetch(running.address, "hello.txt") == SERVED["hello.txt"]
+        assert any("resetting" in line for line in running.console)
+        assert json.dumps(running.console).count("ready on") == 1
+
+
+def test_the_ready_line_comes_within_seconds(files: Path):
+    started = time.monotonic()
+    with Board("--flash-size", "8M", files=files):
+        assert time.monotonic() - started < 10

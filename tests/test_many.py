@@ -1,0 +1,93 @@
+"""Many clients at once, few sockets, the limit, clients that go away."""
+
+import threading
+import time
+
+import pytest
+from conftest import SERVED
+
+from board import Board, TftpError, Wire, ack, blocks, fetch
+
+
+def fetch_all(board: Board, count: int, name: str, *options: tuple[str, object]) -> list[float]:
+    """Fetch `name` with `count` clients at once; returns the seconds that each took."""
+    seconds: list[float] = []
+    wrong: list[object] = []
+    gate = threading.Barrier(count)
+
+    def one() -> None:
+        gate.wait()
+        start = time.monotonic()
+        try:
+            if fetch(board.address, name, *options) != SERVED[name]:
+                wrong.append("other bytes")
+        except Exception as error:
+            wrong.append(error)
+        seconds.append(time.monotonic() - start)
+
+    threads = [threading.Thread(target=one) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+    return seconds
+
+
+@pytest.mark.parametrize("options", [(), (("blksize", 1468), ("windowsize", 4))])
+def test_32_clients_at_once_are_served_fairly(board: Board, options: tuple):
+    seconds = fetch_all(board, 32, "size-100000", *options)
+    assert max(seconds) < 3 * sum(seconds) / len(seconds)
+
+
+@pytest.mark.parametrize("sockets", [1, 2, 3, 4, 10])
+def test_32_clients_on_a_board_with_few_sockets(start, sockets: int):
+    with start("--sockets", str(sockets)) as board:
+        fetch_all(board, 32, "size-5000", ("blksize", 1468))
+        fetch_all(board, 8, "size-100000", ("blksize", 512), ("windowsize", 4))
+
+
+def test_clients_that_share_a_socket_are_told_apart_and_strangers_still_get_error_5(start):
+    with start("--sockets", "3") as board:
+        wires = [Wire(board.address) for _ in range(8)]
+        firsts = [wire.ask("size-5000") for wire in wires]
+        assert len({wire.tid for wire in wires}) < 8
+        with Wire(board.address) as stranger:
+            stranger.socket.sendto(ack(1), wires[-1].tid)
+            assert stranger.error().code == 5
+        for wire, first in reversed(list(zip(wires, firsts, strict=True))):
+            assert b"".join(blocks(wire, first)) == SERVED["size-5000"]
+
+
+def test_one_request_more_than_the_limit_gets_a_clear_error(start):
+    with start("--set", "transfers=3") as board:
+        wires = [Wire(board.address) for _ in range(4)]
+        for wire in wires[:3]:
+            assert wire.ask("size-5000")[:2] == b"\0\3"
+        error = TftpError(wires[3].ask("size-5000"))
+        # U-Boot starts again on code 0, which is what a busy server wants.
+        assert error.code == 0 and "busy with 3 transfers" in error.text
+        with wires[0]:
+            pass  # ends with an ERROR, and there is room again
+        board.wait_for("ended by the client")
+        assert wires[3].ask("size-5000")[:2] == b"\0\3"
+
+
+def test_a_client_that_goes_away_frees_its_transfer(start):
+    with start("--set", "transfers=1", "--set", "timeout=1", "--set", "retries=3") as board:
+        wire = Wire(board.address)
+        wire.ask("size-5000")
+        wire.ack(1)
+        wire.socket.close()
+        with pytest.raises(TftpError, match="busy"):
+            fetch(board.address, "hello.txt")
+        assert "512 bytes" in board.wait_for("the client does not answer", seconds=5)
+        assert fetch(board.address, "hello.txt") == SERVED["hello.txt"]
+
+
+def test_a_slow_client_keeps_nobody_waiting(board: Board):
+    with Wire(board.address) as slow:
+        slow.ask("size-100000", ("blksize", 1468), ("windowsize", 16))
+        started = time.monotonic()
+        assert fetch(board.address, "mebi.bin", ("blksize", 1468), ("windowsize", 16)) == SERVED["mebi.bin"]
+        assert time.monotonic() - started < 2

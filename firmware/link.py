@@ -42,10 +42,10 @@ def join(settings):
     wlan.config(pm=network.WLAN.PM_NONE)
     if settings["ip"]:
         wlan.ifconfig((settings["ip"], settings["netmask"], settings["gateway"], settings["dns"]))
+    started = time.ticks_ms()
+    limit = settings["join_timeout"] * 1000
     _connect(wlan)
-    while (
-        not keep() and time.ticks_diff(time.ticks_ms(), _attempt) < settings["join_timeout"] * 1000
-    ):
+    while not keep() and time.ticks_diff(time.ticks_ms(), started) < limit:
         time.sleep_ms(100)
     if not _joined:
         print(

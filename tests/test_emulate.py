@@ -239,7 +239,8 @@ def test_a_reset_starts_the_board_again(tmp_path: Path, files: Path):
 
     board = boards.load("unix")
     script = "import link, machine, os, settings\nlink.join(settings.load())\n"
-    script += "if 'once' not in os.listdir('/'):\n    open('/once', 'w').close()\n    print('resetting')\n    machine.reset()\n"
+    script += "if 'once' not in os.listdir('/'):\n"
+    script += "    open('/once', 'w').close()\n    print('resetting')\n    machine.reset()\n"
     kept = {"/files/hello.txt": SERVED["hello.txt"]}
     saved.write_bytes(filesystem.build(board["filesystem"], 868_352, kept))
     original = (ROOT / "boot.py").read_bytes()

@@ -90,7 +90,7 @@ def test_every_schedule_delivers_the_exact_bytes(size, blksize, windowsize, acks
 )
 def test_netascii_survives_every_schedule_too(text, windowsize, fates):
     bench = Bench(b"", (b"blksize", b"8"), (b"windowsize", b"%d" % windowsize), retries=100)
-    bench.transfer._source = NetasciiSource(io.BytesIO(text), windowsize)  # type: ignore[assignment]
+    bench.transfer._read = NetasciiSource(io.BytesIO(text), windowsize).read  # type: ignore[method-assign]
     client = Client(8, windowsize, oack=True)
     play(bench, client, fates)
     assert client.data == text.replace(b"\r", b"\r\0").replace(b"\n", b"\r\n")

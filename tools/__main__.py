@@ -10,6 +10,9 @@ from . import ToolError
 
 COMMANDS = {
     "emulate": "boot an emulated board that serves a folder",
+    "boards": "list the boards",
+    "firmware": "get MicroPython's own firmware for a board into the cache",
+    "image": "make the one file that is flashed on a board",
     "bench": "measure the server against its budgets and against other servers",
 }
 

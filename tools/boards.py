@@ -1,5 +1,9 @@
-"""The boards: their facts (board/NAME/board.json) and what a setting or a size looks like."""
+"""List the boards.
 
+Their facts are in board/NAME/board.json; here is what reads them, and what a setting or a size looks like.
+"""
+
+import argparse
 import json
 import os
 import re
@@ -15,13 +19,44 @@ ROOT = Path(__file__).resolve().parent.parent
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20}
 
 
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    pass
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for title in ("name", "board", "chip", "link", "flash", "files", "sockets", "transfers", "MicroPython"):
+        table.add_column(title, no_wrap=True, justify="right" if title in ("flash", "files", "sockets") else "left")
+    for name in names():
+        board = load(name)
+        table.add_row(
+            name,
+            board["product"].split(":")[0],
+            board["mcu"],
+            "wire" if "Ethernet" in board["features"] else "Wi-Fi",
+            format_size(board["flash_size"]) if "flash_size" in board else "-",
+            format_size(board["filesystem"]["size"]),
+            str(board["udp_sockets"] or "any"),
+            str(board["settings"]["transfers"]),
+            ", ".join(entry["version"] for entry in board.get("firmware", ())) or "the Unix port",
+        )
+    print_table(table)
+    return 0
+
+
+def names() -> list[str]:
+    """The names of all boards, the everyday board first."""
+    return sorted((path.parent.name for path in ROOT.glob("board/*/board.json")), key=lambda name: (name != "unix", name))
+
+
 def load(name: str) -> dict[str, Any]:
     """The facts of the board called `name`. Raises ToolError."""
-    path = ROOT / "board" / name / "board.json"
-    if not path.is_file():
-        known = sorted(path.parent.name for path in ROOT.glob("board/*/board.json"))
-        raise ToolError(f"no board is called {name!r}; there are: {', '.join(known)}")
-    return json.loads(path.read_text())
+    if name not in names():
+        raise ToolError(f"no board is called {name!r}; there are: {', '.join(names())}")
+    return json.loads((ROOT / "board" / name / "board.json").read_text())
 
 
 def parse_size(text: str) -> int:
@@ -32,6 +67,34 @@ def parse_size(text: str) -> int:
     return int(match[1]) * _UNITS[match[2].upper()]
 
 
+def format_size(size: int) -> str:
+    """The shortest form that parse_size reads back: "848K" for 868352."""
+    for unit in ("M", "K"):
+        if size and size % _UNITS[unit] == 0:
+            return f"{size // _UNITS[unit]}{unit}"
+    return str(size)
+
+
+def print_table(table: Any) -> None:
+    """Print a rich.table.Table on standard output, never cut to a width that a pipe or a file doesn't have."""
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    Console(highlight=False, width=None if console.is_terminal else 200).print(table)
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file so that it appears whole or not at all. Raises ToolError."""
+    part = path.with_name(path.name + ".part")
+    try:
+        part.write_bytes(data)
+        part.replace(path)
+    except OSError as error:
+        raise ToolError(f"can't write {path}: {error.strerror}") from None
+    finally:
+        part.unlink(missing_ok=True)
+
+
 def micropython() -> str:
     """The program that is MicroPython's Unix port: $MICROPYTHON, or the one of this Python's environment."""
     beside = Path(sys.executable).with_name("micropython")
@@ -40,6 +103,19 @@ def micropython() -> str:
     if not found:
         raise ToolError(f"{chosen} is not there: run 'make setup', or name MicroPython's Unix port in $MICROPYTHON")
     return found
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """The user's settings in a JSON file, not yet checked. Raises ToolError."""
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ToolError(f"can't read the settings in {path}: {error.strerror}") from None
+    except ValueError as error:
+        raise ToolError(f"the settings in {path} are not JSON: {error}") from None
+    if not isinstance(settings, dict):
+        raise ToolError(f'the settings in {path} are not a JSON object, as {{"ssid": "lab"}} would be')
+    return settings
 
 
 def check_settings(settings: dict[str, Any], pairs: list[str]) -> dict[str, Any]:

@@ -2,11 +2,12 @@
 
 from time import ticks_diff, ticks_ms
 
+LEVELS = ("error", "warning", "info", "debug")
+ALWAYS = -1  # tools wait for these lines
 ERROR = 0
 WARNING = 1
 INFO = 2
 DEBUG = 3
-LEVELS = ("error", "warning", "info", "debug")
 
 
 class Journal:
@@ -32,7 +33,7 @@ class Journal:
         return self._uptime_ms
 
     def log(self, level, text, *values):
-        """Print `text % values` if `level` (ERROR to DEBUG) is not above the chosen one."""
+        """Print `text % values` if `level` (ALWAYS to DEBUG) is not above the chosen one."""
         if level <= self._level:
             now = self.uptime_ms()
             print("%d.%03d" % (now // 1000, now % 1000), text % values if values else text)

@@ -21,9 +21,10 @@ class NetasciiSource:
         able to go."""
         self._file = file
         self._chunk = bytearray(_CHUNK_BYTES)
+        # Two more than the window: where its next block starts, and the one read ahead.
         # Where block b starts, at b % len: offset in the file * 2, + 1 if the second byte of a
         # pair is still owed.
-        self._starts = array("I", [0] * (windowsize + 1))
+        self._starts = array("I", [0] * (windowsize + 2))
         self._next = 1
 
     def read(self, block, payload):

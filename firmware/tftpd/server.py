@@ -9,7 +9,6 @@ request that finds none left shares a port. Two kinds of sockets live on such a 
   first. Where no socket is left for a twin, the port's does its work with recvfrom and sendto.
 """
 
-import errno
 import gc
 import os
 import select
@@ -19,7 +18,7 @@ from time import ticks_add, ticks_diff, ticks_ms
 
 from micropython import const
 
-from .journal import DEBUG, INFO, Journal
+from .journal import ALWAYS, DEBUG, INFO, Journal
 from .options import Agreed
 from .packet import (
     ACCESS,
@@ -39,7 +38,6 @@ from .transfer import ReadTransfer
 
 _IDLE_MS = const(60_000)  # the timers are looked at this often when none is due
 _TICK_MS = const(1000)
-_BUSY = (errno.EAGAIN, errno.ENOMEM, errno.ENOBUFS)  # of a send that may be tried again shortly
 
 
 def _host_port(address):
@@ -61,19 +59,20 @@ class _Port:
 class _Session:
     """A transfer with its place on the network and what the journal wants to know of it."""
 
-    def __init__(self, transfer, source, client, request, label, now):
+    def __init__(self, transfer, source, port, client, request, label, now):
         self.transfer = transfer
         self.source = source
         self.client = client  # address as recvfrom gives it
         self.request = request  # the datagram, to know its repeat from a new one
         self.label = label  # for the journal
         self.started = now
-        self.port = _NO_PORT
+        self.port = port
         self.twin = None  # connected socket, or None
-        self.inbox = bytearray(4)  # an ACK, or the head of an ERROR
+        self.send = self.send_from_port
 
-
-_NO_PORT = _Port(0)
+    def send_from_port(self, packet):
+        """Put `packet` on the wire without a twin. Raises OSError."""
+        return self.port.sock.sendto(packet, self.client)
 
 
 class Server:
@@ -93,6 +92,7 @@ class Server:
         self._twins = {}  # socket: _Session
         self._sessions = []
         self._clients = {}  # address: _Session
+        self._inbox = bytearray(4)  # an ACK, or the head of an ERROR
         self._due = 0  # ticks_ms before which no transfer's timer is due
         self._running = False
 
@@ -126,7 +126,7 @@ class Server:
             settings = self._settings
             self._open(self._listener)
             self._journal.log(
-                INFO,
+                ALWAYS,
                 "ready on %s:%d, files in %s",
                 settings["address"],
                 settings["port"],
@@ -136,18 +136,20 @@ class Server:
             timeout_ms = min(timeout_ms, max(ticks_diff(self._due, ticks_ms()), 0))
         # Hot path. One datagram a socket and turn: the next one waits in its queue, and an empty
         # readinto, only to learn that there is none, costs as much as a full one.
+        twins = self._twins
+        inbox = self._inbox
         for sock, _ in self._poller.ipoll(timeout_ms):
-            session = self._twins.get(sock)
             now = ticks_ms()
-            if session is None:
+            if sock not in twins:
                 self._hear(sock, now)
                 continue
+            session = twins[sock]
             try:
-                size = sock.readinto(session.inbox)
+                size = sock.readinto(inbox)
             except OSError:  # an ICMP message about an earlier packet: the timers know better
                 continue
             if size:
-                session.transfer.receive(session.inbox, size, now)
+                session.transfer.receive(inbox, size, now)
                 self._drive(session, now)
             elif size == 0:
                 self._close_twin(session)
@@ -166,7 +168,7 @@ class Server:
             self._end(session, "the server stops", UNDEFINED)
         if self._listener.sock:
             self._close(self._listener)
-            self._journal.log(INFO, "stopped")
+            self._journal.log(ALWAYS, "stopped")
 
     def stats(self):
         """Counters since the start (dict of int), `uptime_ms`, and `transfers` under way."""
@@ -209,12 +211,14 @@ class Server:
         except OSError:  # no socket left, or a system without twins: the port's socket does
             return
         session.twin = twin
+        session.send = twin.write
         self._twins[twin] = session
 
     def _close_twin(self, session):
         twin = session.twin
         if twin:
             session.twin = None
+            session.send = session.send_from_port
             del self._twins[twin]
             self._poller.unregister(twin)
             twin.close()
@@ -308,13 +312,13 @@ class Server:
         source = self._store.open(path, mode, agreed.windowsize)
         try:
             transfer = ReadTransfer(source, agreed, settings["timeout"], settings["retries"], now)
-            session = _Session(transfer, source, client, datagram, label, now)
-            session.port = self._listener if settings["single_port"] else self._new_port()
+            port = self._listener if settings["single_port"] else self._new_port()
+            session = _Session(transfer, source, port, client, datagram, label, now)
         except Exception:
             source.close()
             raise
-        session.port.users += 1
-        if session.port is not self._listener:
+        port.users += 1
+        if port is not self._listener:
             self._open_twin(session)
         if not self._sessions:
             self._due = transfer.due
@@ -331,37 +335,20 @@ class Server:
     # -- transfers
 
     def _drive(self, session, now):
-        """Send what the transfer wants to send. Hot path: with a twin it allocates nothing."""
+        """Send what the transfer wants to send, or end it. Hot path."""
         transfer = session.transfer
-        twin = session.twin
         try:
-            while transfer.outcome is None:
-                packet = transfer.outgoing()
-                if packet is None:
-                    break
-                try:
-                    if twin:
-                        free = twin.write(packet) is not None
-                    else:
-                        free = session.port.sock.sendto(packet, session.client) is not None
-                except OSError as trouble:
-                    # Other numbers are a link that is down, or an ICMP message: lost on the air.
-                    free = trouble.errno not in _BUSY
-                if not free:
-                    transfer.blocked(now)
-                    break
-                transfer.sent(now)
+            if transfer.outcome is None:
+                transfer.pump(session.send, now)
+                if ticks_diff(transfer.due, self._due) < 0:
+                    self._due = transfer.due
+            else:
+                self._end(session, transfer.outcome)
         except OSError as trouble:
             self._end(session, "can't read the file: %s" % trouble, UNDEFINED)
-            return
         except Exception as trouble:  # a fault of ours ends one transfer, not the server
             sys.print_exception(trouble)
             self._end(session, "internal error: %s" % repr(trouble), UNDEFINED)
-            return
-        if transfer.outcome:
-            self._end(session, transfer.outcome)
-        elif ticks_diff(transfer.due, self._due) < 0:
-            self._due = transfer.due
 
     def _run_timers(self, now):
         due = ticks_add(now, _IDLE_MS)

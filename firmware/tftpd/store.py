@@ -57,7 +57,8 @@ def components(name):
     for part in parts:
         if part == "..":
             raise Refused(ACCESS, "'..' is not allowed in a file name")
-        if part[0] == "." or len(part.encode()) > _MAX_COMPONENT:
+        control = any(ord(character) < 32 or ord(character) == 127 for character in part)
+        if part[0] == "." or control or len(part.encode()) > _MAX_COMPONENT:
             raise Refused(NOT_FOUND, "file not found")
     return parts
 

@@ -4,13 +4,12 @@ RFC 1350 (lock-step), 2347 (the OACK counts as block 0), 7440 (windows), RFC 112
 (Sorcerer's Apprentice), RFC 6298 (adaptive retransmission, Karn's rule). No sockets, and no clock:
 times are `time.ticks_ms()` of the caller.
 
-The caller's part:  receive(...) or expired(now), then
-    while packet := transfer.outgoing():
-        send it, then transfer.sent(now), or transfer.blocked(now) and stop
-until `transfer.outcome` is set. A block number is counted from 1 without wrapping; only on the
-wire has it 16 bits.
+The caller's part: receive() for each datagram, expired() when `due` has come, pump() after either,
+until `outcome` is set. A block number is counted from 1 without wrapping; only on the wire has it
+16 bits.
 """
 
+from errno import EAGAIN, ENOBUFS, ENOMEM
 from time import ticks_add, ticks_diff
 
 from micropython import const
@@ -23,6 +22,8 @@ from .packet import ACK, DATA, ERROR
 _MARGIN_MIN_MS = const(20)
 _RTO_FIRST_MS = const(250)  # the wait before anything has been measured
 _BLOCKED_MS = const(2)  # how long the network driver gets to drain before a send is tried again
+_BUSY = (EAGAIN, ENOBUFS, ENOMEM)  # of a send that may be tried again shortly
+_NO_BLOCK = const(0x3FFFFFFF)  # a number that no block has: above all others
 _UNPROVEN_DATAGRAMS = const(3)  # for each request, until its client has shown that it is there
 
 DONE = "done"
@@ -37,7 +38,7 @@ class ReadTransfer:
                acknowledged
     next       the block to be sent next
     top        highest block ever sent
-    last       number of the short block that ends the file, None until it has been read
+    last       number of the short block that ends the file, _NO_BLOCK until it has been read
     due        when `expired` wants to be called, in ticks_ms
     resent     number of packets sent again
     delivered  bytes of data acknowledged, headers excluded
@@ -56,18 +57,18 @@ class ReadTransfer:
         retries    after this many longest waits without progress the client is given up
         now        ticks_ms
         """
-        self._source = source
+        self._read = source.read
         self._oack = agreed.oack
         self._window = agreed.windowsize
         self._buffer = bytearray(4 + agreed.blksize)
         self._buffer[1] = DATA
         self._whole = memoryview(self._buffer)
         self._payload = self._whole[4:]
-        self._ready = None  # the packet of block `_built`
+        self._packet = self._whole  # of block `_built`: an OACK, the buffer, or its short end
         self._built = -1
         self.base = self.top = -1 if agreed.oack else 0
         self.next = self.base + 1
-        self.last = None
+        self.last = _NO_BLOCK
         self._last_size = 0
         # Blocks up to here were sent more than once: an ACK of one of them measures no round trip
         # (Karn), and a second ACK of one of them may be the echo of our repeat, not a gap.
@@ -96,79 +97,92 @@ class ReadTransfer:
         missing = len(self._payload) - self._last_size if self.base == self.last else 0
         return max(self.base, 0) * len(self._payload) - missing
 
-    # -- what is to be sent (hot path: allocates nothing but the view of a short last block)
+    # -- hot path: allocates nothing but the view of a short last block, calls as little as it can
 
-    def outgoing(self):
-        """The packet to send now (bytes-like), the same one until sent() is called, or None.
-        Raises OSError."""
+    def pump(self, send, now):
+        """Send what may be sent now.
+
+        send  takes a packet (bytes-like) and puts it on the wire; returns None, or raises OSError
+              with a number of _BUSY, if the network takes none just now. Any other OSError is a
+              link that is down or an ICMP message: the packet is lost as on the air.
+
+        Raises OSError if the file can't be read.
+        """
         block = self.next
-        base = self.base
-        # Without an acknowledged OACK the window is one packet: the client has not agreed to more.
-        if block > base + (self._window if base >= 0 else 1) or (
-            self.last is not None and block > self.last
-        ):
-            return None
-        if block != self._built:
-            if block == 0:
-                self._ready = self._oack
+        # Until its OACK is acknowledged a client has not agreed to more than one packet.
+        end = min(self.base + self._window if self.base >= 0 else 0, self.last)
+        if block > end:
+            return
+        while block <= end:
+            if block != self._built:
+                self._build(block)
+                end = min(end, self.last)
+            try:
+                busy = send(self._packet) is None
+            except OSError as trouble:
+                busy = trouble.errno in _BUSY
+            if busy:
+                # Neither an error nor a repeat: go on at the same block shortly.
+                self._blocked = True
+                self.due = ticks_add(now, _BLOCKED_MS)
+                self.next = block
+                return
+            if block > self.top:
+                self.top = block
             else:
-                size = self._source.read(block, self._payload)
-                self._buffer[2] = block >> 8 & 0xFF
-                self._buffer[3] = block & 0xFF
-                if size == len(self._payload):
-                    self._ready = self._whole
-                else:
-                    self._ready = self._whole[: 4 + size]
-                    self.last = block
-                    self._last_size = size
-            self._built = block
-        return self._ready
-
-    def sent(self, now):
-        """The packet that outgoing() gave is on its way."""
-        block = self.next
-        if block > self.top:
-            self.top = block
-        else:
-            self.resent += 1
-        self.next = block + 1
-        if not self._proven:
-            self._allowance -= 1
+                self.resent += 1
+            block += 1
+        self.next = block
         self._blocked = False
         self._stamp = now
         self.due = ticks_add(now, self._rto)
+        if not self._proven:
+            self._allowance -= 1
+        elif block <= self.last:
+            # While the client thinks: read what it will ask for next. The network has its own copy
+            # of what was sent, and a repeat reads the file again. (docs/performance.md)
+            self._build(block)
 
-    def blocked(self, now):
-        """The network takes no packet just now: neither an error nor a repeat, go on at the same
-        block shortly."""
-        self._blocked = True
-        self.due = ticks_add(now, _BLOCKED_MS)
-
-    # -- what came
+    def _build(self, block):
+        """Make `_packet` the packet of `block`. Raises OSError."""
+        self._built = block
+        if block == 0:
+            self._packet = self._oack
+            return
+        self._built = -1  # until the read has succeeded
+        size = self._read(block, self._payload)
+        buffer = self._buffer
+        buffer[2] = block >> 8 & 0xFF
+        buffer[3] = block & 0xFF
+        self._built = block
+        self._packet = self._whole
+        if size != len(self._payload):
+            self._packet = self._whole[: 4 + size]
+            self.last = block
+            self._last_size = size
 
     def receive(self, datagram, size, now):
-        """A datagram came from the client: its first `size` bytes in `datagram`. What makes no
-        sense is ignored."""
+        """A datagram came from the client: its first `size` bytes are in `datagram`.
+
+        What makes no sense is ignored. Bytes behind an ACK are: the Windows boot manager's.
+        """
         if size < 4 or datagram[0]:
             return
-        opcode = datagram[1]
-        if opcode == ACK:
-            self._acknowledged(datagram[2] << 8 | datagram[3], now)
-        elif opcode == ERROR:
-            self.peer_error = datagram[2] << 8 | datagram[3]
-            self.outcome = PROBED if self._oack and self.base < 1 else "ended by the client"
-
-    def _acknowledged(self, number, now):
+        number = datagram[2] << 8 | datagram[3]
+        if datagram[1] != ACK:
+            if datagram[1] == ERROR:
+                self.peer_error = number
+                self.outcome = PROBED if self._oack and self.base < 1 else "ended by the client"
+            return
         base = self.base
-        gain = (number - base) & 0xFFFF
-        if gain == 0:
+        block = base + ((number - base) & 0xFFFF)
+        if block == base:
             # In lock-step a second ACK never sends DATA (RFC 1123 4.2.3.1). In a window it says
             # that the first block is missing (RFC 7440 section 4): go back, once for each gap.
             # U-Boot says it once and waits 5 s, edk2 says it for every block that it can't use.
             if self._window > 1 and self.next > base + 1 and base > self._repeated:
                 self._go_back(base)
             return
-        block = base + gain
         if block > self.top:
             return  # of another life of this client, or never sent
         self._proven = True
@@ -184,13 +198,28 @@ class ReadTransfer:
             self.next = block + 1
         self.due = ticks_add(now, self._rto)
 
+    def _measured(self, rtt):
+        """RFC 6298 section 2: srtt += (rtt - srtt) / 8, rttvar += (|rtt - srtt| - rttvar) / 4."""
+        if self._srtt8 < 0:
+            self._srtt8 = rtt << 3
+            self._rttvar4 = rtt << 1
+        else:
+            off = rtt - (self._srtt8 >> 3)
+            self._srtt8 += off
+            self._rttvar4 += abs(off) - (self._rttvar4 >> 2)
+        margin = max(self._rttvar4, _MARGIN_MIN_MS)
+        self._rto = min((self._srtt8 >> 3) + margin, self._rto_max)
+
+    # -- the exceptions
+
     def _go_back(self, block):
         self._repeated = self.top
         self.next = block + 1
 
     def repeat_request(self, now):
-        """The client sent its request again: the last reply is repeated. Returns False if it began
-        anew instead.
+        """The client sent its request again: pump() repeats the last reply.
+
+        Returns False if it begins anew instead.
 
         A client that has acknowledged something and then asks again after a second of silence has
         been restarted (PXE ROMs always use the same port).
@@ -204,17 +233,13 @@ class ReadTransfer:
         self._go_back(self.base)
         return True
 
-    # -- time
-
     def expired(self, now):
         """`due` has come: prepare a repeat, or give up."""
         silence = ticks_diff(now, self._progress)
         if silence >= self._patience:
-            # All was sent and only the last ACK is missing: most likely lost, the client is
-            # content and gone.
-            self.outcome = (
-                DONE if self._proven and self.top == self.last else "the client does not answer"
-            )
+            # All was sent and only the last ACK is missing: it was lost, the client is content.
+            happy = self._proven and self.top == self.last
+            self.outcome = DONE if happy else "the client does not answer"
             return
         if self._blocked:
             return
@@ -224,15 +249,3 @@ class ReadTransfer:
         self._rto = min(self._rto * 2, self._rto_max)
         self.due = ticks_add(now, self._rto)
         self._go_back(self.base)
-
-    def _measured(self, rtt):
-        """RFC 6298 section 2 in whole numbers: srtt += (rtt - srtt) / 8, rttvar += (|rtt - srtt| -
-        rttvar) / 4."""
-        if self._srtt8 < 0:
-            self._srtt8 = rtt << 3
-            self._rttvar4 = rtt << 1
-        else:
-            off = rtt - (self._srtt8 >> 3)
-            self._srtt8 += off
-            self._rttvar4 += abs(off) - (self._rttvar4 >> 2)
-        self._rto = min((self._srtt8 >> 3) + max(self._rttvar4, _MARGIN_MIN_MS), self._rto_max)

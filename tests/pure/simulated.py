@@ -51,15 +51,15 @@ class Bench:
     def flush(self, room=1000):
         """What is sent now (list of bytes); after `room` packets the network takes no more."""
         sent = []
-        while self.transfer.outcome is None:
-            packet = self.transfer.outgoing()
-            if packet is None:
-                break
-            if len(sent) == room:
-                self.transfer.blocked(self.now)
-                break
-            sent.append(bytes(packet))
-            self.transfer.sent(self.now)
+
+        def send(packet):
+            if len(sent) < room:
+                sent.append(bytes(packet))
+                return len(packet)
+            return None
+
+        if self.transfer.outcome is None:
+            self.transfer.pump(send, self.now)
         return sent
 
     def blocks(self, room=1000):

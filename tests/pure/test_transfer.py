@@ -291,6 +291,17 @@ def test_an_unproven_client_gets_three_datagrams_for_each_request():
         assert bench.now - asked_again == 24_000  # timeout x retries
 
 
+def test_the_next_block_is_read_while_the_client_thinks():
+    bench = lock_step()
+    bench.blocks()
+    bench.ack(1)
+    assert bench.source.reads == [1, 2, 3]
+    assert bench.ack(2) == [3]
+    assert bench.source.reads == [1, 2, 3, 4]
+    assert bench.wait_until_due() == [3]  # and a repeat reads the old one again
+    assert bench.source.reads == [1, 2, 3, 4, 3, 4]
+
+
 # -- a network that takes no more --------------------------------------------------------------------------------------
 
 
@@ -301,7 +312,7 @@ def test_a_full_network_is_neither_a_repeat_nor_a_loss():
     assert bench.blocks(room=2) == [1, 2]
     assert bench.wait_until_due() == [3, 4]
     assert bench.transfer.resent == 0
-    assert bench.source.reads == [1, 2, 3, 4]
+    assert bench.source.reads == [1, 2, 3, 4, 5]  # 5 is read ahead
 
 
 def test_a_network_that_never_takes_anything_ends_the_transfer():

@@ -1,0 +1,136 @@
+"""Measure the server against other TFTP servers and against its budgets.
+
+Prints two tables and writes all samples to a JSON file. Exit status 1 if a budget is exceeded.
+"""
+
+import argparse
+import json
+import os
+import platform
+import signal
+import tempfile
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from ..boards import ROOT
+from . import measures, peers, processors
+from .client import Client
+from .measures import OURS, Budget, Case, Samples
+
+Comparisons = list[tuple[Case, dict[str, Samples]]]  # throughput of each server by its name
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--quick", action="store_true", help="few rounds: does it all work? The figures are rough")
+    output = ROOT / "build/bench.json"
+    parser.add_argument("--output", type=Path, default=output, metavar="FILE", help="default: build/bench.json")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    console = Console(width=None if os.isatty(1) else 150)
+    busy = processors.busy()
+    processors.for_servers()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: the servers end with us
+    with console.status("starting") as status, ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
+        folder.chmod(0o755)  # peers may serve as another user
+        measures.make_files(folder)
+        client = Client(folder)
+        status.update("heap and size")
+        budgets = [*measures.heap(peers.free_port()), measures.size()]
+        board = stack.enter_context(peers.everyday_board(folder, measures.FLASH_SIZE))
+        ports, absent = _start_peers(stack, folder)
+        comparisons: Comparisons = []
+        for case in measures.CASES:
+            if case.together and not processors.two():
+                continue  # the other case is the same
+            status.update(case.what)
+            what = f"throughput against {case.peer}, {case.what}"
+            if case.peer in absent:
+                budgets.append(Budget(what, None, "times", case.at_least, absent[case.peer], at_least=True))
+                continue
+            rounds = case.quick_rounds if arguments.quick else case.rounds
+            samples = measures.compare(case, client, {OURS: board, case.peer: ports[case.peer]}, rounds)
+            comparisons.append((case, samples))
+            ratio = samples[OURS].median / samples[case.peer].median
+            method = f"ratio of medians of {rounds} rounds in turns, {measures.FILES[case.name] >> 10:,} KiB"
+            budgets.append(Budget(what, ratio, "times", case.at_least, method, at_least=True))
+        rounds = 3 if arguments.quick else 15
+        status.update("many clients, a large file, the relay")
+        budgets += measures.many_clients(client, board, min(rounds, 7))
+        budgets.append(measures.far_reads(client, board, rounds))
+        budgets.append(measures.relay_cost(client, board, rounds))
+    console.print(_comparison_table(comparisons), _budget_table(budgets))
+    if busy:
+        console.print("The machine was busy when this began: speeds and ratios are not to be trusted.", style="yellow")
+    _write(arguments.output, {"quick": arguments.quick, "busy": busy}, comparisons, budgets)
+    console.print(f"all samples: {arguments.output}")
+    return int(any(budget.verdict == "FAIL" for budget in budgets))
+
+
+def _start_peers(stack: ExitStack, folder: Path) -> tuple[dict[str, int], dict[str, str]]:
+    """The ports of the peers that run, and of the others why they don't."""
+    ports, absent = {}, {}
+    for package in peers.PEERS:
+        try:
+            ports[package] = stack.enter_context(peers.peer(package, folder))
+        except peers.NotMeasured as reason:
+            absent[package] = str(reason)
+    return ports, absent
+
+
+def _comparison_table(comparisons: Comparisons) -> Table:
+    table = Table(title="MB/s: median (lowest\N{EN DASH}highest)", title_justify="left")
+    for heading in ("case", "everyday board", "peer", "", "ratio"):
+        table.add_column(heading, justify="left" if heading in ("case", "peer") else "right")
+    for case, samples in comparisons:
+        form = ".3f" if case.loss else ".1f"
+        ours, theirs = samples[OURS], samples[case.peer]
+        table.add_row(case.what, ours.text(form), case.peer, theirs.text(form), f"{ours.median / theirs.median:.2f}")
+    return table
+
+
+def _budget_table(budgets: list[Budget]) -> Table:
+    table = Table(title="Budgets", title_justify="left")
+    for heading in ("what", "figure", "budget", "verdict", "method"):
+        table.add_column(heading, justify="right" if heading in ("figure", "budget") else "left")
+    colours = {"PASS": "green", "FAIL": "bold red"}
+    for budget in budgets:
+        sign = "≥" if budget.at_least else "≤"
+        limit = "" if budget.limit is None else f"{sign} {_number(budget.limit, budget.unit)}"
+        figure = "" if budget.figure is None else f"{_number(budget.figure, budget.unit)} {budget.unit}"
+        colour = colours.get(budget.verdict, "yellow")
+        table.add_row(budget.what, figure, limit, f"[{colour}]{budget.verdict}[/]", budget.method)
+    return table
+
+
+def _number(value: float, unit: str) -> str:
+    return f"{value:,.0f}" if unit == "bytes" and value == int(value) else f"{value:,.2f}"
+
+
+def _write(path: Path, how: dict[str, bool], comparisons: Comparisons, budgets: list[Budget]) -> None:
+    result: dict[str, Any] = {
+        **how,
+        "machine": {"system": platform.platform(), "processors": os.cpu_count()},
+        "comparisons": [
+            {
+                "what": case.what,
+                "peer": case.peer,
+                "file": measures.FILES[case.name],
+                "blksize": case.blksize,
+                "windowsize": case.windowsize,
+                "loss": case.loss,
+                "one_processor": case.together or not processors.two(),
+                "unit": "MB/s",
+                "samples": {server: one.values for server, one in samples.items()},
+            }
+            for case, samples in comparisons
+        ],
+        "budgets": [budget.as_json() for budget in budgets],
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(result, indent=1) + "\n")

@@ -1,0 +1,101 @@
+"""The compiled measuring client (client.c): built on demand, run as a program."""
+
+import os
+import shutil
+import subprocess
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from .. import ToolError
+from ..boards import ROOT
+
+_SOURCE = Path(__file__).with_name("client.c")
+_FETCH_SECONDS = 120
+
+
+@dataclass(frozen=True)
+class Fetch:
+    """One transfer as the client saw it; times in seconds, `began` of the monotonic clock."""
+
+    began: float
+    seconds: float
+    first: float  # for the first and the last `portion` bytes
+    last: float
+    blksize: int  # what the server granted
+    windowsize: int
+    repeats: int  # times that the client waited in vain
+
+    @property
+    def ended(self) -> float:
+        return self.began + self.seconds
+
+
+class Client:
+    """Fetches files that lie in `folder` on the host too, and fails unless they come whole, packet by packet."""
+
+    def __init__(self, folder: Path) -> None:
+        """Compiles the client where need be. Raises ToolError."""
+        self._folder = folder
+        self._program = _build()
+        self._expected: dict[str, tuple[str, str]] = {}  # name: size in bytes, CRC-32 in hexadecimal
+
+    def start(
+        self, port: int, name: str, *, blksize: int = 512, windowsize: int = 1, portion: int = 0
+    ) -> "subprocess.Popen[str]":
+        """A fetch of `name` from 127.0.0.1 that has been started; `finish` waits for it.
+
+        portion  bytes at both ends that are timed on their own, 0 for none
+        """
+        if name not in self._expected:
+            data = (self._folder / name).read_bytes()
+            self._expected[name] = str(len(data)), f"{zlib.crc32(data):08x}"
+        command = [self._program, "-b", str(blksize), "-w", str(windowsize)]
+        if portion:
+            command += ["-p", str(portion)]
+        command += [str(port), name, *self._expected[name]]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    def finish(self, process: "subprocess.Popen[str]") -> Fetch:
+        """What the started fetch measured. Raises ToolError."""
+        try:
+            output, complaint = process.communicate(timeout=_FETCH_SECONDS)
+        except subprocess.TimeoutExpired:
+            raise ToolError(f"a fetch did not end within {_FETCH_SECONDS} s") from None
+        finally:
+            process.kill()
+            process.wait()
+        if process.returncode:
+            raise ToolError(f"a fetch failed: {complaint.strip()}")
+        began, seconds, first, last, blksize, windowsize, repeats = output.split()
+        return Fetch(
+            float(began), float(seconds), float(first), float(last), int(blksize), int(windowsize), int(repeats)
+        )
+
+    def fetch(self, port: int, name: str, *, blksize: int = 512, windowsize: int = 1, portion: int = 0) -> Fetch:
+        """Fetch `name`, and insist that blksize and windowsize are granted as asked. Raises ToolError."""
+        got = self.finish(self.start(port, name, blksize=blksize, windowsize=windowsize, portion=portion))
+        if (got.blksize, got.windowsize) != (blksize, windowsize):
+            raise ToolError(
+                f"the server grants blksize {got.blksize} and windowsize {got.windowsize}, "
+                f"{blksize} and {windowsize} were asked"
+            )
+        return got
+
+
+def _build() -> str:
+    program = ROOT / "build" / "client"
+    if program.exists() and program.stat().st_mtime > _SOURCE.stat().st_mtime:
+        return str(program)
+    compiler = shutil.which(os.environ.get("CC", "cc"))
+    if not compiler:
+        raise ToolError("the measuring client needs a C compiler: install one (Debian: gcc), or name it in $CC")
+    program.parent.mkdir(exist_ok=True)
+    fresh = program.with_suffix(f".{os.getpid()}")
+    command = [compiler, "-std=c99", "-O2", "-Wall", "-Wextra", "-o", str(fresh), str(_SOURCE)]
+    result = subprocess.run(command, check=False, capture_output=True, text=True)
+    if result.returncode:
+        said = result.stderr.strip().splitlines() or ["nothing was said"]
+        raise ToolError(f"{compiler} can't compile {_SOURCE.name}: {said[-1]}")
+    fresh.replace(program)  # whole or not at all, should two build at once
+    return str(program)

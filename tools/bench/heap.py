@@ -1,0 +1,103 @@
+"""Heap figures, on the board itself: boot.py of an everyday board with an empty main.py. Prints a line of JSON.
+
+prompt      heap in use before anything of the server is loaded, in bytes
+code, data  what loading its modules adds, and what its objects and its open port add
+transfer    what each further transfer at blksize 1468 adds
+lock_step, windowed   bytes allocated while _BLOCKS blocks of 1,468 bytes were sent
+"""
+
+import gc
+
+gc.collect()
+prompt = gc.mem_alloc()
+
+import json  # noqa: E402
+import socket  # noqa: E402
+
+import link  # noqa: E402
+import panel  # noqa: E402
+import settings  # noqa: E402
+from tftpd import Server  # noqa: E402
+
+gc.collect()
+loaded = gc.mem_alloc()
+
+chosen = settings.load()
+link.join(chosen)
+board = panel.Panel(chosen)
+server = Server(chosen)
+server.poll(0)
+gc.collect()
+idle = gc.mem_alloc()
+
+_BLKSIZE = 1468
+_BLOCKS = 480
+_WARM_UP = 48
+_WINDOWSIZE = 8
+_TRANSFERS = 6
+
+address = socket.getaddrinfo("127.0.0.1", chosen["port"])[0][-1]
+acknowledgement = bytearray(b"\0\4\0\0")
+data = bytearray(4 + _BLKSIZE)
+
+
+def begin(sock, windowsize):
+    """Ask for the file, and connect `sock` to the TID that answers."""
+    sock.sendto(b"\0\1heap.bin\0octet\0blksize\0%d\0windowsize\0%d\0" % (_BLKSIZE, windowsize), address)
+    server.poll(1000)
+    _, tid = sock.recvfrom(64)
+    sock.connect(tid)
+
+
+def receive(sock, block, windowsize, count):
+    """Take `count` blocks in turns with the server, from the one after `block` on. Allocates nothing itself."""
+    while count:
+        acknowledgement[2] = block >> 8
+        acknowledgement[3] = block & 0xFF
+        sock.write(acknowledgement)
+        server.poll(1000)
+        for _ in range(windowsize):
+            block += 1
+            sock.readinto(data)  # reads on until the buffer is full: it has the size of a full block
+            if data[2] << 8 | data[3] != block:
+                raise ValueError("another block than the next one")
+        count -= windowsize
+
+
+def allocated(windowsize):
+    """Bytes allocated while _BLOCKS blocks are sent, in the middle of a transfer."""
+    sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    begin(sock, windowsize)
+    receive(sock, 0, windowsize, _WARM_UP)
+    gc.collect()
+    gc.disable()
+    before = gc.mem_alloc()
+    receive(sock, _WARM_UP, windowsize, _BLOCKS)
+    after = gc.mem_alloc()
+    gc.enable()
+    sock.close()
+    return after - before
+
+
+def transfer():
+    """Bytes that each transfer after the first one holds."""
+    socks = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(_TRANSFERS + 1)]
+    begin(socks[0], 1)
+    gc.collect()
+    before = gc.mem_alloc()
+    for sock in socks[1:]:
+        begin(sock, 1)
+    gc.collect()
+    after = gc.mem_alloc()
+    return (after - before) // _TRANSFERS
+
+
+figures = {"prompt": prompt, "code": loaded - prompt, "data": idle - loaded, "blocks": _BLOCKS, "transfers": _TRANSFERS}
+figures["lock_step"] = allocated(1)
+figures["windowed"] = allocated(_WINDOWSIZE)
+server.stop()
+gc.collect()
+server.poll(0)
+figures["transfer"] = transfer()
+server.stop()
+print(json.dumps(figures))

@@ -1,0 +1,263 @@
+"""Get MicroPython's own firmware for a board, the base of its image, into the cache folder.
+
+Each file is checked by the SHA-256 that board/NAME/board.json has for it. Where that is not known, the hash of the
+first download is written down beside the file and holds from then on.
+"""
+
+import argparse
+import hashlib
+import os
+import re
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import platformdirs
+
+from . import ToolError, boards, uf2
+
+_TIMEOUT_S = 15
+_CHUNK_BYTES = 1 << 16
+_VERSION = re.compile(rb"(v\d+\.\d+\.\d+[-.\w]*) on \d{4}-\d\d-\d\d")  # of MicroPython's banner, as is the machine
+_MACHINE = re.compile(rb"([ -~]+ with (?:RP2|ESP32)[-\w]*)\0")
+_ESP_MAGIC = 0xE9
+
+
+@dataclass(frozen=True)
+class Base:
+    """A firmware file, understood.
+
+    chip     what it is for, named as `mcu` in board.json
+    flash    the contents of the flash from its first byte to the end of the firmware, gaps 0xff
+    version  of MicroPython, "v1.26.1"; "" if it is not MicroPython
+    machine  what it says that it runs on, "Raspberry Pi Pico W with RP2040"
+    """
+
+    chip: str
+    flash: bytes
+    version: str
+    machine: str
+
+    def __str__(self) -> str:
+        return f"MicroPython {self.version} for {self.machine}" if self.version else "no MicroPython"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--board", required=True, metavar="NAME", help="name of a folder in board/")
+    parser.add_argument("--version", metavar="V", help="of MicroPython, e.g. v1.25.0 (default: the board's first)")
+    parser.add_argument("--from", dest="source", type=Path, metavar="FILE", help="take this file, do not download")
+    parser.add_argument(
+        "--allow-unknown", action="store_true", help="take a FILE that board.json does not know, of the same chip"
+    )
+    parser.add_argument("--mirror", metavar="URL", help="download from this folder instead of micropython.org")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    board = boards.load(arguments.board)
+    if arguments.source:
+        path = _adopt(board, arguments.source, arguments.allow_unknown)
+    else:
+        path = base_image(board, arguments.version, arguments.mirror)
+    data = path.read_bytes()
+    known = any(entry["sha256"] == _sha256(data) for entry in board["firmware"])
+    print(f"{path}\n{read_base(data, path)}, {len(data):,} bytes")
+    print(f"SHA-256 {_sha256(data)}, {'as in board.json' if known else 'not in board.json: recorded, not verified'}")
+    return 0
+
+
+def cache() -> Path:
+    """The folder for all that is kept between runs: $MICROPYTHON_TFTPD_CACHE, or one in the user's cache folder."""
+    chosen = os.environ.get("MICROPYTHON_TFTPD_CACHE")
+    return Path(chosen) if chosen else platformdirs.user_cache_path("micropython-tftpd", appauthor=False)
+
+
+def base_image(board: dict[str, Any], version: str | None = None, mirror: str | None = None) -> Path:
+    """The board's firmware file in the cache, checked; downloaded if it is not there. Raises ToolError.
+
+    board    its facts (boards.load)
+    version  "v1.26.1"; None for the board's default
+    mirror   URL of a folder to download from, None for the file's own URL
+    """
+    entry = _entry(board, version)
+    path = cache() / "firmware" / entry["file"]
+    expected = entry["sha256"] or _recorded(path)
+    if path.is_file() and (expected is None or _sha256(path.read_bytes()) == expected):
+        if expected is None:  # put there by hand
+            check_chip(board, read_base(path.read_bytes(), path), path)
+            _record(path)
+        return path
+    if mirror and not mirror.startswith(("http://", "https://")):
+        raise ToolError(f"--mirror takes a URL that begins with http:// or https://, not {mirror!r}")
+    url = f"{mirror.rstrip('/')}/{entry['file']}" if mirror else entry["url"]
+    if not url:
+        raise ToolError(f"{path} was changed since it was taken: take it again, python -m tools firmware --from FILE")
+    return _download(board, url, path, expected)
+
+
+def read_base(data: bytes, name: object) -> Base:
+    """What is in a firmware file, .uf2 or ESP32 .bin, or in an image made of one. Raises ToolError with `name` in it."""
+    if uf2.is_uf2(data):
+        blocks = uf2.read(data)
+        chip, flash = uf2.CHIPS.get(uf2.main_family(blocks)), uf2.flash(blocks)
+    else:
+        chip, flash = _read_esp(data)
+    if chip is None:
+        raise ToolError(f"{name} is no firmware of a board that is known here (a .uf2 for RP2, a .bin for ESP32)")
+    version, machine = _VERSION.search(flash), _MACHINE.search(flash)
+    return Base(
+        chip,
+        flash,
+        version[1].decode() if version else "",
+        re.sub(r"^(.*: |; )", "", machine[1].decode()) if machine else "an unknown board",
+    )
+
+
+def check_chip(board: dict[str, Any], base: Base, name: object) -> None:
+    """Raises ToolError unless `base` is for the chip of `board`."""
+    if base.chip != board["mcu"]:
+        raise ToolError(f"{name} is for the {base.chip}, but a {board['product']} has an {board['mcu']}")
+
+
+def _read_esp(data: bytes) -> tuple[str | None, bytes]:
+    # Espressif's image header: magic, ..., chip id at byte 12. A file from MicroPython begins where the boot ROM looks
+    # for it, an image of ours at the first byte of the flash.
+    from esptool.targets import CHIP_DEFS
+
+    for start in (0, 0x1000):
+        if data[start : start + 1] == bytes((_ESP_MAGIC,)):
+            number = int.from_bytes(data[start + 12 : start + 14], "little")
+            for chip, facts in CHIP_DEFS.items():
+                if chip != "esp8266" and facts.IMAGE_CHIP_ID == number and facts.BOOTLOADER_FLASH_OFFSET >= start:
+                    return chip, b"\xff" * (facts.BOOTLOADER_FLASH_OFFSET - start) + data
+    return None, b""
+
+
+def _entry(board: dict[str, Any], version: str | None) -> dict[str, Any]:
+    known = board.get("firmware")
+    if not known:
+        raise ToolError(f"{board['product']}: there is no firmware to flash; python -m tools emulate runs it")
+    if version is None:
+        return known[0]
+    version = "v" + version.removeprefix("v")
+    for entry in known:
+        if entry["version"] == version:
+            return entry
+    stem, suffix = known[0]["file"].split("-")[0], Path(known[0]["file"]).suffix
+    for path in sorted((cache() / "firmware").glob(f"{stem}-*{version}{suffix}"), reverse=True):
+        if _recorded(path):  # taken with --allow-unknown
+            return {"file": path.name, "sha256": None, "url": None}
+    raise ToolError(
+        f"no firmware {version} is known for this board, only {', '.join(entry['version'] for entry in known)}; "
+        "take a file of yours with python -m tools firmware --from FILE --allow-unknown"
+    )
+
+
+def _download(board: dict[str, Any], url: str, path: Path, expected: str | None) -> Path:
+    import pooch
+    from requests import RequestException
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+    pooch.get_logger().setLevel("ERROR")
+    part = path.with_name(path.name + ".part")
+    part.unlink(missing_ok=True)
+    columns = (TextColumn(path.name), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    try:
+        with Progress(*columns, console=Console(stderr=True, soft_wrap=True), transient=True) as progress:
+            bar: Any = _Bar(progress)
+            downloader = pooch.HTTPDownloader(progressbar=bar, chunk_size=_CHUNK_BYTES, timeout=_TIMEOUT_S)
+            pooch.retrieve(url, expected, fname=part.name, path=part.parent, downloader=downloader)
+        check_chip(board, read_base(part.read_bytes(), f"what {url} sent"), f"what {url} sent")
+        part.replace(path)
+    except ValueError:  # pooch's word for another hash
+        raise ToolError(
+            f"what {url} sent is not the file that was expected: its SHA-256 is not {expected}; nothing of it is kept"
+        ) from None
+    except RequestException as error:
+        status = getattr(error.response, "status_code", None)
+        reason = f"status {status}" if status else f"{urlsplit(url).hostname} can't be reached or broke off"
+        damaged = "that file is there but damaged; " if path.exists() else ""
+        raise ToolError(
+            f"can't download {url} ({reason}): {damaged}get it on another machine and put it at {path}"
+        ) from None
+    except OSError as error:
+        raise ToolError(f"can't write {path}: {error.strerror}") from None
+    finally:
+        part.unlink(missing_ok=True)
+    if expected is None:
+        print(f"the SHA-256 of {path.name} was not known; recorded: {_record(path)}", file=sys.stderr)
+    return path
+
+
+class _Bar:
+    """What pooch asks of a progress bar, drawn by rich."""
+
+    def __init__(self, progress: Any) -> None:
+        self.total = 0
+        self._progress = progress
+        self._task = progress.add_task("", total=None)
+
+    def update(self, count: int) -> None:
+        self._progress.update(self._task, total=self.total or None, advance=count)
+
+    def reset(self) -> None:
+        self._progress.reset(self._task)
+
+    def close(self) -> None:
+        pass
+
+
+def _adopt(board: dict[str, Any], source: Path, allow_unknown: bool) -> Path:
+    try:
+        data = source.read_bytes()
+    except OSError as error:
+        raise ToolError(f"can't read {source}: {error.strerror}") from None
+    _entry(board, None)
+    check_chip(board, read_base(data, source), source)
+    digest = _sha256(data)
+    name = source.name
+    for entry in board["firmware"]:
+        if entry["sha256"] == digest:
+            return _keep(entry["file"], data)
+        if entry["file"] == name and entry["sha256"]:
+            raise ToolError(f"{source} is damaged or not what its name says: its SHA-256 is not {entry['sha256']}")
+    if not allow_unknown and all(entry["file"] != name for entry in board["firmware"]):
+        raise ToolError(
+            f"{source} is none of the files in board.json (its SHA-256 is {digest}): --allow-unknown takes it all the same"
+        )
+    earlier = _recorded(cache() / "firmware" / name)
+    if earlier not in (None, digest):
+        raise ToolError(f"{source} is another file than the {name} taken earlier, whose SHA-256 is {earlier}")
+    path = _keep(name, data)
+    _record(path)
+    return path
+
+
+def _keep(name: str, data: bytes) -> Path:
+    path = cache() / "firmware" / name
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ToolError(f"can't make {path.parent}: {error.strerror}") from None
+    boards.write_whole(path, data)
+    return path
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _note(path: Path) -> Path:
+    return path.with_name(path.name + ".sha256")  # in the form that `sha256sum -c` reads
+
+
+def _record(path: Path) -> str:
+    digest = _sha256(path.read_bytes())
+    boards.write_whole(_note(path), f"{digest}  {path.name}\n".encode())
+    return digest
+
+
+def _recorded(path: Path) -> str | None:
+    return _note(path).read_text().split()[0] if _note(path).is_file() else None

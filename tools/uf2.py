@@ -1,0 +1,73 @@
+"""UF2 files: their blocks, read and written (github.com/microsoft/uf2, README.md).
+
+A file is a row of 512-byte blocks, each with its own target address. The boot ROM of an RP2040 or RP2350 takes the
+blocks of its family, erases a flash sector when the first block for it comes, and restarts once it has as many as
+each block says there are.
+"""
+
+import struct
+from dataclasses import dataclass
+
+from . import ToolError
+
+SIZE = 512  # bytes of a block, 256 of them payload in all that we write
+PAYLOAD = 256
+XIP = 0x10000000  # where the flash begins in the address space of an RP2040 or RP2350
+# Family: the chip that takes it (board.json, `mcu`), from github.com/microsoft/uf2, utils/uf2families.json.
+CHIPS = {0xE48BFF56: "rp2040", 0xE48BFF59: "rp2350", 0xE48BFF5A: "rp2350"}
+
+_HEAD = struct.Struct("<8I")
+_MAGIC = (0x0A324655, 0x9E5D5157)
+_MAGIC_END = struct.pack("<I", 0x0AB16F30)
+_FAMILY_PRESENT = 0x2000
+
+
+@dataclass(frozen=True)
+class Block:
+    """One block: `address` and `payload` (bytes), its place `number` of `total`, `family`; `raw` is all 512 bytes."""
+
+    address: int
+    payload: bytes
+    number: int
+    total: int
+    family: int
+    raw: bytes
+
+
+def is_uf2(data: bytes) -> bool:
+    return data[:8] == struct.pack("<2I", *_MAGIC)
+
+
+def read(data: bytes) -> list[Block]:
+    """The blocks of a file in their order. Raises ToolError."""
+    blocks = []
+    for start in range(0, len(data), SIZE):
+        raw = data[start : start + SIZE]
+        if not is_uf2(raw) or raw[-4:] != _MAGIC_END or len(raw) < SIZE:
+            raise ToolError(f"not a whole UF2 file: block {start // SIZE} is damaged")
+        _, _, _, address, length, number, total, family = _HEAD.unpack_from(raw)
+        blocks.append(Block(address, raw[_HEAD.size :][:length], number, total, family, raw))
+    return blocks
+
+
+def block(address: int, payload: bytes, number: int, total: int, family: int) -> bytes:
+    """The 512 bytes of block `number` of `total` with a `payload` of PAYLOAD bytes."""
+    head = _HEAD.pack(*_MAGIC, _FAMILY_PRESENT, address, len(payload), number, total, family)
+    return (head + payload).ljust(SIZE - 4, b"\0") + _MAGIC_END
+
+
+def main_family(blocks: list[Block]) -> int:
+    """The family of the firmware itself: RP2350 files have a block of another one before it (erratum E10)."""
+    families = [one.family for one in blocks]
+    return max(families, key=families.count)
+
+
+def flash(blocks: list[Block]) -> bytes:
+    """What the main family leaves in the flash from its first byte on, 0xff where nothing is written."""
+    family = main_family(blocks)
+    ours = [one for one in blocks if one.family == family and one.address >= XIP]
+    contents = bytearray(b"\xff" * max((one.address - XIP + len(one.payload) for one in ours), default=0))
+    for one in ours:
+        start = one.address - XIP
+        contents[start : start + len(one.payload)] = one.payload
+    return bytes(contents)

@@ -89,8 +89,8 @@ def test_every_schedule_delivers_the_exact_bytes(size, blksize, windowsize, acks
     fates=FATES,
 )
 def test_netascii_survives_every_schedule_too(text, windowsize, fates):
-    bench = Bench(b"", (b"blksize", b"8"), (b"windowsize", b"%d" % windowsize), retries=100)
-    bench.transfer._read = NetasciiSource(io.BytesIO(text), windowsize).read  # type: ignore[method-assign]
+    source = NetasciiSource(io.BytesIO(text), windowsize)
+    bench = Bench(b"", (b"blksize", b"8"), (b"windowsize", b"%d" % windowsize), retries=100, source=source)
     client = Client(8, windowsize, oack=True)
     play(bench, client, fates)
     assert client.data == text.replace(b"\r", b"\r\0").replace(b"\n", b"\r\n")

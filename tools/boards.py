@@ -49,7 +49,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 def names() -> list[str]:
     """The names of all boards, the everyday board first."""
-    return sorted((path.parent.name for path in ROOT.glob("board/*/board.json")), key=lambda name: (name != "unix", name))
+    found = {path.parent.name for path in ROOT.glob("board/*/board.json")}
+    return ["unix", *sorted(found - {"unix"})]
 
 
 def load(name: str) -> dict[str, Any]:

@@ -49,8 +49,11 @@ def user_files(folder: Path) -> dict[str, bytes]:
     return servable(folder)[0]
 
 
-def servable(folder: Path) -> tuple[dict[str, bytes], list[str]]:
-    """The same, and a warning for each kind of name that a client can't ask for, or not as it expects."""
+def servable(folder: Path, root: str = SERVED) -> tuple[dict[str, bytes], list[str]]:
+    """The same, and a warning for each kind of name that a client can't ask for, or not as it expects.
+
+    `root` is the setting of that name: where they lie on the board.
+    """
     if not folder.is_dir():
         raise ToolError(f"{folder} is not a folder: name one with the files to serve, --files DIR")
     files: dict[str, bytes] = {}
@@ -63,14 +66,14 @@ def servable(folder: Path) -> tuple[dict[str, bytes], list[str]]:
             left_out.setdefault(reason, []).append(name)
             continue
         try:
-            files[f"{SERVED}/{name}"] = path.read_bytes()
+            files[f"{root}/{name}"] = path.read_bytes()
         except OSError as error:
             raise ToolError(f"can't read {path}: {error.strerror}") from None
     warnings = [f"{reason}, so not served: {_few(names)}" for reason, names in left_out.items()]
     spellings: dict[str, set[str]] = {}
     for name in files:
         for path in (PurePosixPath(name), *PurePosixPath(name).parents):
-            spellings.setdefault(str(path).lower(), set()).add(str(path).removeprefix(f"{SERVED}/"))
+            spellings.setdefault(str(path).lower(), set()).add(str(path).removeprefix(f"{root}/"))
     same = [" and ".join(sorted(names)) for names in spellings.values() if len(names) > 1]
     if same:
         warnings.append(f"differ in upper and lower case only, so a client that mixes them up gets one: {_few(same)}")
@@ -161,9 +164,7 @@ def build(
         larger = _open(layout, ample, None)
         _fill(larger, files)
         missing = larger.used_block_count * layout["block_size"] - size
-        raise ToolError(
-            f"the files need {missing:,} bytes more than the {size:,} bytes of flash: {advice}"
-        ) from None
+        raise ToolError(f"the files need {missing:,} bytes more than the {size:,} bytes of flash: {advice}") from None
     return bytes(filesystem.context.buffer)
 
 

@@ -97,7 +97,7 @@ def base_image(board: dict[str, Any], version: str | None = None, mirror: str | 
 
 
 def read_base(data: bytes, name: object) -> Base:
-    """What is in a firmware file, .uf2 or ESP32 .bin, or in an image made of one. Raises ToolError with `name` in it."""
+    """What is in a firmware file (.uf2, or .bin of an ESP32) or in an image made of one. Raises ToolError."""
     if uf2.is_uf2(data):
         blocks = uf2.read(data)
         chip, flash = uf2.CHIPS.get(uf2.main_family(blocks)), uf2.flash(blocks)
@@ -117,7 +117,7 @@ def read_base(data: bytes, name: object) -> Base:
 def check_chip(board: dict[str, Any], base: Base, name: object) -> None:
     """Raises ToolError unless `base` is for the chip of `board`."""
     if base.chip != board["mcu"]:
-        raise ToolError(f"{name} is for the {base.chip}, but a {board['product']} has an {board['mcu']}")
+        raise ToolError(f"{name} is for the {base.chip}, and the {board['product']} has the {board['mcu']}")
 
 
 def _read_esp(data: bytes) -> tuple[str | None, bytes]:
@@ -129,8 +129,9 @@ def _read_esp(data: bytes) -> tuple[str | None, bytes]:
         if data[start : start + 1] == bytes((_ESP_MAGIC,)):
             number = int.from_bytes(data[start + 12 : start + 14], "little")
             for chip, facts in CHIP_DEFS.items():
-                if chip != "esp8266" and facts.IMAGE_CHIP_ID == number and facts.BOOTLOADER_FLASH_OFFSET >= start:
-                    return chip, b"\xff" * (facts.BOOTLOADER_FLASH_OFFSET - start) + data
+                boot = facts.BOOTLOADER_FLASH_OFFSET
+                if chip != "esp8266" and number == facts.IMAGE_CHIP_ID and start <= boot:
+                    return chip, b"\xff" * (boot - start) + data
     return None, b""
 
 
@@ -167,7 +168,7 @@ def _download(board: dict[str, Any], url: str, path: Path, expected: str | None)
     try:
         with Progress(*columns, console=Console(stderr=True, soft_wrap=True), transient=True) as progress:
             bar: Any = _Bar(progress)
-            downloader = pooch.HTTPDownloader(progressbar=bar, chunk_size=_CHUNK_BYTES, timeout=_TIMEOUT_S)
+            downloader: Any = pooch.HTTPDownloader(progressbar=bar, chunk_size=_CHUNK_BYTES, timeout=_TIMEOUT_S)
             pooch.retrieve(url, expected, fname=part.name, path=part.parent, downloader=downloader)
         check_chip(board, read_base(part.read_bytes(), f"what {url} sent"), f"what {url} sent")
         part.replace(path)
@@ -225,7 +226,8 @@ def _adopt(board: dict[str, Any], source: Path, allow_unknown: bool) -> Path:
             raise ToolError(f"{source} is damaged or not what its name says: its SHA-256 is not {entry['sha256']}")
     if not allow_unknown and all(entry["file"] != name for entry in board["firmware"]):
         raise ToolError(
-            f"{source} is none of the files in board.json (its SHA-256 is {digest}): --allow-unknown takes it all the same"
+            f"{source} is none of the files in board.json (its SHA-256 is {digest}): "
+            "--allow-unknown takes it all the same"
         )
     earlier = _recorded(cache() / "firmware" / name)
     if earlier not in (None, digest):

@@ -14,26 +14,31 @@ _CHUNK_BYTES = 128
 
 
 class NetasciiSource:
-    """Blocks of a file as netascii; the same two methods as store.OctetSource."""
+    """Blocks of a file as netascii, with the methods of store.OctetSource."""
 
     def __init__(self, file, windowsize):
-        """`file`: opened for reading in binary; `windowsize`: how many blocks back `read` must be
-        able to go."""
-        self._file = file
-        self._chunk = bytearray(_CHUNK_BYTES)
-        # Two more than the window: where its next block starts, and the one read ahead.
-        # Where block b starts, at b % len: offset in the file * 2, + 1 if the second byte of a
-        # pair is still owed.
-        self._starts = array("I", [0] * (windowsize + 2))
-        self._next = 1
+        """`file`: opened for reading in binary; `windowsize`: how many blocks may be unread again.
 
-    def read(self, block, payload):
-        """Fill `payload` (memoryview) with block number `block` (from 1, not wrapped); returns the
-        bytes written.
-
-        `block` is at most one more than the last one read, and at least that less the window.
-        Raises OSError.
+        Where each block starts is kept for the window, the block before it and the one read ahead.
         """
+        self._file = file
+        self.close = file.close
+        self._chunk = bytearray(_CHUNK_BYTES)
+        # Of block b, at b % len: offset in the file * 2, + 1 if the second byte of a pair is owed.
+        self._starts = array("I", [0] * (windowsize + 2))
+        self._block = 1  # the next one
+
+    def seek(self, block):
+        """Go to `block` (from 1, not wrapped): one that was read, and not longer ago than that."""
+        self._block = block
+
+    def readinto(self, payload):
+        """Fill `payload` (memoryview) with the next block; returns the bytes written.
+
+        They are fewer than `payload` holds at the end of the file only. Raises OSError.
+        """
+        block = self._block
+        self._block = block + 1
         file = self._file
         starts = self._starts
         chunk = self._chunk
@@ -75,6 +80,3 @@ class NetasciiSource:
             n += 1
         starts[(block + 1) % len(starts)] = offset << 1 | (owed >= 0)
         return n
-
-    def close(self):
-        self._file.close()

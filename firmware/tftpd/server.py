@@ -309,7 +309,7 @@ class Server:
             size = None  # not known before the file has been read
         agreed = Agreed(asked, settings["blksize"], settings["windowsize"], size)
         label = "RRQ %s %s %s" % (path[len(settings["root"]) :], mode, agreed.text)
-        source = self._store.open(path, mode, agreed.windowsize)
+        source = self._store.open(path, mode, agreed)
         try:
             transfer = ReadTransfer(source, agreed, settings["timeout"], settings["retries"], now)
             port = self._listener if settings["single_port"] else self._new_port()

@@ -14,27 +14,19 @@ _MAX_COMPONENT = 255  # LittleFS
 
 
 class OctetSource:
-    """Blocks of a file as they are. The file is read again after a rollback, so no window is kept
-    in memory."""
+    """Blocks of a file as they are; after a rollback they are read again."""
 
-    def __init__(self, file):
+    def __init__(self, file, blksize):
+        """`file`: opened for reading in binary; `blksize`: bytes in a block."""
         self._file = file
-        self._next = 1
+        self._blksize = blksize
+        self.close = file.close
+        # Fills a memoryview with the next block; fewer bytes at the end of the file only.
+        self.readinto = file.readinto
 
-    def read(self, block, payload):
-        """Fill `payload` (memoryview of blksize bytes) with block number `block` (from 1, not
-        wrapped).
-
-        Returns the bytes read, fewer than `payload` holds at the end of the file only. Raises
-        OSError.
-        """
-        if block != self._next:
-            self._file.seek((block - 1) * len(payload))
-        self._next = block + 1
-        return self._file.readinto(payload)
-
-    def close(self):
-        self._file.close()
+    def seek(self, block):
+        """Go to `block` (from 1, not wrapped)."""
+        self._file.seek((block - 1) * self._blksize)
 
 
 def components(name):
@@ -99,7 +91,9 @@ class Store:
             path += "/" + part
         return path
 
-    def open(self, path, mode, windowsize):
+    def open(self, path, mode, agreed):
         """The source of blocks for `path`; `mode` is "octet" or "netascii". Raises OSError."""
         file = open(path, "rb")
-        return NetasciiSource(file, windowsize) if mode == "netascii" else OctetSource(file)
+        if mode == "netascii":
+            return NetasciiSource(file, agreed.windowsize)
+        return OctetSource(file, agreed.blksize)

@@ -51,19 +51,22 @@ class ReadTransfer:
     def __init__(self, source, agreed, timeout_s, retries, now):
         """A transfer that is about to send its first packet.
 
-        source     an object with read(block, payload) -> bytes read, as store.OctetSource
+        source     readinto(payload) -> bytes read gives block after block; seek(block) goes to one
         agreed     options.Agreed
         timeout_s  longest wait before a repeat, where the client negotiated none
         retries    after this many longest waits without progress the client is given up
         now        ticks_ms
         """
-        self._read = source.read
+        self._seek = source.seek
+        self._readinto = source.readinto
+        self._at = 1  # the block that readinto gives next
         self._oack = agreed.oack
         self._window = agreed.windowsize
         self._buffer = bytearray(4 + agreed.blksize)
         self._buffer[1] = DATA
         self._whole = memoryview(self._buffer)
         self._payload = self._whole[4:]
+        self._blksize = agreed.blksize
         self._packet = self._whole  # of block `_built`: an OACK, the buffer, or its short end
         self._built = -1
         self.base = self.top = -1 if agreed.oack else 0
@@ -94,8 +97,8 @@ class ReadTransfer:
 
     @property
     def delivered(self):
-        missing = len(self._payload) - self._last_size if self.base == self.last else 0
-        return max(self.base, 0) * len(self._payload) - missing
+        missing = self._blksize - self._last_size if self.base == self.last else 0
+        return max(self.base, 0) * self._blksize - missing
 
     # -- hot path: allocates nothing but the view of a short last block, calls as little as it can
 
@@ -108,58 +111,51 @@ class ReadTransfer:
 
         Raises OSError if the file can't be read.
         """
-        block = self.next
+        first = block = self.next
         # Until its OACK is acknowledged a client has not agreed to more than one packet.
-        end = min(self.base + self._window if self.base >= 0 else 0, self.last)
-        if block > end:
+        end = self.base + self._window if self.base >= 0 else 0
+        if block > min(end, self.last):
             return
-        while block <= end:
+        buffer = self._buffer
+        payload = self._payload
+        busy = False
+        while block <= self.last:
             if block != self._built:
-                self._build(block)
-                end = min(end, self.last)
+                if block == 0:
+                    self._packet = self._oack
+                else:
+                    if block != self._at:
+                        self._seek(block)
+                    size = self._readinto(payload)
+                    self._at = block + 1
+                    buffer[2] = block >> 8 & 0xFF
+                    buffer[3] = block & 0xFF
+                    if size == self._blksize:
+                        self._packet = self._whole
+                    else:
+                        self._packet = self._whole[: 4 + size]
+                        self._last_size = size
+                        self.last = block
+                self._built = block
+            if block > end:
+                # Read ahead while the client thinks, in place: the network has a copy of what was
+                # sent, and a repeat reads the file again. (docs/performance.md)
+                break
             try:
                 busy = send(self._packet) is None
             except OSError as trouble:
                 busy = trouble.errno in _BUSY
             if busy:
-                # Neither an error nor a repeat: go on at the same block shortly.
-                self._blocked = True
-                self.due = ticks_add(now, _BLOCKED_MS)
-                self.next = block
-                return
-            if block > self.top:
-                self.top = block
-            else:
-                self.resent += 1
+                break
             block += 1
         self.next = block
-        self._blocked = False
+        self.resent += max(min(block, self.top + 1) - first, 0)
+        self.top = max(self.top, block - 1)
+        self._blocked = busy
         self._stamp = now
-        self.due = ticks_add(now, self._rto)
+        self.due = ticks_add(now, _BLOCKED_MS if busy else self._rto)
         if not self._proven:
             self._allowance -= 1
-        elif block <= self.last:
-            # While the client thinks: read what it will ask for next. The network has its own copy
-            # of what was sent, and a repeat reads the file again. (docs/performance.md)
-            self._build(block)
-
-    def _build(self, block):
-        """Make `_packet` the packet of `block`. Raises OSError."""
-        self._built = block
-        if block == 0:
-            self._packet = self._oack
-            return
-        self._built = -1  # until the read has succeeded
-        size = self._read(block, self._payload)
-        buffer = self._buffer
-        buffer[2] = block >> 8 & 0xFF
-        buffer[3] = block & 0xFF
-        self._built = block
-        self._packet = self._whole
-        if size != len(self._payload):
-            self._packet = self._whole[: 4 + size]
-            self.last = block
-            self._last_size = size
 
     def receive(self, datagram, size, now):
         """A datagram came from the client: its first `size` bytes are in `datagram`.

@@ -8,15 +8,21 @@ from tftpd.transfer import ReadTransfer
 class Data:
     """A source of blocks over bytes, that notes the numbers of the first hundred blocks read."""
 
-    def __init__(self, data):
+    def __init__(self, data, blksize):
         self.data = data
+        self.blksize = blksize
+        self.block = 1
         self.reads = []
 
-    def read(self, block, payload):
+    def seek(self, block):
+        self.block = block
+
+    def readinto(self, payload):
         if len(self.reads) < 100:
-            self.reads.append(block)
-        part = self.data[(block - 1) * len(payload) : block * len(payload)]
+            self.reads.append(self.block)
+        part = self.data[(self.block - 1) * self.blksize : self.block * self.blksize]
         payload[: len(part)] = part
+        self.block += 1
         return len(part)
 
 
@@ -40,10 +46,10 @@ def ack(block):
 class Bench:
     """A ReadTransfer with its clock and what it sends."""
 
-    def __init__(self, data, *asked, timeout=3, retries=8, max_windowsize=64):
+    def __init__(self, data, *asked, timeout=3, retries=8, source=None):
         self.now = 1000
-        self.source = Data(data)
-        agreed = Agreed(asked, 65464, max_windowsize, len(data))
+        agreed = Agreed(asked, 65464, 64, len(data))
+        self.source = source or Data(data, agreed.blksize)
         self.blksize = agreed.blksize
         self.windowsize = agreed.windowsize
         self.transfer = ReadTransfer(self.source, agreed, timeout, retries, self.now)

@@ -25,7 +25,7 @@ def read_all(source, blksize):
     blocks = []
     while not blocks or len(blocks[-1]) == blksize:
         payload = bytearray(blksize)
-        size = source.read(len(blocks) + 1, memoryview(payload))
+        size = source.readinto(memoryview(payload))
         blocks.append(bytes(payload[:size]))
     return blocks
 
@@ -45,6 +45,7 @@ def test_every_block_of_the_window_can_be_read_again():
         source = NetasciiSource(io.BytesIO(text), windowsize)
         for base in range(0, len(whole) // 8 - windowsize):
             for back_to in range(base + 1, base + windowsize + 1):  # roll back to each block of the window in turn
+                source.seek(back_to)
                 for block in range(back_to, base + windowsize + 1):
-                    size = source.read(block, memoryview(payload))
+                    size = source.readinto(memoryview(payload))
                     assert bytes(payload[:size]) == whole[(block - 1) * 8 : block * 8], (windowsize, base, block)

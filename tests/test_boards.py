@@ -1,0 +1,87 @@
+"""The boards' facts (board/NAME/board.json), checked against each other, against the firmware and against esptool."""
+
+import re
+import subprocess
+import sys
+
+import esptool
+import pytest
+import settings
+from test_emulate import complain
+
+from board import ROOT
+from tools import ToolError, boards
+
+HARDWARE = [name for name in boards.names() if name != "unix"]
+FIELDS = "id product vendor mcu docs url features deploy filesystem heap udp_sockets settings".split()
+HARDWARE_FIELDS = "flash_size flashing firmware sources".split()
+
+
+def test_there_are_the_boards_that_the_readme_names():
+    assert boards.names()[0] == "unix"
+    assert {"rpi_pico_w", "rpi_pico2_w", "esp32", "esp32_s3", "esp32_c3", "wt32_eth01"} <= set(HARDWARE)
+
+
+@pytest.mark.parametrize("name", boards.names())
+def test_each_board_has_all_fields_and_good_settings(name: str):
+    board = boards.load(name)
+    wanted = FIELDS + (HARDWARE_FIELDS if name in HARDWARE else [])
+    assert [field for field in wanted if field not in board] == []
+    chosen = settings.defaults()
+    assert settings.update(chosen, board["settings"]) == []
+    assert {"transfers", "windowsize", "led", "button"} <= set(board["settings"])
+    layout = board["filesystem"]
+    assert layout["size"] % layout["block_size"] == 0 and layout["block_size"] == 4096
+    assert layout["block_size"] % layout["prog_size"] == 0 == layout["prog_size"] % layout["read_size"]
+
+
+@pytest.mark.parametrize("name", HARDWARE)
+def test_the_facts_of_each_board_agree(name: str):
+    board = boards.load(name)
+    layout = board["filesystem"]
+    assert layout["offset"] % 4096 == 0 and layout["offset"] + layout["size"] == board["flash_size"]
+    if board["mcu"].startswith("esp32"):
+        chip = esptool.CHIP_DEFS[board["mcu"]]
+        assert int(board["deploy_options"]["flash_offset"], 0) == chip.BOOTLOADER_FLASH_OFFSET
+        assert f"{board['flash_size'] >> 20}MB" in chip.FLASH_SIZES
+        assert board["flashing"]["how"] == "esptool" and board["flashing"]["press"]
+    else:
+        assert board["flashing"]["how"] == "uf2" and board["flashing"]["drive"]
+        assert layout["prog_size"] == 256, "MicroPython's rp2 port mounts with it"
+    assert len({entry["version"] for entry in board["firmware"]}) == len(board["firmware"])
+    for entry in board["firmware"]:
+        assert entry["url"] == f"https://micropython.org/resources/firmware/{entry['file']}"
+        assert re.fullmatch(r"[A-Z0-9_]+-\d{8}-(v\d+\.\d+\.\d+)\.(uf2|bin)", entry["file"])
+        assert entry["version"].startswith(entry["file"].split("-")[2].rsplit(".", 1)[0])
+        assert (entry["sha256"] is None) == (entry["size"] is None)
+        assert entry["sha256"] is None or re.fullmatch("[0-9a-f]{64}", entry["sha256"])
+    text = "\n".join(board["sources"])
+    assert "https://github.com/micropython/micropython/" in text and "SHA-256" in text
+
+
+def test_the_pico_w_s_default_is_the_version_with_a_receive_queue_of_4():
+    assert boards.load("rpi_pico_w")["firmware"][0]["version"] == "v1.26.1"
+
+
+def test_boards_lists_them_all():
+    command = [sys.executable, "-m", "tools", "boards"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert result.returncode == 0 and result.stderr == ""
+    lines = result.stdout.splitlines()
+    for name in boards.names():
+        (line,) = [line for line in lines if line.split()[:1] == [name]]
+        board = boards.load(name)
+        assert board["mcu"] in line and boards.format_size(board["filesystem"]["size"]) in line
+        assert all(entry["version"] in line for entry in board.get("firmware", ()))
+    assert "unrecognized arguments" in complain("boards", "--fly")
+
+
+@pytest.mark.parametrize(("text", "size"), [("848K", 868_352), ("4M", 4 << 20), ("2560K", 2_621_440), ("1000", 1000)])
+def test_sizes_are_read_as_they_are_written(text: str, size: int):
+    assert boards.parse_size(text) == size and boards.format_size(size) == text
+
+
+def test_an_unknown_board_is_named_with_the_known_ones():
+    for name in ("nope", "..", "unix/", ""):
+        with pytest.raises(ToolError, match="there are: unix, esp32, "):
+            boards.load(name)

@@ -1,0 +1,220 @@
+"""`python -m tools firmware`: downloads from a server on loopback, the cache, and all that can go wrong with them."""
+
+import contextlib
+import hashlib
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from test_emulate import complain
+from test_image import FACTORY, NVS, made_esp, made_uf2, table
+
+from board import ROOT
+from tools import boards, firmware
+
+PICO = "RPI_PICO_W-20250911-v1.26.1.uf2"
+S3 = "ESP32_GENERIC_S3-20250911-v1.26.1.bin"  # one whose hash board.json does not know
+
+
+class Mirror:
+    """A web server: `files` by name, `asked` for; a name in `cut` is sent only half."""
+
+    def __init__(self) -> None:
+        self.files: dict[str, bytes] = {}
+        self.cut: set[str] = set()
+        self.asked: list[str] = []
+        mirror = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                name = self.path.rsplit("/", 1)[1]
+                mirror.asked.append(name)
+                if name not in mirror.files:
+                    self.send_error(404)
+                    return
+                data = mirror.files[name]
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(data)))
+                self.end_headers()
+                self.wfile.write(data[: len(data) // 2] if name in mirror.cut else data)
+
+            def log_message(self, format: str, *args: object) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._server.server_port}/firmware/"
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator["Mirror"]:
+        thread = threading.Thread(target=self._server.serve_forever, args=(0.05,))
+        thread.start()
+        yield self
+        self._server.shutdown()
+        thread.join()
+        self._server.server_close()
+
+
+@pytest.fixture
+def mirror() -> Iterator[Mirror]:
+    with Mirror().running() as running:
+        yield running
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of the firmware files in an empty cache."""
+    monkeypatch.setenv("MICROPYTHON_TFTPD_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "firmware"
+
+
+def get(*arguments: object) -> str:
+    command = [sys.executable, "-m", "tools", "firmware", *map(str, arguments)]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert result.returncode == 0, result.stderr
+    return result.stdout + result.stderr
+
+
+def left(cache: Path) -> list[str]:
+    return sorted(path.name for path in cache.glob("*"))
+
+
+def sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def test_the_cache_is_in_the_user_s_folder_or_where_the_environment_says(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("MICROPYTHON_TFTPD_CACHE", raising=False)
+    assert firmware.cache().name == "micropython-tftpd" and firmware.cache().is_absolute()
+    monkeypatch.setenv("MICROPYTHON_TFTPD_CACHE", "/elsewhere")
+    assert firmware.cache() == Path("/elsewhere")
+
+
+def test_a_genuine_file_is_downloaded_checked_and_kept(mirror: Mirror, tmp_path: Path, monkeypatch):
+    genuine = firmware.cache() / "firmware" / PICO
+    if not genuine.is_file():
+        pytest.skip(f"no {PICO} in the cache: python -m tools firmware --board rpi_pico_w")
+    monkeypatch.setenv("MICROPYTHON_TFTPD_CACHE", str(tmp_path))
+    mirror.files[PICO] = genuine.read_bytes()
+    said = get("--board", "rpi_pico_w", "--mirror", mirror.url)
+    assert "MicroPython v1.26.1 for Raspberry Pi Pico W with RP2040, 1,750,016 bytes" in said
+    assert "as in board.json" in said and left(tmp_path / "firmware") == [PICO]
+    kept = tmp_path / "firmware" / PICO
+    assert kept.read_bytes() == genuine.read_bytes()
+    assert firmware.base_image(boards.load("rpi_pico_w")) == kept
+    assert mirror.asked == [PICO], "it is downloaded once"
+    # A file that was damaged in the cache is downloaded again, or named where that can't be.
+    kept.write_bytes(b"damaged")
+    mirror.files.clear()
+    assert "that file is there but damaged" in complain(
+        "firmware", "--board", "rpi_pico_w", "--mirror", mirror.url.rstrip("/")
+    )
+    mirror.files[PICO] = genuine.read_bytes()
+    get("--board", "rpi_pico_w", "--mirror", mirror.url)
+    assert kept.read_bytes() == genuine.read_bytes()
+    # The same file by hand, under any name.
+    kept.unlink()
+    (tmp_path / "other.uf2").write_bytes(genuine.read_bytes())
+    assert "as in board.json" in get("--board", "rpi_pico_w", "--from", tmp_path / "other.uf2")
+    assert left(tmp_path / "firmware") == [PICO]
+
+
+def test_a_corrupt_download_leaves_nothing(mirror: Mirror, cache: Path):
+    known = boards.load("rpi_pico_w")["firmware"][0]["sha256"]
+    mirror.files[PICO] = made_uf2()
+    said = complain("firmware", "--board", "rpi_pico_w", "--mirror", mirror.url)
+    assert f"its SHA-256 is not {known}; nothing of it is kept" in said and left(cache) == []
+    mirror.cut.add(PICO)
+    assert "broke off" in complain("firmware", "--board", "rpi_pico_w", "--mirror", mirror.url)
+    mirror.files[S3] = made_esp("esp32s3", table(NVS, FACTORY))
+    mirror.cut.add(S3)
+    assert "broke off" in complain("firmware", "--board", "esp32_s3", "--mirror", mirror.url)
+    mirror.cut.clear()
+    mirror.files[S3] = b"<html>Log in to the network of this hotel</html>"
+    assert "is no firmware of a board" in complain("firmware", "--board", "esp32_s3", "--mirror", mirror.url)
+    mirror.files[S3] = made_esp("esp32c3", table(NVS, FACTORY))
+    assert "is for the esp32c3" in complain("firmware", "--board", "esp32_s3", "--mirror", mirror.url)
+    assert left(cache) == []
+
+
+def test_offline_it_is_told_which_file_to_put_where(mirror: Mirror, cache: Path):
+    said = complain("firmware", "--board", "rpi_pico_w", "--mirror", mirror.url)
+    assert f"(status 404): get it on another machine and put it at {cache / PICO}" in said
+    said = complain("firmware", "--board", "rpi_pico_w", "--mirror", "http://127.0.0.1:9/")
+    assert f"(127.0.0.1 can't be reached or broke off): get it on another machine and put it at {cache / PICO}" in said
+    # The same from where the file is needed.
+    proxies = {"https_proxy": "http://127.0.0.1:9/", "HTTPS_PROXY": "http://127.0.0.1:9/"}
+    arguments = ("image", "--board", "rpi_pico_w", "--files", ROOT / "files", "-o", cache.parent / "out.uf2")
+    said = complain(*arguments, environment=proxies)
+    assert f"can't download https://micropython.org/resources/firmware/{PICO}" in said
+    assert f"put it at {cache / PICO}" in said
+    assert not cache.parent.exists() or not (cache.parent / "out.uf2").exists()
+
+
+def test_an_unknown_hash_is_recorded_at_the_first_download_and_holds(mirror: Mirror, cache: Path):
+    data = made_esp("esp32s3", table(NVS, FACTORY))
+    mirror.files[S3] = data
+    said = get("--board", "esp32_s3", "--mirror", mirror.url)
+    assert f"was not known; recorded: {sha256(data)}" in said and "not in board.json" in said
+    assert (cache / f"{S3}.sha256").read_text() == f"{sha256(data)}  {S3}\n"
+    assert "was not known" not in get("--board", "esp32_s3", "--mirror", mirror.url) and mirror.asked == [S3]
+    # What comes later must be the same.
+    (cache / S3).unlink()
+    mirror.files[S3] = data + b"x"
+    assert f"is not {sha256(data)}" in complain("firmware", "--board", "esp32_s3", "--mirror", mirror.url)
+    other = cache.parent / S3
+    other.write_bytes(data + b"x")
+    assert "another file than the" in complain("firmware", "--board", "esp32_s3", "--from", other)
+
+
+def test_a_file_that_is_put_into_the_cache_by_hand_is_recorded(cache: Path):
+    cache.mkdir(parents=True)
+    data = made_esp("esp32s3", table(NVS, FACTORY))
+    (cache / S3).write_bytes(data)
+    assert sha256(data) in get("--board", "esp32_s3")
+    assert left(cache) == [S3, f"{S3}.sha256"]
+
+
+def test_a_file_of_one_s_own(cache: Path, tmp_path: Path):
+    own = tmp_path / "RPI_PICO_W-20300101-v9.9.9.uf2"
+    own.write_bytes(made_uf2())
+    said = complain("firmware", "--board", "rpi_pico_w", "--from", own)
+    assert sha256(own.read_bytes()) in said and "--allow-unknown takes it" in said and left(cache) == []
+    assert "is for the rp2040" in complain("firmware", "--board", "rpi_pico2_w", "--from", own, "--allow-unknown")
+    said = get("--board", "rpi_pico_w", "--from", own, "--allow-unknown")
+    assert "MicroPython v9.9.9 for Test board with RP2040" in said and "recorded, not verified" in said
+    board = boards.load("rpi_pico_w")
+    assert firmware.base_image(board, "9.9.9") == firmware.base_image(board, "v9.9.9") == cache / own.name
+    (cache / own.name).write_bytes(b"changed")
+    assert "take it again" in complain("firmware", "--board", "rpi_pico_w", "--version", "9.9.9")
+
+
+def test_bad_input_is_one_line(cache: Path, tmp_path: Path):
+    assert "no board is called 'nope'" in complain("firmware", "--board", "nope")
+    assert "--board" in complain("firmware")
+    assert "no firmware to flash" in complain("firmware", "--board", "unix")
+    assert "no firmware to flash" in complain("firmware", "--board", "unix", "--from", __file__)
+    assert "no firmware v0.1 is known for this board, only v1.26.1, v1.25.0" in complain(
+        "firmware", "--board", "rpi_pico_w", "--version", "0.1"
+    )
+    assert "can't read" in complain("firmware", "--board", "rpi_pico_w", "--from", tmp_path / "missing")
+    assert "is no firmware" in complain("firmware", "--board", "rpi_pico_w", "--from", __file__)
+    named = tmp_path / PICO
+    named.write_bytes(made_uf2())
+    said = complain("firmware", "--board", "rpi_pico_w", "--from", named, "--allow-unknown")
+    assert "is damaged or not what its name says" in said
+    assert "--mirror takes a URL" in complain("firmware", "--board", "rpi_pico_w", "--mirror", "ftp://x/")
+    assert left(cache) == []
+    blocked = tmp_path / "file"
+    blocked.write_bytes(b"")
+    own = tmp_path / "own.uf2"
+    own.write_bytes(made_uf2())
+    arguments = ("firmware", "--board", "rpi_pico_w", "--from", own, "--allow-unknown")
+    assert "can't make" in complain(*arguments, environment={"MICROPYTHON_TFTPD_CACHE": str(blocked)})
+    assert "can't write" in complain(
+        *("firmware", "--board", "rpi_pico_w", "--mirror", "http://127.0.0.1:9/"),
+        environment={"MICROPYTHON_TFTPD_CACHE": str(blocked)},
+    )

@@ -1,0 +1,467 @@
+"""`python -m tools image`: what it makes is taken apart with other means than those that made it (a UF2 parser of this
+file, esptool's image-info, littlefs-python), from every genuine MicroPython file in the cache and from made ones."""
+
+import functools
+import hashlib
+import json
+import operator
+import os
+import random
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import esptool
+import pytest
+from littlefs import LittleFS
+from test_emulate import complain
+
+from board import ROOT
+from tools import boards, firmware, image
+
+SECTOR = 4096
+XIP = 0x10000000
+CHIP_IDS = {"esp32": 0, "esp32c3": 5, "esp32s3": 9}
+SERVED = {
+    "hello.txt": b"Hello from your board.\n",
+    "empty": b"",
+    "large.bin": random.Random(1).randbytes(200_000),
+    "deep/er/file.bin": random.Random(2).randbytes(5000),
+    "Grüße.txt": b"Umlaute",
+}
+GENUINE = [
+    (name, entry)
+    for name in boards.names()
+    for entry in boards.load(name).get("firmware", ())
+    if entry["sha256"] or name == "esp32_s3"
+]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with SERVED in it."""
+    for name, data in SERVED.items():
+        path = tmp_path / "served" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    return tmp_path / "served"
+
+
+def genuine(board: str, entry: dict) -> Path:
+    """MicroPython's own file in the cache, or the test is skipped."""
+    path = firmware.cache() / "firmware" / entry["file"]
+    if not path.is_file():
+        pytest.skip(f"no {entry['file']} in the cache: python -m tools firmware --board {board}")
+    if entry["sha256"]:
+        assert hashlib.sha256(path.read_bytes()).hexdigest() == entry["sha256"]
+    return path
+
+
+def make(*arguments: object) -> tuple[str, str]:
+    """Run the command, which must work; returns what it said on standard output and on standard error."""
+    command = [sys.executable, "-m", "tools", "image", *map(str, arguments)]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert result.returncode == 0, result.stderr
+    return result.stdout, result.stderr
+
+
+def tree(lfs: bytes) -> dict[str, bytes]:
+    """All files of a LittleFS of disk version 2.0 with 4096-byte blocks that is as large as `lfs`."""
+    filesystem = LittleFS(block_size=SECTOR, block_count=len(lfs) // SECTOR, mount=False)
+    filesystem.context.buffer = bytearray(lfs)
+    filesystem.mount()
+    stat = filesystem.fs_stat()
+    assert (stat.disk_version, stat.block_size, stat.block_count) == (0x20000, SECTOR, len(lfs) // SECTOR)
+    found = {}
+    for where, _, names in filesystem.walk("/"):
+        for name in names:
+            with filesystem.open(f"{where.rstrip('/')}/{name}", "rb") as file:
+                found[f"{where.rstrip('/')}/{name}"] = file.read()
+    return found
+
+
+def check_tree(lfs: bytes, board: str, settings: dict) -> None:
+    found = tree(lfs)
+    assert {name: data for name, data in found.items() if name.startswith("/files/")} == {
+        f"/files/{name}": data for name, data in SERVED.items()
+    }
+    for name in ("boot.py", "main.py"):
+        assert found[f"/{name}"] == (ROOT / name).read_bytes()
+    assert json.loads(found["/settings.json"]) == settings
+    assert json.loads(found["/board.json"]) == boards.load(board)["settings"]
+    sources = {f"/lib/{path.relative_to(ROOT / 'firmware')}" for path in (ROOT / "firmware").rglob("*.py")}
+    compiled = {name.replace(".mpy", ".py") for name in found if name.startswith("/lib/")}
+    assert compiled == sources - {"/lib/manifest.py"}
+    assert all(data[:2] == b"M\x06" for name, data in found.items() if name.endswith(".mpy"))
+
+
+def used_flash(size: int) -> bytes:
+    """A filesystem as a board of long standing has it: other files, and metadata of high revisions in many blocks."""
+    filesystem = LittleFS(block_size=SECTOR, block_count=size // SECTOR, prog_size=256, read_size=256)
+    for number in range(300):
+        filesystem.makedirs(f"/files/folder{number % 8}", exist_ok=True)
+        with filesystem.open(f"/files/folder{number % 8}/old{number % 20}", "wb") as file:
+            file.write(b"old" * number)
+    return bytes(filesystem.context.buffer)
+
+
+# RP2
+
+
+def parse_uf2(data: bytes) -> list[tuple[int, int, bytes, int, int, bytes]]:
+    """Family, address, payload, number, total, all of it, of each block."""
+    assert len(data) % 512 == 0
+    blocks = []
+    for start in range(0, len(data), 512):
+        one = data[start : start + 512]
+        first, second, flags, address, length, number, total, family = struct.unpack("<8I", one[:32])
+        assert (first, second, one[508:]) == (0x0A324655, 0x9E5D5157, b"\x30\x6f\xb1\x0a") and flags & 0x2000
+        assert length == 256 and address % 256 == 0
+        blocks.append((family, address, one[32:288], number, total, one))
+    return blocks
+
+
+def made_uf2(chip: str = "rp2040", place: tuple[int, int] | None = (0x12C000, 868_352), size: int = 40_000) -> bytes:
+    """What MicroPython would be: its banner, and the binary info that tells where its filesystem is."""
+    family = {"rp2040": 0xE48BFF56, "rp2350": 0xE48BFF59}[chip]
+    text = b"\0v9.9.9 on 2030-01-01\0Test board with " + chip.upper().encode() + b"\0MicroPython\0"
+    if place:
+        info = struct.pack(
+            "<H2sIIIIH", 7, b"MP", XIP + text.index(b"MicroPython\0"), XIP + place[0], place[1], 0, 3
+        )  # pico-sdk, binary_info/structure.h
+        text += info
+    flash = text.ljust(size // 256 * 256, b"\xa5")
+    pages = [flash[start : start + 256] for start in range(0, len(flash), 256)]
+    head = struct.Struct("<8I")
+    return b"".join(
+        (head.pack(0x0A324655, 0x9E5D5157, 0x2000, XIP + 256 * n, 256, n, len(pages), family) + page).ljust(508, b"\0")
+        + b"\x30\x6f\xb1\x0a"
+        for n, page in enumerate(pages)
+    )
+
+
+def check_uf2(made: bytes, base: bytes, offset: int, size: int, board: str, settings: dict, whole: bool) -> None:
+    blocks, original = parse_uf2(made), parse_uf2(base)
+    families = [block[0] for block in original]
+    main = max(families, key=families.count)
+    strange = [(n, block[5]) for n, block in enumerate(original) if block[0] != main]
+    assert [(n, block[5]) for n, block in enumerate(blocks) if block[0] != main] == strange, "another family is changed"
+    ours = [block for block in blocks if block[0] == main]
+    assert [block[3] for block in ours] == list(range(len(ours))), "the numbers have gaps"
+    assert {block[4] for block in ours} == {len(ours)}
+    addresses = [block[1] for block in ours]
+    assert addresses == sorted(set(addresses)), "the addresses are not in order"
+    before = [block for block in original if block[0] == main]
+    assert [block[1:3] for block in ours[: len(before)]] == [block[1:3] for block in before], "the base is changed"
+    start = XIP + offset
+    pages = {block[1] - start: block[2] for block in ours[len(before) :]}
+    assert all(0 <= address < size for address in pages)
+    sectors = {address // SECTOR for address in pages}
+    assert len(pages) == len(sectors) * 16, "a sector is erased but not written in full"
+    assert {0, 1} <= sectors and (len(sectors) == size // SECTOR) == whole
+    for old in (b"\xff" * size, random.Random(3).randbytes(size), used_flash(size)):
+        flash = bytearray(old)
+        for address, page in pages.items():
+            flash[address : address + 256] = page
+        check_tree(bytes(flash), board, settings)
+
+
+@pytest.mark.parametrize("whole", [False, True])
+@pytest.mark.parametrize(
+    ("board", "entry"), [one for one in GENUINE if one[0].startswith("rpi")], ids=lambda one: str(one)[:40]
+)
+def test_uf2_on_genuine_micropython(board: str, entry: dict, whole: bool, folder: Path, tmp_path: Path):
+    base = genuine(board, entry)
+    output = tmp_path / "out.uf2"
+    facts = boards.load(board)["filesystem"]
+    said, _ = make(
+        *("--board", board, "--version", entry["version"], "--files", folder, "--set", "ssid=lab", "-o", output),
+        *(["--whole"] if whole else []),
+    )
+    assert entry["version"] in said and "BOOTSEL" in said
+    check_uf2(
+        output.read_bytes(), base.read_bytes(), facts["offset"], facts["size"], board, {"ssid": "lab"}, whole=whole
+    )
+    if board == "rpi_pico2_w":
+        first = parse_uf2(output.read_bytes())[0]
+        assert first[:2] == (0xE48BFF57, 0x10FFFF00), "the absolute block (erratum E10) comes first"
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_uf2_on_a_made_base(folder: Path, tmp_path: Path, whole: bool):
+    # The place is that of the base, not that of board.json.
+    place = (0x100000, 0xE0000)
+    base = tmp_path / "base.uf2"
+    base.write_bytes(made_uf2(place=place))
+    board = boards.load("rpi_pico_w")
+    data = image.build_image(board, folder, {"port": 70}, base=base, whole=whole)
+    check_uf2(data, base.read_bytes(), *place, "rpi_pico_w", {"port": 70}, whole)
+    assert data == image.build_image(board, folder, {"port": 70}, base=base, whole=whole), "not the same twice"
+    base.write_bytes(made_uf2(place=None))
+    facts = board["filesystem"]
+    data = image.build_image(board, folder, {}, base=base, whole=whole)
+    check_uf2(data, base.read_bytes(), facts["offset"], facts["size"], "rpi_pico_w", {}, whole)
+
+
+# ESP32 family
+
+
+def table(*partitions: tuple[str, int, int, int, int], md5: bool = True) -> bytes:
+    """An ESP-IDF partition table of (name, type, subtype, offset, size)."""
+    entries = b"".join(
+        struct.pack("<2sBBII16s4x", b"\xaa\x50", kind, subtype, offset, size, name.encode())
+        for name, kind, subtype, offset, size in partitions
+    )
+    end = b"\xeb\xeb" + b"\xff" * 14 + hashlib.md5(entries).digest() if md5 else b""
+    return (entries + end).ljust(0xC00, b"\xff")
+
+
+NVS = ("nvs", 1, 2, 0x9000, 0x6000)
+FACTORY = ("factory", 0, 0, 0x10000, 0x1F0000)
+VFS = ("vfs", 1, 0x81, 0x200000, 0x200000)
+
+
+def esp_program(chip: str, data: bytes) -> bytes:
+    """A program of one segment with its header (DIO, 4 MB), checksum and hash (docs.espressif.com, esptool, "Firmware
+    Image Format")."""
+    data = data.ljust((len(data) + 3) // 4 * 4, b"\0")
+    head = struct.pack("<4BI", 0xE9, 1, 2, 0x20, 0x40080000)
+    head += struct.pack("<B3xHBHH4xB", 0xEE, CHIP_IDS[chip], 0, 0, 99, 1)
+    program = head + struct.pack("<II", 0x3FFF0030, len(data)) + data
+    program = program.ljust(len(program) // 16 * 16 + 15, b"\0") + bytes([functools.reduce(operator.xor, data, 0xEF)])
+    return program + hashlib.sha256(program).digest()
+
+
+def made_esp(chip: str, partitions: bytes) -> bytes:
+    """What MicroPython would be: a bootloader, a table, a program with the banner, merged by esptool."""
+    boot = esptool.CHIP_DEFS[chip].BOOTLOADER_FLASH_OFFSET
+    names = {"esp32": b"ESP32", "esp32c3": b"ESP32C3", "esp32s3": b"ESP32-S3"}
+    banner = b"\0v9.9.9 on 2030-01-01\0Test board with " + names[chip] + b"\0"
+    parts = [(boot, esp_program(chip, b"bootloader" * 99)), (0x8000, partitions), (0x10000, esp_program(chip, banner))]
+    merged = esptool.merge_bin(parts, chip, target_offset=boot)
+    assert merged
+    return merged
+
+
+def check_program(data: bytes, chip: str, flash_size: str, folder: Path) -> None:
+    """esptool's own opinion of the program that begins with `data`."""
+    path = folder / "program.bin"
+    path.write_bytes(data)
+    command = [sys.executable, "-m", "esptool", "--chip", chip, "image-info", str(path)]
+    said = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert said.returncode == 0, said.stderr
+    assert f"Flash size: {flash_size}" in said.stdout
+    assert "Checksum: 0x" in said.stdout and said.stdout.count("(valid)") == 2 and "invalid" not in said.stdout
+
+
+def check_esp(made: bytes, base: bytes, chip: str, place: tuple[int, int], flash_size: int, folder: Path) -> bytes:
+    """Returns the filesystem, with 0xff behind its last written block."""
+    boot = 0x1000 if chip == "esp32" else 0
+    offset, size = place
+    assert made[:boot] == b"\xff" * boot
+    header = base[:3] + bytes([made[boot + 3]]) + base[4:]
+    now = made[boot : boot + len(base)]
+    changed = [n for n in range(len(base)) if now[n] != header[n]]
+    assert len(changed) <= 32 and (not changed or changed[-1] - changed[0] < 32), "more than a hash is changed"
+    assert set(made[boot + len(base) : offset]) <= {0xFF}
+    check_program(now[: 0x8000 - boot], chip, f"{flash_size >> 20}MB", folder)
+    assert made[boot + 2] == base[2] and made[boot + 3] & 0x0F == base[3] & 0x0F, "mode or frequency is changed"
+    assert len(made) <= offset + size
+    return made[offset:].ljust(size, b"\xff")
+
+
+@pytest.mark.parametrize(
+    ("board", "entry"), [one for one in GENUINE if not one[0].startswith("rpi")], ids=lambda one: str(one)[:40]
+)
+def test_bin_on_genuine_micropython(board: str, entry: dict, folder: Path, tmp_path: Path):
+    base = genuine(board, entry).read_bytes()
+    facts = boards.load(board)
+    chip, flash_size = facts["mcu"], facts["flash_size"]
+    place = (facts["filesystem"]["offset"], facts["filesystem"]["size"])
+    start = 0x8000 - (0x1000 if chip == "esp32" else 0)
+    has_vfs = b"vfs\0" in base[start : start + 0xC00]
+    assert has_vfs == (entry["version"] < "v1.26")
+    output = tmp_path / "out.bin"
+    options = ("--board", board, "--version", entry["version"], "--files", folder, "--set", "ssid=lab", "-o", output)
+    said, _ = make(*options)
+    assert f"--chip {chip} " in said and f"write-flash 0 {output}" in said
+    lfs = check_esp(output.read_bytes(), base, chip, place, flash_size, tmp_path)
+    check_tree(lfs, board, {"ssid": "lab"})
+    boot = 0x1000 if chip == "esp32" else 0
+    assert output.read_bytes()[boot:][: len(base)] == base or flash_size != 4 << 20, "no byte of the base is changed"
+    check_program(output.read_bytes()[0x10000 : 0x10000 + 0x1F0000], chip, "4MB", tmp_path)
+    # All of it, for a larger flash: `vfs` stays as it is, without one the filesystem grows.
+    make(*options, "--whole", "--flash-size", "16M")
+    assert output.stat().st_size == (place[0] + place[1] if has_vfs else 16 << 20)
+    place = place if has_vfs else (place[0], (16 << 20) - place[0])
+    check_tree(check_esp(output.read_bytes(), base, chip, place, 16 << 20, tmp_path), board, {"ssid": "lab"})
+
+
+@pytest.mark.parametrize("vfs", [True, False])
+@pytest.mark.parametrize(("board", "chip"), [("esp32", "esp32"), ("esp32_s3", "esp32s3"), ("esp32_c3", "esp32c3")])
+def test_bin_on_a_made_base(board: str, chip: str, vfs: bool, folder: Path, tmp_path: Path):
+    base = tmp_path / "base.bin"
+    base.write_bytes(made_esp(chip, table(NVS, FACTORY, *([VFS] if vfs else []))))
+    output = tmp_path / "out.bin"
+    for flash_size in (4 << 20, 8 << 20):
+        place = (0x200000, 0x200000 if vfs else flash_size - 0x200000)
+        size = boards.format_size(flash_size)
+        options = ("--board", board, "--base", base, "--files", folder, "--flash-size", size, "-o", output)
+        said, warned = make(*options)
+        assert "v9.9.9 for Test board" in said and "does not know the base" in warned and "no ssid is set" in warned
+        assert ("must really have" in warned) == (not vfs)
+        lfs = check_esp(output.read_bytes(), base.read_bytes(), chip, place, flash_size, tmp_path)
+        check_tree(lfs, board, {})
+        make(*options, "--whole")
+        assert output.stat().st_size == place[0] + place[1]
+        assert output.read_bytes()[place[0] :] == lfs
+
+
+# What is the same for all
+
+
+def pico(tmp_path: Path, **how) -> Path:
+    path = tmp_path / "made.uf2"
+    path.write_bytes(made_uf2(**how))
+    return path
+
+
+def test_names_that_clients_cannot_ask_for_are_left_out_with_a_warning(folder: Path, tmp_path: Path):
+    (folder / ".git").mkdir()
+    for name in (".git/config", ".hidden", "back\\slash", "HELLO.txt", "Deep"):
+        (folder / name).write_bytes(b"x")
+    raw = os.path.join(os.fsencode(folder), b"not-utf-8-\xff")
+    with open(raw, "wb") as file:
+        file.write(b"x")
+    output = tmp_path / "out.uf2"
+    _, warned = make("--board", "rpi_pico_w", "--base", pico(tmp_path), "--files", folder, "-o", output)
+    assert "hidden, so not served: .git/config, .hidden" in warned
+    assert "a backslash, which clients mean as /, so not served: back\\slash" in warned
+    assert "not UTF-8, so not served: not-utf-8-" in warned
+    assert "HELLO.txt and hello.txt" in warned and "Deep and deep" in warned
+    pages = {block[1]: block[2] for block in parse_uf2(output.read_bytes())}
+    flash = b"".join(pages.get(address, b"\xff" * 256) for address in range(XIP + 0x12C000, XIP + 0x200000, 256))
+    names = {name.removeprefix("/files/") for name in tree(flash) if name.startswith("/files/")}
+    assert names == {*SERVED, "HELLO.txt", "Deep"}
+
+
+def test_a_component_of_more_than_255_bytes_is_left_out():
+    from tools import filesystem
+
+    assert filesystem._unservable("x" * 255) is None
+    assert filesystem._unservable("folder/" + "x" * 256) == "a name of more than 255 bytes"
+    assert filesystem._unservable("ü" * 128) == "a name of more than 255 bytes"
+
+
+def test_files_lie_where_the_setting_root_says(folder: Path, tmp_path: Path):
+    data = image.build_image(boards.load("rpi_pico_w"), folder, {"root": "/srv/tftp"}, base=pico(tmp_path), whole=True)
+    flash = b"".join(block[2] for block in parse_uf2(data) if block[1] >= XIP + 0x12C000)
+    assert tree(flash)["/srv/tftp/hello.txt"] == SERVED["hello.txt"]
+
+
+def test_what_is_kept_goes_before_the_folder(folder: Path, tmp_path: Path):
+    board, base = boards.load("rpi_pico_w"), pico(tmp_path)
+    data = image.build_image(board, folder, {}, base=base, whole=True)
+    earlier = b"".join(block[2] for block in parse_uf2(data) if block[1] >= XIP + 0x12C000)
+    (folder / "hello.txt").write_bytes(b"changed")
+    (folder / "new").write_bytes(b"new")
+    data = image.build_image(board, folder, {"port": 70}, base=base, whole=True, kept=earlier)
+    found = tree(b"".join(block[2] for block in parse_uf2(data) if block[1] >= XIP + 0x12C000))
+    assert found["/files/hello.txt"] == SERVED["hello.txt"] and found["/files/new"] == b"new"
+    assert json.loads(found["/settings.json"]) == {"port": 70}
+
+
+def test_inspect_lists_what_is_in_an_image_and_hides_the_password(folder: Path, tmp_path: Path):
+    esp = tmp_path / "base.bin"
+    esp.write_bytes(made_esp("esp32c3", table(NVS, FACTORY)))
+    (tmp_path / "settings.json").write_text('{"ssid": "lab", "password": "sesame", "port": 69}')
+    for board, base in (("rpi_pico_w", pico(tmp_path)), ("esp32_c3", esp)):
+        output = tmp_path / "out"
+        options = ("--settings", tmp_path / "settings.json", "--set", "port=70", "-o", output)
+        make("--board", board, "--base", base, "--files", folder, *options)
+        said, _ = make("--inspect", output)
+        assert "v9.9.9 for Test board" in said and '"ssid": "lab"' in said and '"port": 70' in said
+        assert "sesame" not in said and "/files/large.bin" in said and "200,000" in said and "/lib/tftpd/" in said
+        said, _ = make("--inspect", base)
+        assert "no files in it" in said
+
+
+def test_bad_input_is_one_line_and_leaves_nothing(folder: Path, tmp_path: Path):
+    output = tmp_path / "out" / "image"
+    output.parent.mkdir()
+    output.write_bytes(b"an earlier image")
+    uf2 = pico(tmp_path)
+
+    def file(name: str, data: bytes) -> Path:
+        (tmp_path / name).write_bytes(data)
+        return tmp_path / name
+
+    vfs = file("vfs.bin", made_esp("esp32", table(NVS, FACTORY, VFS)))
+    rest = file("rest.bin", made_esp("esp32", table(NVS, FACTORY)))
+    wrong_md5 = table(NVS, FACTORY).replace(b"factory", b"factorx")
+    made = file("made.bin", image.build_image(boards.load("esp32"), folder, {}, base=vfs))
+    big = tmp_path / "big"
+    big.mkdir()
+    (big / "big.bin").write_bytes(bytes(1_000_000))
+
+    def bad(*arguments: object, board: str = "rpi_pico_w", base: Path = uf2, files: Path = folder) -> str:
+        said = complain("image", "--board", board, "--base", base, "--files", files, "-o", output, *arguments)
+        assert [path.name for path in output.parent.iterdir()] == ["image"]
+        assert output.read_bytes() == b"an earlier image"
+        return said
+
+    assert "no board is called 'nope'" in bad(board="nope")
+    assert "nothing to flash" in bad(board="unix")
+    assert "is not a folder" in bad(files=tmp_path / "missing")
+    said = bad(files=big)
+    missing = int(said.split("need ")[1].split(" bytes")[0].replace(",", ""))
+    assert "the 868,352 bytes of flash" in said and "--flash-size" not in said
+    (big / "big.bin").write_bytes(bytes(1_000_000 - missing))
+    make("--board", "rpi_pico_w", "--base", uf2, "--files", big, "-o", tmp_path / "fits")
+    (big / "big.bin").write_bytes(bytes(3_000_000))
+    assert "the 2,097,152 bytes of flash" in bad(board="esp32", base=vfs, files=big)
+    make("--board", "esp32", "--base", rest, "--files", big, "-o", tmp_path / "fits", "--flash-size", "8M")
+
+    assert "is for the esp32, and the Pico W has the rp2040" in bad(base=vfs)
+    assert "is for the esp32, and the ESP32-C3 has the esp32c3" in bad(board="esp32_c3", base=vfs)
+    assert "is for the rp2040, and the Pico 2 W has the rp2350" in bad(board="rpi_pico2_w")
+    assert "can't read" in bad(base=tmp_path / "missing")
+    assert "is no firmware" in bad(base=file("text", b"a text"))
+    assert "is no firmware" in bad(base=file("nothing", b""))
+    assert "not a whole UF2 file" in bad(base=file("cut", uf2.read_bytes()[:-1]))
+    assert "1,024 bytes into its own filesystem" in bad(base=file("long", made_uf2(size=0x12C000 + 1024)))
+    assert "take MicroPython's file as it was downloaded" in bad(board="esp32", base=made)
+    assert "its MD5 is wrong" in bad(board="esp32", base=file("md5", made_esp("esp32", wrong_md5)))
+    assert "no partition table" in bad(board="esp32", base=file("none", made_esp("esp32", b"\xff" * 0xC00)))
+    damaged = bytearray(vfs.read_bytes())
+    damaged[1] = 99  # segments
+    assert "the bootloader of the base is damaged" in bad(
+        "--flash-size", "8M", board="esp32", base=file("boot", bytes(damaged))
+    )
+
+    assert "made for a flash of 2M, not 4M" in bad("--flash-size", "4M")
+    assert "reaches to 4M, and the flash has 2M" in bad("--flash-size", "2M", board="esp32", base=vfs)
+    assert "has no room" in bad("--flash-size", "2M", board="esp32", base=rest)
+    assert "there is no esp32 with 5M of flash" in bad("--flash-size", "5M", board="esp32", base=rest)
+    assert "has its filesystem up to 4M" in bad(base=file("far", made_uf2(place=(0x200000, 0x200000))))
+
+    assert "can't read the settings in" in bad("--settings", tmp_path / "missing.json")
+    assert "are not JSON" in bad("--settings", file("broken.json", b'{"ssid": '))
+    assert "are not JSON" in bad("--settings", file("latin.json", b'{"ssid": "\xff"}'))
+    assert "are not a JSON object" in bad("--settings", file("list.json", b"[]"))
+    assert "windowsize must be a whole number" in bad("--settings", file("bad.json", b'{"windowsize": "x"}'))
+    assert "takes KEY=VALUE" in bad("--set", "ssid")
+    assert 'no setting is called "sid"' in bad("--set", "sid=lab")
+
+    assert "no firmware v0.1 is known" in complain(
+        *("image", "--board", "rpi_pico_w", "--files", folder, "--version", "0.1", "-o", output)
+    )
+    assert "not allowed with" in bad("--version", "v1.26.1")
+    assert "-o is missing" in complain("image", "--board", "rpi_pico_w", "--files", folder)
+    assert "--files is missing" in complain("image", "--board", "rpi_pico_w", "-o", output)
+    assert "can't write" in complain(
+        *("image", "--board", "rpi_pico_w", "--base", uf2, "--files", folder, "-o", tmp_path / "no" / "where")
+    )
+    assert "is no firmware" in complain("image", "--inspect", tmp_path / "text")
+    assert "can't read" in complain("image", "--inspect", tmp_path / "missing")

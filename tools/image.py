@@ -1,0 +1,352 @@
+"""Make the one file that is flashed on a board: MicroPython, the server, the settings and the files of a folder.
+
+For RP2 boards it is a UF2 file, to be copied to the drive of the boot mode. For the ESP32 family it is a .bin that
+goes to flash offset 0 with esptool.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import shlex
+import struct
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from . import ToolError, boards, filesystem, firmware, uf2
+from .firmware import Base
+
+_SECTOR_BYTES = 4096  # what a flash erases at once, and a block of the filesystem
+_TABLE = 0x8000  # where an ESP32's partition table is, and how long it may be
+_TABLE_BYTES = 0xC00
+_SECRET = "password"
+
+# Of the filesystem when it is only read: nothing but the block size matters then.
+_LAYOUT = {"block_size": _SECTOR_BYTES, "prog_size": 256, "read_size": 256}
+
+
+@dataclass(frozen=True)
+class _Image:
+    """An image and what the summary says about it: sizes and offsets in bytes, `files` as they are on the board."""
+
+    data: bytes
+    base: Base
+    firmware_size: int
+    files: dict[str, bytes]
+    warnings: list[str]
+    offset: int
+    size: int
+    used: int
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--board", metavar="NAME", help="name of a folder in board/")
+    parser.add_argument("--files", type=Path, metavar="DIR", help="what to serve")
+    parser.add_argument("-o", dest="output", type=Path, metavar="OUT", help="the file to make, .uf2 or .bin")
+    parser.add_argument("--settings", type=Path, metavar="FILE", help="a settings.json, with the Wi-Fi's name in it")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting, over those of FILE")
+    parser.add_argument(
+        "--flash-size", type=boards.parse_size, metavar="SIZE", help="of an ESP32 board, e.g. 8M (default: the board's)"
+    )
+    base = parser.add_mutually_exclusive_group()
+    base.add_argument("--version", metavar="V", help="of MicroPython (default: the board's first)")
+    base.add_argument("--base", type=Path, metavar="FILE", help="a MicroPython file of your own as the base")
+    parser.add_argument(
+        "--whole", action="store_true", help="write the whole filesystem, so that nothing old is left in its free part"
+    )
+    parser.add_argument("--inspect", type=Path, metavar="FILE", help="list what is in an image, and do nothing else")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    if arguments.inspect:
+        return _inspect(arguments.inspect)
+    for option in ("board", "files", "output"):
+        if getattr(arguments, option) is None:
+            raise ToolError(f"{'-o' if option == 'output' else '--' + option} is missing (see --help)")
+    board = boards.load(arguments.board)
+    settings = boards.read_settings(arguments.settings) if arguments.settings else {}
+    settings = boards.check_settings(settings, arguments.set)
+    base = arguments.base or firmware.base_image(board, arguments.version)
+    image = _make(board, arguments.files, settings, base, arguments.flash_size, arguments.whole, None)
+    output: Path = arguments.output
+    boards.write_whole(output, image.data)
+    _summary(image, output)
+    if "ssid" not in settings and "Ethernet" not in board["features"]:
+        image.warnings.append("no ssid is set, so the board joins no Wi-Fi: --set ssid=NAME --set password=WORD")
+    for warning in image.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    print(f"To flash it: {how_to_flash(board, output)}")
+    return 0
+
+
+def build_image(
+    board: dict[str, Any],
+    files: Path,
+    settings: dict[str, Any],
+    *,
+    base: Path | None = None,
+    version: str | None = None,
+    flash_size: int | None = None,
+    whole: bool = False,
+    kept: bytes | None = None,
+) -> bytes:
+    """The flashable image of a board. Raises ToolError.
+
+    board       its facts (boards.load)
+    files       folder of what it serves
+    settings    what stands in its /settings.json, checked (boards.check_settings)
+    base        MicroPython's file; None for that of `version` from the cache, None there for the board's default
+    flash_size  bytes, None for the board's own
+    whole       all of the filesystem is written, not only its used blocks; an ESP32 image is as long as the flash then
+    kept        an earlier filesystem of this board (place() says where it lies) that the files are put over
+    """
+    path = base or firmware.base_image(board, version)
+    return _make(board, files, settings, path, flash_size, whole, kept).data
+
+
+def place(board: dict[str, Any], base: Base, flash_size: int | None = None) -> tuple[int, int]:
+    """Where `base` has its filesystem on a board: offset in the flash and size in bytes. Raises ToolError."""
+    actual = flash_size or board["flash_size"]
+    if base.chip.startswith("rp2"):
+        if actual != board["flash_size"]:
+            raise ToolError(
+                f"MicroPython for the {board['product']} is made for a flash of "
+                f"{boards.format_size(board['flash_size'])}, not {boards.format_size(actual)}"
+            )
+        offset, size = _place_rp2(base.flash) or (board["filesystem"]["offset"], board["filesystem"]["size"])
+    else:
+        offset, size = _place_esp(base.flash, actual)
+    if offset + size > actual:
+        raise ToolError(
+            f"this MicroPython has its filesystem up to {boards.format_size(offset + size)} of the flash, "
+            f"and the flash has {boards.format_size(actual)}"
+        )
+    if len(base.flash) > offset:
+        raise ToolError(
+            f"the base reaches {len(base.flash) - offset:,} bytes into its own filesystem: "
+            "take MicroPython's file as it was downloaded, not an image made of it"
+        )
+    return offset, size
+
+
+def how_to_flash(board: dict[str, Any], image: Path) -> str:
+    """What to do, or to type, to get `image` on a board."""
+    flashing = board["flashing"]
+    if flashing["how"] == "uf2":
+        return f"{flashing['press']}, then copy {image} to the drive {flashing['drive']}"
+    python = os.path.relpath(sys.executable)
+    command = f"{shlex.quote(python)} -m esptool --chip {board['mcu']} --baud {flashing['baud']} write-flash 0"
+    return f"{command} {shlex.quote(str(image))}\n({flashing['press']})"
+
+
+def _make(
+    board: dict[str, Any],
+    folder: Path,
+    settings: dict[str, Any],
+    path: Path,
+    flash_size: int | None,
+    whole: bool,
+    kept: bytes | None,
+) -> _Image:
+    if "firmware" not in board:
+        raise ToolError(f"{board['product']}: there is nothing to flash; python -m tools emulate runs it")
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise ToolError(f"can't read {path}: {error.strerror}") from None
+    base = firmware.read_base(raw, path)
+    firmware.check_chip(board, base, path)
+    offset, size = place(board, base, flash_size)
+    files, warnings = filesystem.servable(folder, settings.get("root", filesystem.SERVED))
+    layout = board["filesystem"]
+    if kept is not None:
+        old = filesystem.names(layout, kept)  # what lies there already goes before the folder
+        files = {name: data for name, data in files.items() if name not in old}
+    files |= filesystem.board_files(settings, board["settings"])
+    advice = "leave some out" if base.chip.startswith("rp2") else "leave some out, or name a larger flash: --flash-size"
+    lfs = filesystem.build(layout, size, files, kept, advice)
+    used = filesystem.used_blocks(layout, lfs)
+    blocks = set(range(size // _SECTOR_BYTES)) if whole else used
+    if base.chip.startswith("rp2"):
+        data = _join_uf2(uf2.read(raw), offset, lfs, blocks)
+    else:
+        data = _join_esp(base, offset, lfs[: (max(blocks) + 1) * _SECTOR_BYTES], flash_size or board["flash_size"])
+        if not _vfs(base.flash):
+            warnings.append(
+                "this MicroPython takes all of the flash behind it for the filesystem, so the flash must really have "
+                f"{boards.format_size(flash_size or board['flash_size'])}: esptool flash-id tells, --flash-size sets it"
+            )
+    if not any(entry["sha256"] == hashlib.sha256(raw).hexdigest() for entry in board["firmware"]):
+        warnings.append(f"board.json does not know the base by its SHA-256; it says that it is {base}")
+    return _Image(data, base, len(raw), files, warnings, offset, size, len(used) * _SECTOR_BYTES)
+
+
+# RP2
+
+
+def _place_rp2(flash: bytes) -> tuple[int, int] | None:
+    # The firmware says it itself, as a "block device" in its binary info (pico-sdk, binary_info/structure.h): type 7,
+    # tag "MP", name, address, size.
+    found = flash.find(struct.pack("<H2s", 7, b"MP"))
+    if found < 0:
+        return None
+    _, name, address, size = struct.unpack_from("<4I", flash, found)
+    start = name - uf2.XIP
+    return (address - uf2.XIP, size) if flash[start : start + 12] == b"MicroPython\0" else None
+
+
+def _join_uf2(base: list[uf2.Block], offset: int, lfs: bytes, blocks: set[int]) -> bytes:
+    # Sector by sector and in full, in the order of their addresses: the boot ROM erases a sector when its first block
+    # comes. Blocks of another family (the one that works round erratum E10 of the RP2350) stay as and where they are.
+    family = uf2.main_family(base)
+    parts = [(one.address, one.payload) for one in base if one.family == family]
+    for number in sorted(blocks):
+        for start in range(number * _SECTOR_BYTES, (number + 1) * _SECTOR_BYTES, uf2.PAYLOAD):
+            parts.append((uf2.XIP + offset + start, lfs[start : start + uf2.PAYLOAD]))
+    others = [one.raw for one in base if one.family != family]
+    total = len(parts)
+    ours = [uf2.block(address, payload, number, total, family) for number, (address, payload) in enumerate(parts)]
+    return b"".join(others + ours)
+
+
+# ESP32 family
+
+
+@dataclass(frozen=True)
+class _Partition:
+    name: str
+    offset: int
+    size: int
+
+
+def _partitions(flash: bytes) -> list[_Partition]:
+    """The partition table (docs.espressif.com, ESP-IDF, "Partition Tables"). Raises ToolError."""
+    table, found = flash[_TABLE : _TABLE + _TABLE_BYTES], []
+    for start in range(0, len(table), 32):
+        entry = table[start : start + 32]
+        if entry[:2] == b"\xeb\xeb" and entry[16:] != hashlib.md5(table[:start]).digest():
+            raise ToolError("the partition table of the base is damaged: its MD5 is wrong")
+        if entry[:2] != b"\xaa\x50":
+            break
+        _, offset, size, name = struct.unpack("<4sII16s4x", entry)
+        found.append(_Partition(name.rstrip(b"\0").decode("latin-1"), offset, size))
+    if not found:
+        raise ToolError(f"the base has no partition table at {_TABLE:#x}")
+    return found
+
+
+def _vfs(flash: bytes) -> _Partition | None:
+    return next((partition for partition in _partitions(flash) if partition.name == "vfs"), None)
+
+
+def _place_esp(flash: bytes, flash_size: int) -> tuple[int, int]:
+    # As ports/esp32/main.c of MicroPython does it: `vfs` if there is one (up to v1.25 there is), else all behind the
+    # last partition.
+    end = max(partition.offset + partition.size for partition in _partitions(flash))
+    if end > flash_size:
+        raise ToolError(
+            f"the partition table of the base reaches to {boards.format_size(end)}, "
+            f"and the flash has {boards.format_size(flash_size)}"
+        )
+    vfs = _vfs(flash)
+    offset, size = (vfs.offset, vfs.size) if vfs else (end, flash_size - end)
+    if size < 2 * _SECTOR_BYTES:
+        raise ToolError(f"a flash of {boards.format_size(flash_size)} has no room for a filesystem behind MicroPython")
+    return offset, size // _SECTOR_BYTES * _SECTOR_BYTES
+
+
+def _join_esp(base: Base, offset: int, lfs: bytes, flash_size: int) -> bytes:
+    import esptool
+    from esptool.logger import log
+
+    chip = esptool.CHIP_DEFS[base.chip]
+    size = f"{flash_size >> 20}MB"
+    if flash_size & 0xFFFFF or size not in chip.FLASH_SIZES:
+        raise ToolError(f"there is no {base.chip} with {boards.format_size(flash_size)} of flash")
+    boot = chip.BOOTLOADER_FLASH_OFFSET
+    log.set_verbosity("silent")
+    # It puts the size of the flash into the header of the bootloader and renews the hash behind it.
+    data = esptool.merge_bin([(boot, base.flash[boot:]), (offset, lfs)], base.chip, flash_size=size)
+    assert data
+    if data[boot + 3] & 0xF0 != chip.FLASH_SIZES[size]:
+        raise ToolError("the bootloader of the base is damaged: esptool does not take it for one")
+    return data
+
+
+# What is said about it
+
+
+def _summary(image: _Image, output: Path) -> None:
+    files = image.files
+    server = [data for name, data in files.items() if name.startswith("/lib/") or name in ("/boot.py", "/main.py")]
+    config = [files["/settings.json"], files["/board.json"]]
+    served = len(files) - len(server) - len(config)
+    own = sum(map(len, server)) + sum(map(len, config))
+    data = sum(map(len, files.values()))
+    end = image.offset + image.size
+    rows: list[tuple[str, int, str]] = [
+        (f"{image.base}", image.firmware_size, ""),
+        (f"the server, {len(server)} files", sum(map(len, server)), ""),
+        ("its settings", sum(map(len, config)), ""),
+        (f"{served} served {'file' if served == 1 else 'files'}", data - own, ""),
+        ("the filesystem's own", image.used - data, f"in blocks of {_SECTOR_BYTES}"),
+        ("free for uploads", image.size - image.used, f"of {image.size:,} at {image.offset:#x} to {end:#x}"),
+        (f"{output}", len(image.data), ""),
+    ]
+    _print(("what", "bytes", ""), [(what, f"{size:,}", remark) for what, size, remark in rows])
+
+
+def _inspect(path: Path) -> int:
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise ToolError(f"can't read {path}: {error.strerror}") from None
+    base = firmware.read_base(raw, path)
+    rows = [("what", f"{base}"), ("chip", base.chip), ("file", f"{len(raw):,} bytes")]
+    if uf2.is_uf2(raw):
+        blocks = uf2.read(raw)
+        families = dict.fromkeys(f"{one.family:#x}" for one in blocks)
+        rows.append(("UF2", f"{len(blocks):,} blocks of {' and '.join(families)}"))
+        found = _place_rp2(base.flash)
+    else:
+        import esptool
+
+        chip = esptool.CHIP_DEFS[base.chip]
+        field = base.flash[chip.BOOTLOADER_FLASH_OFFSET + 3] & 0xF0
+        flash_size = next((name for name, code in chip.FLASH_SIZES.items() if code == field), "unknown")
+        rows.append(("flash", f"{flash_size} says the header"))
+        for one in _partitions(base.flash):
+            rows.append(("partition", f"{one.name} {one.offset:#x} to {one.offset + one.size:#x}"))
+        found = _place_esp(base.flash, boards.parse_size(flash_size))
+    files = None
+    if found:
+        offset, size = found
+        rows.append(("filesystem", f"{offset:#x} to {offset + size:#x}, {size:,} bytes"))
+        lfs = base.flash[offset : offset + size]
+        files = filesystem.contents(_LAYOUT, lfs.ljust(size, b"\xff")) if lfs else None
+    _print(("", ""), rows)
+    if files is None:
+        print("no files in it")
+        return 0
+    _print(("file", "bytes"), [(name, f"{len(data):,}") for name, data in sorted(files.items())])
+    try:
+        settings = json.loads(files.get("/settings.json", b"{}"))
+        print("settings:", json.dumps(settings | ({_SECRET: "(not shown)"} if _SECRET in settings else {})))
+    except (ValueError, TypeError):
+        print("settings: unreadable")
+    return 0
+
+
+def _print(titles: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+    from rich import box
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_header=any(titles))
+    for title in titles:
+        table.add_column(title, justify="right" if title == "bytes" else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*map(escape, row))
+    boards.print_table(table)

@@ -10,7 +10,7 @@ import sys
 
 import vfs
 
-image, block_size, cache_size, udp_sockets = (
+image, block_size, prog_size, udp_sockets = (
     sys.argv[1],
     int(sys.argv[2]),
     int(sys.argv[3]),
@@ -62,7 +62,7 @@ class Flash:
 
 flash = Flash(image, block_size)
 vfs.umount("/")
-vfs.mount(vfs.VfsLfs2(flash, progsize=cache_size, readsize=cache_size), "/")  # pyright: ignore[reportArgumentType]
+vfs.mount(vfs.VfsLfs2(flash, progsize=prog_size), "/")  # pyright: ignore[reportArgumentType]
 os.chdir("/")
 sys.path[:] = ["", ".frozen", "/lib"]
 

@@ -214,7 +214,7 @@ def test_bad_input_is_one_line(cache: Path, tmp_path: Path):
     own.write_bytes(made_uf2())
     arguments = ("firmware", "--board", "rpi_pico_w", "--from", own, "--allow-unknown")
     assert "can't make" in complain(*arguments, environment={"MICROPYTHON_TFTPD_CACHE": str(blocked)})
-    assert "can't write" in complain(
+    assert "can't make" in complain(
         *("firmware", "--board", "rpi_pico_w", "--mirror", "http://127.0.0.1:9/"),
         environment={"MICROPYTHON_TFTPD_CACHE": str(blocked)},
     )

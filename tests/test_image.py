@@ -463,5 +463,8 @@ def test_bad_input_is_one_line_and_leaves_nothing(folder: Path, tmp_path: Path):
     assert "can't write" in complain(
         *("image", "--board", "rpi_pico_w", "--base", uf2, "--files", folder, "-o", tmp_path / "no" / "where")
     )
+    assert "can't write" in complain(
+        *("image", "--board", "rpi_pico_w", "--base", uf2, "--files", folder, "-o", uf2 / "where")
+    )
     assert "is no firmware" in complain("image", "--inspect", tmp_path / "text")
     assert "can't read" in complain("image", "--inspect", tmp_path / "missing")

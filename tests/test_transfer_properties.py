@@ -12,6 +12,7 @@ sys.path.insert(0, str(Path(__file__).parent / "pure"))
 
 from simulated import Bench, Client
 from tftpd.netascii import NetasciiSource
+from tftpd.options import Agreed
 from tftpd.transfer import DONE
 
 # What happens to a datagram: the delays (ms) of its copies; none means that it is lost.
@@ -89,8 +90,9 @@ def test_every_schedule_delivers_the_exact_bytes(size, blksize, windowsize, acks
     fates=FATES,
 )
 def test_netascii_survives_every_schedule_too(text, windowsize, fates):
-    source = NetasciiSource(io.BytesIO(text), windowsize)
-    bench = Bench(b"", (b"blksize", b"8"), (b"windowsize", b"%d" % windowsize), retries=100, source=source)
+    asked = ((b"blksize", b"8"), (b"windowsize", b"%d" % windowsize))
+    source = NetasciiSource(io.BytesIO(text), Agreed(asked, 65464, 64, None))
+    bench = Bench(b"", *asked, retries=100, source=source)
     client = Client(8, windowsize, oack=True)
     play(bench, client, fates)
     assert client.data == text.replace(b"\r", b"\r\0").replace(b"\n", b"\r\n")

@@ -84,6 +84,14 @@ def print_table(table: Any) -> None:
     Console(highlight=False, width=None if console.is_terminal else 200).print(table)
 
 
+def read_bytes(path: Path) -> bytes:
+    """The contents of a file. Raises ToolError."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ToolError(f"can't read {path}: {error.strerror}") from None
+
+
 def write_whole(path: Path, data: bytes) -> None:
     """Write a file so that it appears whole or not at all. Raises ToolError."""
     part = path.with_name(path.name + ".part")
@@ -93,7 +101,8 @@ def write_whole(path: Path, data: bytes) -> None:
     except OSError as error:
         raise ToolError(f"can't write {path}: {error.strerror}") from None
     finally:
-        part.unlink(missing_ok=True)
+        if part.exists():
+            part.unlink()
 
 
 def micropython() -> str:

@@ -60,7 +60,7 @@ def run(arguments: argparse.Namespace) -> int:
         path = _adopt(board, arguments.source, arguments.allow_unknown)
     else:
         path = base_image(board, arguments.version, arguments.mirror)
-    data = path.read_bytes()
+    data = boards.read_bytes(path)
     known = any(entry["sha256"] == _sha256(data) for entry in board["firmware"])
     print(f"{path}\n{read_base(data, path)}, {len(data):,} bytes")
     print(f"SHA-256 {_sha256(data)}, {'as in board.json' if known else 'not in board.json: recorded, not verified'}")
@@ -83,11 +83,13 @@ def base_image(board: dict[str, Any], version: str | None = None, mirror: str | 
     entry = _entry(board, version)
     path = cache() / "firmware" / entry["file"]
     expected = entry["sha256"] or _recorded(path)
-    if path.is_file() and (expected is None or _sha256(path.read_bytes()) == expected):
+    if path.is_file():
+        data = boards.read_bytes(path)
         if expected is None:  # put there by hand
-            check_chip(board, read_base(path.read_bytes(), path), path)
-            _record(path)
-        return path
+            check_chip(board, read_base(data, path), path)
+            expected = _record(path, data)
+        if _sha256(data) == expected:
+            return path
     if mirror and not mirror.startswith(("http://", "https://")):
         raise ToolError(f"--mirror takes a URL that begins with http:// or https://, not {mirror!r}")
     url = f"{mirror.rstrip('/')}/{entry['file']}" if mirror else entry["url"]
@@ -162,6 +164,7 @@ def _download(board: dict[str, Any], url: str, path: Path, expected: str | None)
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
     pooch.get_logger().setLevel("ERROR")
+    _make_folder(path.parent)
     part = path.with_name(path.name + ".part")
     part.unlink(missing_ok=True)
     columns = (TextColumn(path.name), BarColumn(), DownloadColumn(), TransferSpeedColumn())
@@ -170,7 +173,8 @@ def _download(board: dict[str, Any], url: str, path: Path, expected: str | None)
             bar: Any = _Bar(progress)
             downloader: Any = pooch.HTTPDownloader(progressbar=bar, chunk_size=_CHUNK_BYTES, timeout=_TIMEOUT_S)
             pooch.retrieve(url, expected, fname=part.name, path=part.parent, downloader=downloader)
-        check_chip(board, read_base(part.read_bytes(), f"what {url} sent"), f"what {url} sent")
+        data = part.read_bytes()
+        check_chip(board, read_base(data, f"what {url} sent"), f"what {url} sent")
         part.replace(path)
     except ValueError:  # pooch's word for another hash
         raise ToolError(
@@ -188,7 +192,7 @@ def _download(board: dict[str, Any], url: str, path: Path, expected: str | None)
     finally:
         part.unlink(missing_ok=True)
     if expected is None:
-        print(f"the SHA-256 of {path.name} was not known; recorded: {_record(path)}", file=sys.stderr)
+        print(f"the SHA-256 of {path.name} was not known; recorded: {_record(path, data)}", file=sys.stderr)
     return path
 
 
@@ -211,10 +215,7 @@ class _Bar:
 
 
 def _adopt(board: dict[str, Any], source: Path, allow_unknown: bool) -> Path:
-    try:
-        data = source.read_bytes()
-    except OSError as error:
-        raise ToolError(f"can't read {source}: {error.strerror}") from None
+    data = boards.read_bytes(source)
     _entry(board, None)
     check_chip(board, read_base(data, source), source)
     digest = _sha256(data)
@@ -233,18 +234,22 @@ def _adopt(board: dict[str, Any], source: Path, allow_unknown: bool) -> Path:
     if earlier not in (None, digest):
         raise ToolError(f"{source} is another file than the {name} taken earlier, whose SHA-256 is {earlier}")
     path = _keep(name, data)
-    _record(path)
+    _record(path, data)
     return path
 
 
 def _keep(name: str, data: bytes) -> Path:
     path = cache() / "firmware" / name
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ToolError(f"can't make {path.parent}: {error.strerror}") from None
+    _make_folder(path.parent)
     boards.write_whole(path, data)
     return path
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ToolError(f"can't make {folder}: {error.strerror}") from None
 
 
 def _sha256(data: bytes) -> str:
@@ -255,8 +260,8 @@ def _note(path: Path) -> Path:
     return path.with_name(path.name + ".sha256")  # in the form that `sha256sum -c` reads
 
 
-def _record(path: Path) -> str:
-    digest = _sha256(path.read_bytes())
+def _record(path: Path, data: bytes) -> str:
+    digest = _sha256(data)
     boards.write_whole(_note(path), f"{digest}  {path.name}\n".encode())
     return digest
 

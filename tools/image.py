@@ -99,7 +99,7 @@ def build_image(
     settings    what stands in its /settings.json, checked (boards.check_settings)
     base        MicroPython's file; None for that of `version` from the cache, None there for the board's default
     flash_size  bytes, None for the board's own
-    whole       all of the filesystem is written, not only its used blocks; an ESP32 image is as long as the flash then
+    whole       all of the filesystem is written, not only its used blocks; an ESP32 image reaches to its end then
     kept        an earlier filesystem of this board (place() says where it lies) that the files are put over
     """
     path = base or firmware.base_image(board, version)
@@ -152,10 +152,7 @@ def _make(
 ) -> _Image:
     if "firmware" not in board:
         raise ToolError(f"{board['product']}: there is nothing to flash; python -m tools emulate runs it")
-    try:
-        raw = path.read_bytes()
-    except OSError as error:
-        raise ToolError(f"can't read {path}: {error.strerror}") from None
+    raw = boards.read_bytes(path)
     base = firmware.read_base(raw, path)
     firmware.check_chip(board, base, path)
     offset, size = place(board, base, flash_size)
@@ -299,10 +296,7 @@ def _summary(image: _Image, output: Path) -> None:
 
 
 def _inspect(path: Path) -> int:
-    try:
-        raw = path.read_bytes()
-    except OSError as error:
-        raise ToolError(f"can't read {path}: {error.strerror}") from None
+    raw = boards.read_bytes(path)
     base = firmware.read_base(raw, path)
     rows = [("what", f"{base}"), ("chip", base.chip), ("file", f"{len(raw):,} bytes")]
     if uf2.is_uf2(raw):

@@ -16,11 +16,12 @@ complaints = []
 for pair in sys.argv[3:]:
     name, _, text = pair.partition("=")
     value = text
-    if settings.update({}, {name: text}):
-        try:
-            value = json.loads(text)
-        except ValueError:
-            pass
+    try:
+        parsed = json.loads(text)
+        if not settings.update({}, {name: parsed}):
+            value = parsed
+    except ValueError:  # no JSON: a text
+        pass
     values[name] = value
 complaints += settings.update({}, values)
 print(json.dumps({"settings": values, "complaints": complaints}))

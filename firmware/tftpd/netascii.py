@@ -16,33 +16,41 @@ _CHUNK_BYTES = 128
 class NetasciiSource:
     """Blocks of a file as netascii, with the methods of store.OctetSource."""
 
-    def __init__(self, file, windowsize):
-        """`file`: opened for reading in binary; `windowsize`: how many blocks may be unread again.
-
-        Where each block starts is kept for the window, the block before it and the one read ahead.
-        """
+    def __init__(self, file, agreed):
+        """`file`: opened for reading in binary; `agreed`: options.Agreed."""
         self._file = file
         self.close = file.close
         self._chunk = bytearray(_CHUNK_BYTES)
-        # Of block b, at b % len: offset in the file * 2, + 1 if the second byte of a pair is owed.
-        self._starts = array("I", [0] * (windowsize + 2))
+        self._blksize = agreed.blksize
+        # Where block b starts, at b % len: offset in the file * 2, + 1 if the second byte of a
+        # pair is owed. Kept for a window and for as many blocks read ahead of it.
+        self._starts = array("I", [0] * (2 * agreed.windowsize + 2))
         self._block = 1  # the next one
 
     def seek(self, block):
-        """Go to `block` (from 1, not wrapped): one that was read, and not longer ago than that."""
+        """Go to `block` (from 1, not wrapped): one that was read, a window ago at most."""
         self._block = block
 
     def readinto(self, payload):
-        """Fill `payload` (memoryview) with the next block; returns the bytes written.
+        """Fill `payload` (memoryview) with the next blocks; returns the bytes written.
 
         They are fewer than `payload` holds at the end of the file only. Raises OSError.
         """
-        block = self._block
-        self._block = block + 1
+        n = 0
+        while n < len(payload):
+            end = n + self._blksize
+            n = self._read_block(payload, n, end)
+            self._block += 1
+            if n < end:
+                break
+        return n
+
+    def _read_block(self, payload, n, room):
+        """Write the next block to `payload` from `n` on, up to `room`; returns where it ends."""
         file = self._file
         starts = self._starts
         chunk = self._chunk
-        place = starts[block % len(starts)]
+        place = starts[self._block % len(starts)]
         offset = place >> 1
         owed = -1
         at = have = 0
@@ -53,8 +61,6 @@ class NetasciiSource:
             owed = _LF if chunk[0] == _LF else 0
         else:
             file.seek(offset)
-        room = len(payload)
-        n = 0
         while n < room:
             if owed >= 0:
                 payload[n] = owed
@@ -78,5 +84,5 @@ class NetasciiSource:
             else:
                 payload[n] = byte
             n += 1
-        starts[(block + 1) % len(starts)] = offset << 1 | (owed >= 0)
+        starts[(self._block + 1) % len(starts)] = offset << 1 | (owed >= 0)
         return n

@@ -34,7 +34,7 @@ from .packet import (
     parse_request,
 )
 from .store import Store
-from .transfer import ReadTransfer
+from .transfer import ReadAhead, ReadTransfer
 
 _IDLE_MS = const(60_000)  # the timers are looked at this often when none is due
 _TICK_MS = const(1000)
@@ -79,7 +79,7 @@ class Server:
     """Serves the files below `settings["root"]` over TFTP.
 
     settings   dict as settings.load() gives it: address, port, single_port, root, transfers,
-               blksize, windowsize, timeout (s), retries, log
+               blksize, windowsize, read_ahead, timeout (s), retries, log
     """
 
     def __init__(self, settings):
@@ -92,6 +92,7 @@ class Server:
         self._twins = {}  # socket: _Session
         self._sessions = []
         self._clients = {}  # address: _Session
+        self._ahead = ReadAhead(max(settings["blksize"], settings["read_ahead"]))
         self._inbox = bytearray(4)  # an ACK, or the head of an ERROR
         self._due = 0  # ticks_ms before which no transfer's timer is due
         self._running = False
@@ -311,7 +312,9 @@ class Server:
         label = "RRQ %s %s %s" % (path[len(settings["root"]) :], mode, agreed.text)
         source = self._store.open(path, mode, agreed)
         try:
-            transfer = ReadTransfer(source, agreed, settings["timeout"], settings["retries"], now)
+            transfer = ReadTransfer(
+                source, self._ahead, agreed, settings["timeout"], settings["retries"], now
+            )
             port = self._listener if settings["single_port"] else self._new_port()
             session = _Session(transfer, source, port, client, datagram, label, now)
         except Exception:
@@ -371,6 +374,8 @@ class Server:
         if code is not None:
             self._reply(port.sock, session.client, code, outcome)
         session.source.close()
+        if self._ahead.owner is session.transfer:
+            self._ahead.owner = None
         self._sessions.remove(session)
         del self._clients[session.client]
         self._close_twin(session)

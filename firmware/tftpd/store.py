@@ -16,12 +16,12 @@ _MAX_COMPONENT = 255  # LittleFS
 class OctetSource:
     """Blocks of a file as they are; after a rollback they are read again."""
 
-    def __init__(self, file, blksize):
-        """`file`: opened for reading in binary; `blksize`: bytes in a block."""
+    def __init__(self, file, agreed):
+        """`file`: opened for reading in binary; `agreed`: options.Agreed."""
         self._file = file
-        self._blksize = blksize
+        self._blksize = agreed.blksize
         self.close = file.close
-        # Fills a memoryview with the next block; fewer bytes at the end of the file only.
+        # Fills a memoryview with the next blocks; fewer bytes at the end of the file only.
         self.readinto = file.readinto
 
     def seek(self, block):
@@ -95,5 +95,5 @@ class Store:
         """The source of blocks for `path`; `mode` is "octet" or "netascii". Raises OSError."""
         file = open(path, "rb")
         if mode == "netascii":
-            return NetasciiSource(file, agreed.windowsize)
-        return OctetSource(file, agreed.blksize)
+            return NetasciiSource(file, agreed)
+        return OctetSource(file, agreed)

@@ -22,6 +22,7 @@ from .packet import ACK, DATA, ERROR
 _MARGIN_MIN_MS = const(20)
 _RTO_FIRST_MS = const(250)  # the wait before anything has been measured
 _BLOCKED_MS = const(2)  # how long the network driver gets to drain before a send is tried again
+_AHEAD_BLOCKS = const(16)  # at most, for each costs its transfer a memoryview
 _BUSY = (EAGAIN, ENOBUFS, ENOMEM)  # of a send that may be tried again shortly
 _NO_BLOCK = const(0x3FFFFFFF)  # a number that no block has: above all others
 _UNPROVEN_DATAGRAMS = const(3)  # for each request, until its client has shown that it is there
@@ -29,6 +30,22 @@ _UNPROVEN_DATAGRAMS = const(3)  # for each request, until its client has shown t
 DONE = "done"
 # iPXE and UEFI ask for tsize alone and then send an ERROR: nothing is wrong
 PROBED = "probed, no data wanted"
+
+
+class ReadAhead:
+    """The buffer that all transfers send from: it holds the next blocks of one of them.
+
+    One for all is less heap than one for each, and blocks that are read together leave together,
+    which wakes a client once and not for each (docs/performance.md). They lie one behind the other
+    as in the file, 4 bytes from the start. The header of a block is written over the end of the
+    block before it, which has been sent by then.
+    """
+
+    def __init__(self, size):
+        """`size`: bytes of data that fit, at least the largest blksize."""
+        self.data = bytearray(4 + size)
+        self.view = memoryview(self.data)
+        self.owner = None  # the transfer whose blocks these are
 
 
 class ReadTransfer:
@@ -48,10 +65,11 @@ class ReadTransfer:
     peer_error code of the ERROR packet that the client ended with, None without one
     """
 
-    def __init__(self, source, agreed, timeout_s, retries, now):
+    def __init__(self, source, ahead, agreed, timeout_s, retries, now):
         """A transfer that is about to send its first packet.
 
         source     readinto(payload) -> bytes read gives block after block; seek(block) goes to one
+        ahead      ReadAhead
         agreed     options.Agreed
         timeout_s  longest wait before a repeat, where the client negotiated none
         retries    after this many longest waits without progress the client is given up
@@ -62,13 +80,16 @@ class ReadTransfer:
         self._at = 1  # the block that readinto gives next
         self._oack = agreed.oack
         self._window = agreed.windowsize
-        self._buffer = bytearray(4 + agreed.blksize)
-        self._buffer[1] = DATA
-        self._whole = memoryview(self._buffer)
-        self._payload = self._whole[4:]
-        self._blksize = agreed.blksize
-        self._packet = self._whole  # of block `_built`: an OACK, the buffer, or its short end
-        self._built = -1
+        self._ahead = ahead
+        self._blksize = blksize = agreed.blksize
+        count = min(agreed.windowsize, _AHEAD_BLOCKS, (len(ahead.view) - 4) // blksize)
+        self._payload = ahead.view[4 : 4 + count * blksize]
+        self._packets = [
+            ahead.view[i : i + 4 + blksize] for i in range(0, count * blksize, blksize)
+        ]
+        # What of the file is in the buffer while we own it: blocks `_first` to `_end` - 1. Those
+        # before `_whole` have lost their end to the next one's header.
+        self._first = self._whole = self._end = 0
         self.base = self.top = -1 if agreed.oack else 0
         self.next = self.base + 1
         self.last = _NO_BLOCK
@@ -111,51 +132,67 @@ class ReadTransfer:
 
         Raises OSError if the file can't be read.
         """
-        first = block = self.next
+        start = block = self.next
         # Until its OACK is acknowledged a client has not agreed to more than one packet.
         end = self.base + self._window if self.base >= 0 else 0
         if block > min(end, self.last):
             return
-        buffer = self._buffer
-        payload = self._payload
+        alone = self._ahead.owner is self
+        if not alone or block < self._whole:
+            self._end = 0
+        data = self._ahead.data
+        packets = self._packets
+        blksize = self._blksize
         busy = False
-        while block <= self.last:
-            if block != self._built:
-                if block == 0:
-                    self._packet = self._oack
-                else:
-                    if block != self._at:
-                        self._seek(block)
-                    size = self._readinto(payload)
-                    self._at = block + 1
-                    buffer[2] = block >> 8 & 0xFF
-                    buffer[3] = block & 0xFF
-                    if size == self._blksize:
-                        self._packet = self._whole
-                    else:
-                        self._packet = self._whole[: 4 + size]
-                        self._last_size = size
-                        self.last = block
-                self._built = block
-            if block > end:
-                # Read ahead while the client thinks, in place: the network has a copy of what was
-                # sent, and a repeat reads the file again. (docs/performance.md)
-                break
+        while block <= end and block <= self.last:
+            if block == 0:
+                packet = self._oack
+            else:
+                if block >= self._end:
+                    self._fill(block)
+                place = block - self._first
+                packet = packets[place]
+                place *= blksize
+                data[place] = 0
+                data[place + 1] = DATA
+                data[place + 2] = block >> 8 & 0xFF
+                data[place + 3] = block & 0xFF
+                if block == self.last:
+                    packet = packet[: 4 + self._last_size]
             try:
-                busy = send(self._packet) is None
+                busy = send(packet) is None
             except OSError as trouble:
                 busy = trouble.errno in _BUSY
             if busy:
                 break
             block += 1
         self.next = block
-        self.resent += max(min(block, self.top + 1) - first, 0)
+        self._whole = block if busy else block - 1
+        self.resent += max(min(block, self.top + 1) - start, 0)
         self.top = max(self.top, block - 1)
         self._blocked = busy
         self._stamp = now
         self.due = ticks_add(now, _BLOCKED_MS if busy else self._rto)
         if not self._proven:
             self._allowance -= 1
+        elif alone and self._end <= block <= self.last:
+            # While the client thinks. The network has a copy of what was sent, and a repeat reads
+            # the file again. With others about, they would read over it.
+            self._fill(block)
+
+    def _fill(self, block):
+        """Read from `block` on as much as the buffer is to hold. Raises OSError."""
+        self._ahead.owner = self
+        if block != self._at:
+            self._seek(block)
+        size = self._readinto(self._payload)
+        count = size // self._blksize
+        if size < len(self._payload):
+            self.last = block + count
+            self._last_size = size % self._blksize
+            count += 1
+        self._first = self._whole = block
+        self._end = self._at = block + count
 
     def receive(self, datagram, size, now):
         """A datagram came from the client: its first `size` bytes are in `datagram`.

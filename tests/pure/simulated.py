@@ -2,7 +2,7 @@
 clients."""
 
 from tftpd.options import Agreed
-from tftpd.transfer import ReadTransfer
+from tftpd.transfer import ReadAhead, ReadTransfer
 
 
 class Data:
@@ -18,11 +18,14 @@ class Data:
         self.block = block
 
     def readinto(self, payload):
+        size = len(payload)
+        count = size // self.blksize
         if len(self.reads) < 100:
-            self.reads.append(self.block)
-        part = self.data[(self.block - 1) * self.blksize : self.block * self.blksize]
+            self.reads += range(self.block, self.block + count)
+        at = (self.block - 1) * self.blksize
+        part = self.data[at : at + size]
         payload[: len(part)] = part
-        self.block += 1
+        self.block += count
         return len(part)
 
 
@@ -46,13 +49,14 @@ def ack(block):
 class Bench:
     """A ReadTransfer with its clock and what it sends."""
 
-    def __init__(self, data, *asked, timeout=3, retries=8, source=None):
+    def __init__(self, data, *asked, timeout=3, retries=8, source=None, ahead=None):
         self.now = 1000
         agreed = Agreed(asked, 65464, 64, len(data))
         self.source = source or Data(data, agreed.blksize)
         self.blksize = agreed.blksize
         self.windowsize = agreed.windowsize
-        self.transfer = ReadTransfer(self.source, agreed, timeout, retries, self.now)
+        ahead = ahead or ReadAhead(max(agreed.blksize, 40))
+        self.transfer = ReadTransfer(self.source, ahead, agreed, timeout, retries, self.now)
 
     def flush(self, room=1000):
         """What is sent now (list of bytes); after `room` packets the network takes no more."""

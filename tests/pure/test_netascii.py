@@ -21,31 +21,41 @@ def encoded(data):
     return data.replace(b"\r", b"\r\0").replace(b"\n", b"\r\n")
 
 
-def read_all(source, blksize):
-    blocks = []
-    while not blocks or len(blocks[-1]) == blksize:
-        payload = bytearray(blksize)
+class Agreed:
+    def __init__(self, blksize, windowsize):
+        self.blksize = blksize
+        self.windowsize = windowsize
+
+
+def read_all(source, blksize, count):
+    """The whole stream, `count` blocks at a time."""
+    data = b""
+    while True:
+        payload = bytearray(count * blksize)
         size = source.readinto(memoryview(payload))
-        blocks.append(bytes(payload[:size]))
-    return blocks
+        data += bytes(payload[:size])
+        if size < len(payload):
+            return data
 
 
 def test_line_ends_are_exact_at_every_block_border():
     for text in TEXTS:
         for blksize in (8, 9, 10, 11, 127, 128, 129, 512):
-            blocks = read_all(NetasciiSource(io.BytesIO(text), 1), blksize)
-            assert b"".join(blocks) == encoded(text), (text, blksize)
+            for count in (1, 3):
+                source = NetasciiSource(io.BytesIO(text), Agreed(blksize, count))
+                assert read_all(source, blksize, count) == encoded(text), (text, blksize)
 
 
 def test_every_block_of_the_window_can_be_read_again():
     text = b"a\rb\n\n\r" * 40
     whole = encoded(text)
-    payload = bytearray(8)
     for windowsize in (1, 2, 3, 5):
-        source = NetasciiSource(io.BytesIO(text), windowsize)
-        for base in range(0, len(whole) // 8 - windowsize):
-            for back_to in range(base + 1, base + windowsize + 1):  # roll back to each block of the window in turn
-                source.seek(back_to)
-                for block in range(back_to, base + windowsize + 1):
-                    size = source.readinto(memoryview(payload))
-                    assert bytes(payload[:size]) == whole[(block - 1) * 8 : block * 8], (windowsize, base, block)
+        payload = bytearray(8 * windowsize)
+        source = NetasciiSource(io.BytesIO(text), Agreed(8, windowsize))
+        source.readinto(memoryview(payload))
+        for base in range(0, len(whole) // 8 - 2 * windowsize):
+            # Roll back to each block of the window in turn, read ahead from there, and move on by one.
+            for block in range(base + windowsize, base, -1):
+                source.seek(block)
+                size = source.readinto(memoryview(payload))
+                assert bytes(payload[:size]) == whole[(block - 1) * 8 :][:size], (windowsize, base, block)

@@ -1,7 +1,7 @@
 """transfer.py with a list of packets and a hand-moved clock; runs on CPython under pytest and inside MicroPython."""
 
 from simulated import Bench, Zeros, ack
-from tftpd.transfer import DONE, PROBED
+from tftpd.transfer import DONE, PROBED, ReadAhead
 
 WINDOW_4 = ((b"blksize", b"8"), (b"windowsize", b"4"))
 
@@ -292,14 +292,36 @@ def test_an_unproven_client_gets_three_datagrams_for_each_request():
 
 
 def test_the_next_block_is_read_while_the_client_thinks():
-    bench = lock_step()
+    bench = lock_step(5000)
     bench.blocks()
-    bench.ack(1)
+    assert bench.ack(1) == [2]
     assert bench.source.reads == [1, 2, 3]
     assert bench.ack(2) == [3]
     assert bench.source.reads == [1, 2, 3, 4]
     assert bench.wait_until_due() == [3]  # and a repeat reads the old one again
     assert bench.source.reads == [1, 2, 3, 4, 3, 4]
+
+
+def test_a_window_is_read_several_blocks_at_a_time():
+    bench = window_of_4(300)
+    assert bench.source.reads == [1, 2, 3, 4]
+    assert bench.ack(4) == [5, 6, 7, 8]
+    assert bench.source.reads == [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]
+    assert bench.ack(6) == [7, 8, 9, 10]  # the buffer has 9 to 12 by now: what is repeated is read again
+    assert bench.source.reads[12:16] == [7, 8, 9, 10]
+
+
+def test_transfers_that_share_the_buffer_do_not_mix():
+    ahead = ReadAhead(40)
+    ones, twos = [Bench(bytes([n]) * 200, *WINDOW_4, ahead=ahead) for n in (1, 2)]
+    for bench in (ones, twos):
+        assert bench.blocks() == ["OACK"]
+    for block in (0, 4, 8, 12, 16, 20, 24):
+        for bench, byte in ((ones, 1), (twos, 2)):
+            bench.transfer.receive(ack(block), 4, bench.now)
+            for packet in bench.flush():
+                assert packet[4:] == bytes([byte]) * len(packet[4:])
+    assert ones.wait_until_due() == twos.wait_until_due() == [25, 26]
 
 
 # -- a network that takes no more --------------------------------------------------------------------------------------
@@ -312,7 +334,7 @@ def test_a_full_network_is_neither_a_repeat_nor_a_loss():
     assert bench.blocks(room=2) == [1, 2]
     assert bench.wait_until_due() == [3, 4]
     assert bench.transfer.resent == 0
-    assert bench.source.reads == [1, 2, 3, 4, 5]  # 5 is read ahead
+    assert bench.source.reads[:4] == [1, 2, 3, 4]
 
 
 def test_a_network_that_never_takes_anything_ends_the_transfer():

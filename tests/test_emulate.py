@@ -65,7 +65,7 @@ def test_ctrl_c_ends_transfers_with_an_error_to_each_client(start):
 
 
 def test_bad_input_is_one_line_and_a_status(files: Path, tmp_path: Path):
-    assert "no board is called 'nope'; there are: unix" in complain("emulate", "--board", "nope", "--files", files)
+    assert "no board is called 'nope'; there are: unix, " in complain("emulate", "--board", "nope", "--files", files)
     assert "is not a folder" in complain("emulate", "--files", tmp_path / "missing")
     assert "--port" in complain("emulate", "--files", files, "--port", "70000")
     assert "invalid int value" in complain("emulate", "--port", "x")

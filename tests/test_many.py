@@ -35,8 +35,8 @@ def fetch_all(board: Board, count: int, name: str, *options: tuple[str, object])
 
 
 @pytest.mark.parametrize("options", [(), (("blksize", 1468), ("windowsize", 4))])
-def test_32_clients_at_once_are_served_fairly(board: Board, options: tuple):
-    seconds = fetch_all(board, 32, "size-100000", *options)
+def test_32_clients_at_once_are_served_fairly(start, options: tuple):
+    seconds = fetch_all(start(), 32, "size-100000", *options)
     assert max(seconds) < 3 * sum(seconds) / len(seconds)
 
 
@@ -83,6 +83,17 @@ def test_a_client_that_goes_away_frees_its_transfer(start):
             fetch(board.address, "hello.txt")
         assert "512 bytes" in board.wait_for("the client does not answer", seconds=5)
         assert fetch(board.address, "hello.txt") == SERVED["hello.txt"]
+
+
+def test_a_client_whose_last_ack_was_lost_makes_room_for_another(start):
+    with start("--set", "transfers=1") as board, Wire(board.address) as wire:
+        wire.ask("size-513")
+        wire.ack(1)
+        with pytest.raises(TftpError, match="busy"):
+            fetch(board.address, "hello.txt")
+        time.sleep(1.2)
+        assert fetch(board.address, "hello.txt") == SERVED["hello.txt"]
+        assert ": done, 512 bytes" in board.wait_for("size-513")
 
 
 def test_a_slow_client_keeps_nobody_waiting(board: Board):

@@ -2,7 +2,7 @@
 JSON KEY=VALUE ...`.
 
 Prints a JSON object: `settings` (what is to stand in /settings.json) and `complaints`. A VALUE is
-a text where the setting takes a text, else JSON.
+JSON where the setting takes that, else a text.
 """
 
 import json
@@ -15,13 +15,12 @@ values = json.loads(sys.argv[2])
 complaints = []
 for pair in sys.argv[3:]:
     name, _, text = pair.partition("=")
-    value = text
     try:
-        parsed = json.loads(text)
-        if not settings.update({}, {name: parsed}):
-            value = parsed
+        value = json.loads(text)
     except ValueError:  # no JSON: a text
-        pass
+        value = text
+    if settings.update({}, {name: value}) and not settings.update({}, {name: text}):
+        value = text
     values[name] = value
 complaints += settings.update({}, values)
 print(json.dumps({"settings": values, "complaints": complaints}))

@@ -34,7 +34,7 @@ from .packet import (
     parse_request,
 )
 from .store import Store
-from .transfer import ReadAhead, ReadTransfer
+from .transfer import DONE, ReadAhead, ReadTransfer
 
 _IDLE_MS = const(60_000)  # the timers are looked at this often when none is due
 _TICK_MS = const(1000)
@@ -134,7 +134,9 @@ class Server:
                 settings["root"],
             )
         if self._sessions:
-            timeout_ms = min(timeout_ms, max(ticks_diff(self._due, ticks_ms()), 0))
+            wait = ticks_diff(self._due, ticks_ms())
+            if wait < timeout_ms:
+                timeout_ms = wait if wait > 0 else 0
         # Hot path. One datagram a socket and turn: the next one waits in its queue, and an empty
         # readinto, only to learn that there is none, costs as much as a full one.
         twins = self._twins
@@ -304,7 +306,7 @@ class Server:
         if mode not in ("octet", "netascii"):
             raise Refused(ILLEGAL, "mode not supported, use octet or netascii")
         if len(self._sessions) >= settings["transfers"]:
-            raise Refused(UNDEFINED, "busy with %d transfers, try again" % len(self._sessions))
+            self._make_room(now)
         path, size = self._store.find(name)
         if mode == "netascii":
             size = None  # not known before the file has been read
@@ -328,6 +330,13 @@ class Server:
         self._sessions.append(session)
         self._clients[client] = session
         self._drive(session, now)
+
+    def _make_room(self, now):
+        for session in self._sessions:
+            if session.transfer.dallying(now):
+                self._end(session, DONE)
+                return
+        raise Refused(UNDEFINED, "busy with %d transfers, try again" % len(self._sessions))
 
     def _reply(self, sock, client, code, text):
         try:

@@ -168,8 +168,11 @@ class ReadTransfer:
             block += 1
         self.next = block
         self._whole = block if busy else block - 1
-        self.resent += max(min(block, self.top + 1) - start, 0)
-        self.top = max(self.top, block - 1)
+        if start > self.top:
+            self.top = block - 1
+        else:
+            self.resent += min(block, self.top + 1) - start
+            self.top = max(self.top, block - 1)
         self._blocked = busy
         self._stamp = now
         self.due = ticks_add(now, _BLOCKED_MS if busy else self._rto)
@@ -221,7 +224,9 @@ class ReadTransfer:
         self._proven = True
         self._progress = now
         if block == self.top and block > self._repeated:
-            self._measured(ticks_diff(now, self._stamp))
+            rtt = ticks_diff(now, self._stamp)
+            if rtt or self._rto > _MARGIN_MIN_MS:  # else it would change nothing
+                self._measured(rtt)
         self.base = block
         if block == self.last:
             self.outcome = DONE
@@ -244,6 +249,11 @@ class ReadTransfer:
         self._rto = min((self._srtt8 >> 3) + margin, self._rto_max)
 
     # -- the exceptions
+
+    def dallying(self, now):
+        """True if only the last ACK has been missing for a second: most likely it was lost."""
+        silence = ticks_diff(now, self._progress)
+        return self._proven and self.top == self.last and silence > 1000
 
     def _go_back(self, block):
         self._repeated = self.top

@@ -72,7 +72,7 @@ TABLE = {
     "transfers": (8, _whole(1, 256)),
     "blksize": (1468, _whole(8, 65464)),
     "windowsize": (16, _whole(1, 1024)),
-    "read_ahead": (6000, _whole(0, 262144)),
+    "read_ahead": (4500, _whole(0, 262144)),
     "timeout": (3, _whole(1, 255)),
     "retries": (8, _whole(1, 100)),
     "log": ("info", _one_of("error", "warning", "info", "debug")),

@@ -215,7 +215,7 @@ def _run_heap_script(port: int) -> dict[str, int]:
     board = boards.load("unix")
     layout = board["filesystem"]
     settings = {"ssid": "emulated", "address": "127.0.0.1", "port": port, "log": "warning"}
-    files = filesystem.board_files(settings, board["settings"])
+    files = filesystem.board_files(settings, boards.load("rpi_pico_w")["settings"])
     files |= {
         "/boot.py": Path(__file__).with_name("heap.py").read_bytes(),
         "/main.py": b"",

@@ -1,0 +1,59 @@
+"""Heap and code on the everyday board: nothing allocated per block, budgets kept, nothing lost over 1,000 transfers."""
+
+import pytest
+from board import Board, TftpError, Wire, fetch
+from conftest import SERVED
+
+from tools.bench import measures, peers
+
+
+@pytest.fixture(scope="module")
+def budgets() -> dict[str, measures.Budget]:
+    """The budgets of heap and code by name, as `make bench` measures them."""
+    return {budget.what: budget for budget in [*measures.heap(peers.free_port()), measures.size()]}
+
+
+@pytest.mark.parametrize("kind", ["lock-step", "windowed"])
+def test_a_block_allocates_nothing(budgets, kind: str):
+    assert budgets[f"heap allocated per DATA block, {kind}"].figure == 0
+
+
+def test_one_more_transfer_takes_at_most_4_kb(budgets):
+    assert 1468 < budgets["heap of one more transfer at blksize 1468"].figure <= 4096
+
+
+def test_the_compiled_firmware_is_at_most_24_kb(budgets):
+    assert 8000 < budgets["compiled firmware"].figure <= 24 << 10
+
+
+def test_a_thousand_transfers_leave_the_heap_flat(start):
+    board: Board = start("--set", "log=debug")
+    used = [board.heap_when_idle() for _ in range(5)]
+    for number in range(1000):
+        kind = number % 5
+        if kind == 0:
+            fetch(board.address, "size-5000", ("blksize", 1468), ("windowsize", 4))
+        elif kind == 1:
+            fetch(board.address, "text.txt", mode="netascii")
+        elif kind == 2:
+            with pytest.raises(TftpError):
+                fetch(board.address, f"missing-{number}")
+        elif kind == 3:
+            with Wire(board.address) as wire:  # goes away in the middle, with an ERROR
+                wire.ask("size-100000", ("tsize", 0), ("windowsize", 16))
+                wire.ack(0)
+        else:
+            assert fetch(board.address, "size-513") == SERVED["size-513"]
+    after = [board.heap_when_idle() for _ in range(5)]
+    assert min(after) <= max(used) + 1024, (used, after)
+
+
+def test_a_board_that_is_short_of_memory_says_so_and_lives(start):
+    board: Board = start("--heap", "100K", "--set", "read_ahead=0")
+    wires = [Wire(board.address) for _ in range(32)]
+    answers = [wire.ask("size-5000", ("blksize", 1468)) for wire in wires]
+    refusals = [TftpError(answer) for answer in answers if answer[:2] == b"\0\5"]
+    assert refusals and {(error.code, error.text) for error in refusals} == {(0, "no memory just now, try again")}
+    for wire in wires:
+        wire.__exit__()
+    assert fetch(board.address, "size-5000") == SERVED["size-5000"]

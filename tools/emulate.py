@@ -4,20 +4,22 @@ The board's console goes to standard error. SIGINT and SIGTERM end it cleanly.
 """
 
 import argparse
+import contextlib
 import os
 import select
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
-from . import ToolError, boards, filesystem
+from . import ToolError, boards, filesystem, firmware, image
+from .processes import die_with_parent
 
-_BOOT_SECONDS = 60
-_STOP_SECONDS = 5
 _TO_HOST = b"\x1e"  # lines for us, not for the console: board/unix/shims/machine.py
 
 
@@ -45,6 +47,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--save", type=Path, metavar="FILE", help="keep the flash in FILE, and start from it the next time"
     )
+    parser.add_argument("--log", type=Path, metavar="FILE", help="write the console to FILE, not to standard error")
+    parser.add_argument(
+        "--serial", type=int, metavar="PORT", help="the console also for mpremote connect socket://127.0.0.1:PORT"
+    )
+    parser.add_argument("--pcap", type=Path, metavar="FILE", help="record what goes over the air (ESP32)")
+    parser.add_argument("--base", type=Path, metavar="FILE", help="MicroPython's file (default: the board's, cached)")
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="a setting, as in settings.json"
     )
@@ -52,17 +60,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     board = boards.load(arguments.board)
+    if "emulator" not in board:
+        able = [name for name in boards.names() if "emulator" in boards.load(name)]
+        raise ToolError(f"{board['product']} has no emulator; those that have one: {', '.join(able)}")
     port = _free_port(arguments.host, arguments.port)
-    settings = boards.check_settings({"ssid": "emulated", "address": arguments.host, "port": port}, arguments.set)
-    image = _flash(arguments, board, settings)
-    with tempfile.TemporaryDirectory(prefix="tftpd-") as folder:
-        flash = Path(folder) / "flash.img"
-        flash.write_bytes(image)
+    with tempfile.TemporaryDirectory(prefix="tftpd-") as name, contextlib.ExitStack() as stack:
+        machine = (_genuine if "firmware" in board else _everyday)(arguments, board, Path(name), port)
+        console = stack.enter_context(_log(arguments.log)).fileno() if arguments.log else 2
         try:
-            return _Board(arguments, board, flash).serve(f"tftp://{arguments.host}:{settings['port']}/")
+            return _Board(machine, console).serve(f"tftp://{arguments.host}:{port}/")
         finally:
-            if arguments.save:
-                _write_whole(arguments.save, flash.read_bytes())
+            if arguments.save and machine.flash.exists():
+                boards.write_whole(arguments.save, machine.flash.read_bytes())
 
 
 def _free_port(host: str, port: int) -> int:
@@ -75,35 +84,80 @@ def _free_port(host: str, port: int) -> int:
         raise ToolError(f"can't listen on {host} port {port}: {what}; choose another --port or --host") from None
 
 
-def _flash(arguments: argparse.Namespace, board: dict[str, Any], settings: dict[str, Any]) -> bytes:
+def _log(path: Path) -> BinaryIO:
+    try:
+        return cast(BinaryIO, path.open("ab", buffering=0))
+    except OSError as error:
+        raise ToolError(f"can't write {path}: {error.strerror}") from None
+
+
+@dataclass
+class _Machine:
+    """How an emulated board is started, and where its flash is afterwards."""
+
+    command: list[str]  # a process whose standard output is the console, and SIGINT Ctrl-C on it
+    flash: Path
+    boot_seconds: int  # what it gets to serve
+    stop_seconds: int  # and to end
+
+
+def _only(arguments: argparse.Namespace, board: dict[str, Any], *names: str) -> None:
+    for name in names:
+        if getattr(arguments, name) is not None:
+            raise ToolError(f"--{name} is not for --board {arguments.board} ({board['product']})")
+
+
+def _everyday(arguments: argparse.Namespace, board: dict[str, Any], folder: Path, port: int) -> _Machine:
+    _only(arguments, board, "serial", "pcap", "base")
+    settings = boards.check_settings({"ssid": "emulated", "address": arguments.host, "port": port}, arguments.set)
     layout = board["filesystem"]
-    size = arguments.flash_size or layout["size"]
     files = filesystem.user_files(arguments.files)
-    image = None
+    kept = None
     if arguments.save and arguments.save.exists():
-        image = arguments.save.read_bytes()
-        kept = filesystem.names(layout, image)  # what lies there already goes before DIR
-        files = {name: data for name, data in files.items() if name not in kept}
-    return filesystem.build(layout, size, files | filesystem.board_files(settings, board["settings"]), image)
+        kept = boards.read_bytes(arguments.save)
+        old = filesystem.names(layout, kept)  # what lies there already goes before the folder
+        files = {name: data for name, data in files.items() if name not in old}
+    files |= filesystem.board_files(settings, board["settings"])
+    flash = folder / "flash.img"
+    flash.write_bytes(filesystem.build(layout, arguments.flash_size or layout["size"], files, kept))
+    heap = arguments.heap or board["heap"]
+    sockets = arguments.sockets if arguments.sockets is not None else board["udp_sockets"] or 0
+    command = [boards.micropython(), "-X", f"heapsize={heap}", str(boards.ROOT / "board/unix/run.py"), str(flash)]
+    return _Machine([*command, *map(str, (layout["block_size"], layout["prog_size"], sockets))], flash, 60, 5)
 
 
-def _write_whole(path: Path, data: bytes) -> None:
-    part = path.with_name(path.name + ".part")
-    part.write_bytes(data)
-    part.replace(path)
+def _genuine(arguments: argparse.Namespace, board: dict[str, Any], folder: Path, port: int) -> _Machine:
+    _only(arguments, board, "heap", "sockets")
+    emulator = board["emulator"]
+    settings = boards.check_settings({"ssid": emulator["ssid"], **emulator["settings"]}, arguments.set)
+    base = arguments.base or firmware.base_image(board)
+    kept = None
+    if arguments.save and arguments.save.exists():
+        offset, size = image.place(board, firmware.read_base(boards.read_bytes(base), base), arguments.flash_size)
+        kept = boards.read_bytes(arguments.save)[offset : offset + size]
+    start, flash = folder / "start.img", folder / "flash.img"
+    start.write_bytes(
+        image.build_image(
+            board, arguments.files, settings, base=base, flash_size=arguments.flash_size, whole=True, kept=kept
+        )
+    )
+    command = [sys.executable, "-m", f"tools.emulators.{emulator['program']}", str(start), *emulator["arguments"]]
+    command += ["--host", arguments.host, "--port", str(port), "--board-port", str(settings.get("port", 69))]
+    command += ["--save-flash", str(flash)]
+    if arguments.serial is not None:
+        command += ["--serial", str(arguments.serial)]
+    if arguments.pcap:
+        command += ["--pcap", str(arguments.pcap.resolve())]
+    return _Machine(command, flash, emulator["boot_seconds"], emulator["stop_seconds"])
 
 
 class _Board:
-    """The everyday board as a process: its console, its watchdog, its reset."""
+    """An emulated board as a process: its console, and for the everyday board its watchdog and reset."""
 
-    def __init__(self, arguments: argparse.Namespace, board: dict[str, Any], flash: Path) -> None:
-        heap = arguments.heap or board["heap"]
-        layout = board["filesystem"]
-        sockets = arguments.sockets if arguments.sockets is not None else board["udp_sockets"] or 0
-        self._command = [
-            *(boards.micropython(), "-X", f"heapsize={heap}", str(boards.ROOT / "board/unix/run.py")),
-            *(str(flash), str(layout["block_size"]), str(layout["prog_size"]), str(sockets)),
-        ]
+    def __init__(self, machine: _Machine, console: int) -> None:
+        """`console`: the file descriptor to which the board's console is copied."""
+        self._machine = machine
+        self._out = console
         self._stopping = False
         self._process: subprocess.Popen[bytes] | None = None
         self._watchdog = 0.0  # seconds without a feed that it allows, 0 while it is off
@@ -124,18 +178,22 @@ class _Board:
                 held, self._held = self._held, None
                 self._console(b"".join(held))
                 print(f"ready {url}", flush=True)
-            elif time.monotonic() - started > _BOOT_SECONDS:
+            elif time.monotonic() - started > self._machine.boot_seconds:
                 self._power_off()
-                raise ToolError(f"the board does not serve after {_BOOT_SECONDS} s; it last said: {self._last_line}")
+                raise ToolError(
+                    f"the board does not serve after {self._machine.boot_seconds} s; it last said: {self._last_line}"
+                )
         assert self._process
         status = self._process.wait()
+        if status and self._last_line.startswith("error: "):  # an emulator's own complaint
+            raise ToolError(self._last_line.removeprefix("error: "))
         if not self._stopping and (status or self._held):
             raise ToolError(f"the board ended by itself with status {status}; it last said: {self._last_line}")
         return 0
 
     def _stop(self, *_: object) -> None:
         self._stopping = True
-        self._deadline = time.monotonic() + _STOP_SECONDS
+        self._deadline = time.monotonic() + self._machine.stop_seconds
         if self._process:
             self._process.send_signal(signal.SIGINT)  # Ctrl-C on its console
 
@@ -143,11 +201,13 @@ class _Board:
         self._watchdog = 0.0
         # A session of its own: Ctrl-C in a terminal goes to us alone, and from us to the board once.
         self._process = subprocess.Popen(
-            self._command,
+            self._machine.command,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            cwd=boards.ROOT,
+            preexec_fn=die_with_parent,
         )
         self._pending = b""
 
@@ -194,5 +254,5 @@ class _Board:
         if self._held is not None:
             self._held.append(line)
         # As with a serial port, a console that nobody reads loses what is said and holds nothing up.
-        elif select.select([], [2], [], 0)[1]:
-            os.write(2, line)
+        elif select.select([], [self._out], [], 0)[1]:
+            os.write(self._out, line)

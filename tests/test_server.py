@@ -1,0 +1,47 @@
+"""What of server.py can't be shown from outside: sources that are never answered, addresses of both forms."""
+
+import pytest
+import settings
+from tftpd.server import Server, _host_port
+
+
+class Deaf:
+    """A socket that hands out one datagram and notes what is sent."""
+
+    def __init__(self, datagram, address):
+        self._waiting = (datagram, address)
+        self.sent = []
+
+    def recvfrom(self, size):
+        return self._waiting[0][:size], self._waiting[1]
+
+    def sendto(self, datagram, address):
+        self.sent.append((datagram, address))
+
+
+def answers(datagram, address):
+    server = Server(settings.defaults())
+    sock = server._listener.sock = Deaf(datagram, address)
+    server._ports[sock] = server._listener
+    server._hear(sock, 0)
+    return sock.sent
+
+
+@pytest.mark.parametrize("host", ["224.0.0.1", "239.255.255.255", "255.255.255.255", "0.0.0.0", "240.0.0.1"])
+def test_multicast_and_broadcast_sources_are_never_answered(host):
+    assert answers(b"\0\1missing\0octet\0", (host, 1234)) == []
+    assert answers(b"\0\7", (host, 1234)) == []
+
+
+def test_port_0_is_never_answered():
+    assert answers(b"\0\1missing\0octet\0", ("10.0.0.5", 0)) == []
+
+
+def test_others_are_answered():
+    assert answers(b"\0\7", ("10.0.0.5", 1234))[0][1] == ("10.0.0.5", 1234)
+    assert answers(b"\0\7", ("223.0.0.5", 1))[0][0][:4] == b"\0\5\0\4"
+
+
+def test_addresses_of_boards_and_of_the_unix_port():
+    assert _host_port(("10.1.2.3", 69)) == ("10.1.2.3", 69)
+    assert _host_port(b"\x02\x00\x1b\x39\x0a\x01\x02\x03" + bytes(8)) == ("10.1.2.3", 6969)

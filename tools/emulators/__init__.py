@@ -1,0 +1,104 @@
+"""Emulators of real boards that run the genuine MicroPython: one program a family, all with the same contract.
+
+`python -m tools.emulators.picow IMAGE.uf2 ...`, `python -m tools.emulators.qemu --chip CHIP FLASH.bin ...`
+- Standard output is the board's serial console, and nothing else.
+- Datagrams to --host and --port reach the board's port 69, and its answers come back (bridge.py).
+- SIGINT is Ctrl-C on the console; the program ends with status 0 when the board has said that it stopped, or after a
+  while. SIGTERM pulls the plug: it ends at once, with the flash as it was in that moment.
+- A reset of the board reboots it inside the emulator.
+- What can't be done is one line on standard error and status 1.
+"""
+
+import argparse
+import selectors
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from .. import ToolError
+from .bridge import Bridge
+from .console import Console
+
+
+class Wiring:
+    """What an emulated board is connected to: its network, its console, and the signals of this process.
+
+    over  True once the emulator is to end
+    """
+
+    def __init__(
+        self,
+        arguments: argparse.Namespace,
+        to_board: Callable[[bytes], object],
+        to_console: Callable[[bytes], object],
+        patience: float,
+    ) -> None:
+        """
+        arguments   host, port, board_port, serial (add_arguments)
+        to_board    takes an Ethernet frame to the board
+        to_console  takes what is typed on its console
+        patience    seconds that the board gets to stop after SIGINT
+        """
+        self.selector = selectors.DefaultSelector()
+        self.bridge = Bridge(self.selector, arguments.host, arguments.port, arguments.board_port, to_board)
+        self.console = Console(self.selector, to_console, arguments.serial)
+        self._patience = patience
+        self._unplugged = False
+        signal.signal(signal.SIGINT, self._interrupt)
+        signal.signal(signal.SIGTERM, self._unplug)
+
+    def _interrupt(self, *_: object) -> None:
+        self.console.interrupt(self._patience)
+
+    def _unplug(self, *_: object) -> None:
+        self._unplugged = True
+
+    @property
+    def over(self) -> bool:
+        return self._unplugged or self.console.over
+
+    def poll(self, seconds: float) -> None:
+        """Carry what has come from the host, waiting at most `seconds` for it."""
+        for key, _ in self.selector.select(seconds):
+            key.data()
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments that all emulators have."""
+    parser.add_argument("--host", default="127.0.0.1", metavar="ADDR", help="where to listen (default: %(default)s)")
+    parser.add_argument("--port", type=int, required=True, help="UDP port whose datagrams the board gets")
+    parser.add_argument(
+        "--board-port", type=int, default=69, metavar="PORT", help="port on the board (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--serial", type=int, metavar="PORT", help="the console also at mpremote connect socket://127.0.0.1:PORT"
+    )
+
+
+def read(path: Path) -> bytes:
+    """The contents of `path`. Raises ToolError."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ToolError(f"can't read {path}: {error.strerror}") from None
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file that appears whole or not at all. Raises ToolError."""
+    part = path.with_name(path.name + ".part")
+    try:
+        part.write_bytes(data)
+        part.replace(path)
+    except OSError as error:
+        raise ToolError(f"can't write {path}: {error.strerror}") from None
+
+
+def main(parser: argparse.ArgumentParser, run: Callable[[argparse.Namespace], None]) -> None:
+    """Run an emulator as a program: never returns."""
+    try:
+        run(parser.parse_args())
+    except ToolError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+    sys.exit(0)

@@ -1,0 +1,218 @@
+"""The network behind an emulated board: Ethernet frames on its side, UDP sockets on the host's.
+
+RFC 826 (ARP), 2131 (DHCP), 791 (IPv4 with fragments), 768 (UDP); as much of each as a board with one UDP service needs.
+
+The board is 10.255.255.254/8. A client at 127.a.b.c of the host is 10.a.b.c to the board, one at any other address
+keeps it, and all keep their ports. So the board sees each client as itself, and rules by address can be tried. Each
+port of the board has a socket of its own on the host, so that transfer IDs survive. The board reaches those who have
+sent it something, and nobody else.
+"""
+
+import contextlib
+import selectors
+import socket
+import struct
+from collections import OrderedDict
+from collections.abc import Callable
+
+from .. import ToolError
+
+BOARD = bytes((10, 255, 255, 254))
+_ROUTER = bytes((10, 255, 255, 253))
+_NETMASK = bytes((255, 0, 0, 0))
+_BROADCAST = bytes((255, 255, 255, 255))
+_NOBODY = bytes(4)
+_MAC = bytes((2, 0, 0, 0, 0, 1))  # of everyone but the board
+_MAC_BROADCAST = bytes((255, 255, 255, 255, 255, 255))
+
+_ARP = 0x0806
+_IPV4 = 0x0800
+_UDP = 17
+_MTU = 1500  # bytes of an IPv4 packet
+_DHCP_SERVER, _DHCP_CLIENT = 67, 68
+_OFFERS = {1: 2, 3: 5}  # DHCPDISCOVER: DHCPOFFER, DHCPREQUEST: DHCPACK
+_MAX_SOCKETS = 128  # for ports of the board that have sent something; the one unused longest is closed
+
+Address = tuple[str, int]
+
+
+def _checksum(data: bytes) -> int:
+    if len(data) % 2:
+        data += b"\0"
+    total = sum(struct.unpack(f"!{len(data) // 2}H", data))
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    return ~total & 0xFFFF
+
+
+class Bridge:
+    """Carries UDP datagrams between clients on the host and the board."""
+
+    def __init__(
+        self,
+        selector: selectors.BaseSelector,
+        host: str,
+        port: int,
+        board_port: int,
+        to_board: Callable[[bytes], object],
+    ) -> None:
+        """Listens at once. Raises ToolError.
+
+        selector    its keys' data are functions to be called when a socket has something to read
+        host, port  where clients reach the board's `board_port`
+        to_board    takes an Ethernet frame to the board
+        """
+        self._selector = selector
+        self._host = host
+        self._to_board = to_board
+        self._mac = b""  # the board's, once it has been heard
+        self._clients: dict[tuple[bytes, int], Address] = {}  # as the board sees them: as the host does
+        self._fragments: dict[bytes, bytearray] = {}  # by identification: what has come of a packet
+        self._identification = 0
+        self._sockets: OrderedDict[int, socket.socket] = OrderedDict()  # by port of the board
+        self._board_port = board_port
+        try:
+            self._listener = self._socket(port, board_port)
+        except (OSError, OverflowError) as error:
+            what = getattr(error, "strerror", None) or error
+            raise ToolError(f"can't listen on {host} port {port}: {what}; choose another --port or --host") from None
+
+    # -- the host's side
+
+    def _socket(self, port: int, board_port: int) -> socket.socket:
+        one = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        try:
+            one.bind((self._host, port))
+        except Exception:
+            one.close()
+            raise
+        one.setblocking(False)
+        self._selector.register(one, selectors.EVENT_READ, lambda: self._from_host(one, board_port))
+        return one
+
+    def _from_host(self, one: socket.socket, board_port: int) -> None:
+        try:
+            data, (host, port) = one.recvfrom(65536)
+        except OSError:  # nothing there after all
+            return
+        numbers = socket.inet_aton(host)
+        address = b"\x0a" + numbers[1:] if numbers[0] == 127 else numbers
+        self._clients[address, port] = (host, port)
+        self.send(address, port, board_port, data)
+
+    def _to_host(self, board_port: int, client: Address, data: bytes) -> None:
+        if board_port == self._board_port:
+            one = self._listener
+        else:
+            if board_port not in self._sockets:
+                if len(self._sockets) >= _MAX_SOCKETS:
+                    _, oldest = self._sockets.popitem(last=False)
+                    self._selector.unregister(oldest)
+                    oldest.close()
+                self._sockets[board_port] = self._socket(0, board_port)
+            self._sockets.move_to_end(board_port)
+            one = self._sockets[board_port]
+        with contextlib.suppress(OSError):  # as lost on the air
+            one.sendto(data, client)
+
+    # -- the board's side
+
+    def send(self, address: bytes, port: int, board_port: int, data: bytes) -> None:
+        """A datagram from a client to the board. Lost while the board has no address yet."""
+        if self._mac:
+            self._send_udp(self._mac, (address, port), (BOARD, board_port), data)
+
+    def received(self, board_port: int, address: bytes, port: int, data: bytes) -> None:
+        """A datagram from the board to a client: to the host's, or to nobody."""
+        client = self._clients.get((address, port))
+        if client:
+            self._to_host(board_port, client, data)
+
+    def frame(self, frame: bytes) -> None:
+        """An Ethernet frame from the board; what makes no sense is dropped."""
+        with contextlib.suppress(struct.error, IndexError):
+            kind = struct.unpack_from("!H", frame, 12)[0]
+            if kind == _ARP:
+                self._arp(frame[14:42])
+            elif kind == _IPV4:
+                self._ipv4(frame[14:])
+
+    def _send_frame(self, mac: bytes, kind: int, payload: bytes) -> None:
+        self._to_board(mac + _MAC + struct.pack("!H", kind) + payload)
+
+    def _send_udp(self, mac: bytes, source: tuple[bytes, int], target: tuple[bytes, int], data: bytes) -> None:
+        length = 8 + len(data)
+        header = struct.pack("!3H", source[1], target[1], length)
+        pseudo = source[0] + target[0] + struct.pack("!2H", _UDP, length)
+        payload = header + struct.pack("!H", _checksum(pseudo + header + data) or 0xFFFF) + data
+        self._identification = (self._identification + 1) & 0xFFFF
+        step = _MTU - 20
+        for start in range(0, length, step):
+            part = payload[start : start + step]
+            place = start >> 3 | (0x2000 if start + step < length else 0)  # more fragments
+            ip = bytearray(struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(part), self._identification, place, 64, _UDP, 0))
+            ip += source[0] + target[0]
+            ip[10:12] = struct.pack("!H", _checksum(ip))
+            self._send_frame(mac, _IPV4, bytes(ip) + part)
+
+    def _arp(self, packet: bytes) -> None:
+        operation, mac, sender, wanted = struct.unpack("!6xH6s4s6x4s", packet)
+        if sender == BOARD:
+            self._mac = mac
+        if operation == 1 and wanted != BOARD and sender != _NOBODY:
+            answer = struct.pack("!HHBBH", 1, _IPV4, 6, 4, 2) + _MAC + wanted + mac + sender
+            self._send_frame(mac, _ARP, answer)
+
+    def _ipv4(self, packet: bytes) -> None:
+        head, length, identification, place, protocol = struct.unpack_from("!BxHHHxB", packet)
+        source, target = packet[12:16], packet[16:20]
+        payload = packet[(head & 15) * 4 : length]
+        if protocol != _UDP:
+            return
+        if place & 0x3FFF:  # a fragment; they come in order, or are as good as lost
+            key = struct.pack("!H", identification)
+            whole = self._fragments.setdefault(key, bytearray()) if place & 0x1FFF else bytearray()
+            if len(whole) != (place & 0x1FFF) << 3:
+                return
+            whole += payload
+            self._fragments[key] = whole
+            if place & 0x2000:
+                return
+            payload = bytes(self._fragments.pop(key))
+        board_port, port, size = struct.unpack_from("!3H", payload)
+        data = payload[8:size]
+        if port == _DHCP_SERVER:
+            self._dhcp(data)
+        elif source == BOARD:
+            self.received(board_port, target, port, data)
+
+    def _dhcp(self, request: bytes) -> None:
+        options = {}
+        at = 240
+        while request[at] != 255:
+            options[request[at]] = request[at + 2 : at + 2 + request[at + 1]]
+            at += 2 + request[at + 1]
+        answer = _OFFERS.get(options[53][0])
+        if answer is None:
+            return
+        mac = request[28:34]
+        if answer == 5:
+            self._mac = mac
+        lines = {
+            53: bytes((answer,)),
+            54: _ROUTER,
+            51: struct.pack("!I", 86400),  # seconds of lease
+            1: _NETMASK,
+            3: _ROUTER,
+        }
+        reply = bytearray(240)
+        reply[0:4] = 2, 1, 6, 0  # a reply, Ethernet
+        reply[4:8] = request[4:8]  # transaction
+        reply[16:20] = BOARD
+        reply[28:34] = mac
+        reply[236:240] = 99, 130, 83, 99
+        for code, value in lines.items():
+            reply += bytes((code, len(value))) + value
+        reply += b"\xff"
+        # To everyone: the board has no address yet.
+        self._send_udp(_MAC_BROADCAST, (_ROUTER, _DHCP_SERVER), (_BROADCAST, _DHCP_CLIENT), bytes(reply))

@@ -1,0 +1,184 @@
+"""A Raspberry Pi Pico W with its genuine firmware, in rp2040py with the emulated Wi-Fi chip: network RP2040PY-GUEST, any
+password. About 30 s of wall time from start to serving; its own clock is right, but never faster than the wall's."""
+
+import argparse
+import asyncio
+import time
+from pathlib import Path
+
+from rp2040py.boards import BoardSpec
+from rp2040py.device import MicroPythonDevice
+from rp2040py.external.bootsel_button import BootselButton
+from rp2040py.external.cyw43 import Cyw43439
+from rp2040py.external.cyw43.bus import GSPIBus
+from rp2040py.rp2040 import RP2040
+from rp2040py.usb.cdc import USBCDC
+
+from .. import ToolError
+from . import Wiring, add_arguments, main, read, write_whole
+
+_FLASH_BYTES = 2 << 20
+_POLL_NS = 250_000  # of the board's time, between two looks at the sockets of the host
+_LEAD = 0.002  # seconds that the board may be ahead of the wall's clock before it waits
+_LAG = 0.02  # seconds that it may make up for when it is behind
+_PATIENCE = 30  # seconds for the board to stop: when busy, a second of its own takes it most of a minute
+_UF2_MAGIC = b"UF2\n\x57\x51\x5d\x9e"
+
+
+class _Bus(GSPIBus):
+    """rp2040py 0.3.6 grants the Wi-Fi driver one more send for each frame to the board, besides the one for each frame
+    that it has sent. After 256 frames that number, of 8 bits, is taken for one in the past, and sends fail (OSError -1).
+    """
+
+    _SPARE = 8  # so many sends may be under way at once
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._spare = self._SPARE
+
+    def power_off(self) -> None:
+        super().power_off()
+        self._spare = self._SPARE
+
+    def _build_data_frame(self, ethernet_frame: bytes, *, interface: int = 0) -> bytes:
+        packet = bytearray(super()._build_data_frame(ethernet_frame, interface=interface))
+        if self._spare:
+            self._spare -= 1
+        else:
+            self._bus_data_credit = packet[9] = (self._bus_data_credit - 1) & 0xFF
+        return bytes(packet)
+
+
+class _Chip(Cyw43439):
+    """The Wi-Fi chip, whose frames go where we want them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bus = _Bus()
+
+
+class _Network:
+    """What rp2040py takes for its network: our bridge."""
+
+    def __init__(self, wiring: Wiring) -> None:
+        self._wiring = wiring
+
+    def handle_outbound_ethernet_frame(self, frame: bytes) -> None:
+        self._wiring.bridge.frame(frame)
+
+    def reset(self) -> None:
+        """The board has left the Wi-Fi: there is nothing to forget."""
+
+
+class _Keyboard:
+    """What is typed on the console. rp2040py's USB host has an empty packet ready each time that the board listens, 33,000
+    in a second, which leaves the board no time to be idle in; this one keeps it waiting until something is typed."""
+
+    def __init__(self, cdc: USBCDC) -> None:
+        self._usb = cdc.usb
+        self._theirs = self._usb.on_endpoint_read, self._usb.on_reset
+        self._usb.on_endpoint_read = self._listens
+        self._usb.on_reset = self._reset
+        self._listening: tuple[int, int] | None = None  # endpoint, and the bytes that it takes
+        self._typed = bytearray()
+        self.type = self._typed.extend
+
+    def _listens(self, endpoint: int, size: int) -> None:
+        if endpoint:
+            self._listening = endpoint, size
+        elif self._theirs[0]:
+            self._theirs[0](endpoint, size)
+
+    def _reset(self) -> None:
+        self._listening = None
+        if self._theirs[1]:
+            self._theirs[1]()
+
+    def poll(self) -> None:
+        """Give the board what has been typed, if it listens."""
+        if self._typed and self._listening:
+            endpoint, size = self._listening
+            self._listening = None
+            self._usb.endpoint_read_done(endpoint, bytes(self._typed[:size]))
+            del self._typed[:size]
+
+
+class PicoW:
+    """The board, switched on by run().
+
+    wiring  its network and console
+    """
+
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        chip = _Chip()
+        spec = BoardSpec(extras=(BootselButton, lambda: chip), image=arguments.image)
+        self._device = MicroPythonDevice(board=spec)
+        self._mcu: RP2040 = self._device.mcu
+        if arguments.flash:
+            saved = read(arguments.flash)
+            if len(saved) != _FLASH_BYTES:
+                raise ToolError(
+                    f"{arguments.flash} is no saved flash: it has {len(saved):,} bytes, not {_FLASH_BYTES:,}"
+                )
+            self._mcu.flash[:_FLASH_BYTES] = saved
+        self._keyboard = _Keyboard(self._device.cdc)
+        self.wiring = Wiring(arguments, chip.bus.queue_rx_ethernet_frame, self._keyboard.type, _PATIENCE)
+        chip.bus.nat_bridge = _Network(self.wiring)  # type: ignore[assignment]
+        self._device.cdc.on_serial_data = self._said
+        self._offset: float | None = None  # wall's clock - the board's, once the board is held to it
+        self._alarm = self._mcu.clock.create_alarm(self._poll)
+        self._alarm.schedule(_POLL_NS)
+
+    def _said(self, data: bytes | bytearray) -> None:
+        self.wiring.console.said(bytes(data))
+        if self._offset is None:  # it is past its start, in which idle time may fly
+            self._offset = time.monotonic() - self._mcu.clock.nanos / 1e9
+
+    def _poll(self) -> None:
+        wait = 0.0
+        if self._offset is not None:
+            now = time.monotonic()
+            ahead = self._mcu.clock.nanos / 1e9 + self._offset - now
+            if ahead < -_LAG:
+                self._offset -= ahead + _LAG
+            elif ahead > _LEAD:
+                wait = ahead
+        self.wiring.poll(wait)
+        self._keyboard.poll()
+        if self.wiring.over:
+            self._device.stop()
+        else:
+            self._alarm.schedule(_POLL_NS)
+
+    async def run(self) -> None:
+        """Run the board until it is over. Raises ToolError."""
+        simulator = self._device.simulator
+        simulator.bind_loop()
+        self._mcu.core.pc = 0x10000000  # flash
+        await simulator.execute()
+
+    def flash(self) -> bytes:
+        return bytes(self._mcu.flash[:_FLASH_BYTES])
+
+
+def run(arguments: argparse.Namespace) -> None:
+    image = read(arguments.image)
+    if image[:8] != _UF2_MAGIC or len(image) % 512:
+        raise ToolError(f"{arguments.image} is not a UF2 file")
+    board = PicoW(arguments)
+    asyncio.run(board.run())
+    if arguments.save_flash:
+        write_whole(arguments.save_flash, board.flash())
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m tools.emulators.picow", description=__doc__)
+    parser.add_argument("image", type=Path, metavar="IMAGE.uf2", help="firmware and filesystem")
+    add_arguments(parser)
+    parser.add_argument("--flash", type=Path, metavar="FILE", help="start with the flash that --save-flash kept")
+    parser.add_argument("--save-flash", type=Path, metavar="FILE", help="keep the flash (2 MiB) in FILE at the end")
+    return parser
+
+
+if __name__ == "__main__":
+    main(_parser(), run)

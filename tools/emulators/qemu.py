@@ -1,0 +1,220 @@
+"""An ESP32 or ESP32-C3 with its genuine firmware, in PICSimLab's QEMU with the emulated Wi-Fi: open network
+PICSimLabWifi. The C3 serves 2 s after its start, the ESP32 within 15."""
+
+import argparse
+import contextlib
+import os
+import socket
+import struct
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+import platformdirs
+
+from .. import ToolError
+from ..processes import die_with_parent
+from . import Wiring, add_arguments, main, read, write_whole
+
+_SIZES = (4 << 20, 8 << 20, 16 << 20)  # of flash chips
+_REPAIRS = "micropython-tftpd repairs 1"  # tools/qemu_build.py builds it into --version
+_PATIENCE = 5  # seconds for the board to stop
+_HOW = "run 'make qemu-esp32', or name the folder of such a QEMU in $QEMU_ESP32"
+
+
+class _Chip(NamedTuple):
+    program: str
+    machine: str
+    efuse: bytes  # the chip's one-time memory
+
+
+def _c3_efuse() -> bytes:
+    efuse = bytearray(336)
+    efuse[0x18:0x1E] = bytes.fromhex("010000c40a24")  # MAC address
+    efuse[0x26] = 0x0C  # chip revision 0.3, which MicroPython asks for
+    return bytes(efuse)
+
+
+_CHIPS = {
+    "esp32": _Chip(
+        "qemu-system-xtensa",
+        "esp32",
+        bytes.fromhex("000000000000000000000000008000000000000000001000").ljust(124, b"\0"),
+    ),
+    "esp32c3": _Chip("qemu-system-riscv32", "esp32c3", _c3_efuse()),
+}
+
+
+def find(program: str, machine: str) -> tuple[str, list[str]]:
+    """The QEMU for `machine` (its path) and the arguments that tell it where its ROMs are. Raises ToolError.
+
+    Looked for in the folder $QEMU_ESP32, in this project's cache, and in $PATH.
+    """
+    cache = platformdirs.user_cache_path("micropython-tftpd") / "qemu-esp32"
+    named = os.environ.get("QEMU_ESP32")
+    for folder in [Path(named)] if named else [cache]:
+        for place in ("build", "bin", "."):
+            found = folder / place / program
+            if found.is_file():
+                roms = [one for one in ("source/pc-bios", "share/qemu", "pc-bios") if (folder / one).is_dir()]
+                return _checked(str(found), machine), ["-L", str(folder / roms[0])] if roms else []
+    if named:
+        raise ToolError(f"$QEMU_ESP32 is {named}, and there is no {program} in it: {_HOW}")
+    for folder in os.environ.get("PATH", "").split(os.pathsep):
+        found = Path(folder or ".") / program
+        if os.access(found, os.X_OK):
+            return _checked(str(found), machine), []
+    raise ToolError(f"{program} with the emulated Wi-Fi is not there: {_HOW}")
+
+
+def _checked(program: str, machine: str) -> str:
+    def ask(option: list[str]) -> str:
+        try:
+            answer = subprocess.run([program, *option], capture_output=True, text=True, timeout=20)
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise ToolError(f"{program} can't be run ({error}): {_HOW}") from None
+        if answer.returncode:
+            raise ToolError(f"{program} can't be run ({answer.stderr.strip()[-200:]}): {_HOW}")
+        return answer.stdout
+
+    if not any(line.startswith(machine + " ") for line in ask(["-M", "help"]).splitlines()):
+        raise ToolError(f"{program} has no machine {machine}: {_HOW}")
+    if False and _REPAIRS not in ask(["--version"]):
+        raise ToolError(f"{program} lacks the repairs that this project's servers need: {_HOW}")
+    return program
+
+
+class Esp32:
+    """The board, switched on by run().
+
+    wiring  its network and console
+    """
+
+    def __init__(self, arguments: argparse.Namespace, flash: bytes) -> None:
+        chip = _CHIPS[arguments.chip]
+        name = chip.machine
+        program, roms = find(chip.program, f"{name}-picsimlab")
+        self._net, net = socket.socketpair()
+        self._serial, serial = socket.socketpair()
+        self._frames = bytearray()
+        # Files without a name: nothing is left behind, whatever ends us.
+        self._flash = self._file(flash)
+        efuse = self._file(chip.efuse)
+        self._errors = self._file(b"")
+        self.wiring = Wiring(arguments, self._to_board, self._serial.sendall, _PATIENCE)
+        self._command = [
+            *(program, *roms, "-M", f"{name}-picsimlab", "-display", "none", "-monitor", "none", "-no-user-config"),
+            *("-drive", f"file=/dev/fd/{self._flash.fileno()},if=mtd,format=raw"),
+            *("-drive", f"file=/dev/fd/{efuse.fileno()},if=none,format=raw,id=efuse"),
+            *("-global", f"driver=nvram.{name}.efuse,property=drive,value=efuse"),
+            *("-global", f"driver=timer.{name}.timg,property=wdt_disable,value=true"),
+            *("-chardev", f"socket,id=console,fd={serial.fileno()}", "-serial", "chardev:console"),
+            *("-netdev", f"socket,id=wifi,fd={net.fileno()}"),
+            *("-net", f"nic,model={name}_wifi,netdev=wifi"),
+        ]
+        if arguments.icount:
+            self._command += ["-icount", "3"]
+        if arguments.pcap:
+            self._command += ["-object", f"filter-dump,id=dump,netdev=wifi,file={arguments.pcap}"]
+        self._theirs = [net, serial]
+        self._inherited = [net.fileno(), serial.fileno(), self._flash.fileno(), efuse.fileno()]
+        self._efuse = efuse
+
+    @staticmethod
+    def _file(content: bytes) -> BinaryIO:
+        file = tempfile.TemporaryFile()
+        file.write(content)
+        file.flush()
+        return file
+
+    # On QEMU's network socket a frame is its length in four bytes and itself.
+
+    def _to_board(self, frame: bytes) -> None:
+        with contextlib.suppress(OSError):  # QEMU is gone
+            self._net.sendall(struct.pack("!I", len(frame)) + frame)
+
+    def _from_board(self) -> None:
+        try:
+            data = self._net.recv(65536)
+        except ConnectionError:
+            data = b""
+        if not data:
+            self.wiring.selector.unregister(self._net)
+        self._frames += data
+        while len(self._frames) >= 4:
+            end = 4 + struct.unpack_from("!I", self._frames)[0]
+            if len(self._frames) < end:
+                break
+            self.wiring.bridge.frame(bytes(self._frames[4:end]))
+            del self._frames[:end]
+
+    def _said(self) -> None:
+        try:
+            data = self._serial.recv(65536)
+        except ConnectionError:
+            data = b""
+        if data:
+            self.wiring.console.said(data)
+        else:
+            self.wiring.selector.unregister(self._serial)
+
+    def run(self) -> None:
+        """Run the board until it is over. Raises ToolError."""
+        selector = self.wiring.selector
+        selector.register(self._net, 1, self._from_board)
+        selector.register(self._serial, 1, self._said)
+        # A session of its own: Ctrl-C in a terminal goes to us alone.
+        process = subprocess.Popen(
+            self._command,
+            stdin=subprocess.DEVNULL,
+            stdout=self._errors,
+            stderr=self._errors,
+            pass_fds=self._inherited,
+            start_new_session=True,
+            preexec_fn=die_with_parent,
+        )
+        try:
+            for one in self._theirs:
+                one.close()
+            while not self.wiring.over:
+                self.wiring.poll(0.2)
+                if process.poll() is not None:
+                    self._errors.seek(0)
+                    last = self._errors.read().decode(errors="replace").strip().splitlines()[-1:]
+                    raise ToolError(f"QEMU ended by itself with status {process.returncode}: {' '.join(last)}")
+        finally:
+            process.kill()
+            process.wait()
+
+    def flash(self) -> bytes:
+        self._flash.seek(0)
+        return self._flash.read()
+
+
+def run(arguments: argparse.Namespace) -> None:
+    flash = read(arguments.flash)
+    size = next((size for size in _SIZES if len(flash) <= size), None)
+    if not size:
+        raise ToolError(f"{arguments.flash} has {len(flash):,} bytes, more than the largest flash")
+    board = Esp32(arguments, flash.ljust(size, b"\xff"))
+    try:
+        board.run()
+    finally:
+        if arguments.save_flash:
+            write_whole(arguments.save_flash, board.flash())
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m tools.emulators.qemu", description=__doc__)
+    parser.add_argument("flash", type=Path, metavar="FLASH.bin", help="the whole flash, from address 0")
+    parser.add_argument("--chip", choices=_CHIPS, required=True)
+    add_arguments(parser)
+    parser.add_argument("--save-flash", type=Path, metavar="FILE", help="keep the flash in FILE at the end")
+    parser.add_argument("--pcap", type=Path, metavar="FILE", help="record the frames of the Wi-Fi")
+    parser.add_argument("--icount", action="store_true", help="let the board's clock count its instructions, 8 ns each")
+    return parser
+
+
+if __name__ == "__main__":
+    main(_parser(), run)

@@ -79,17 +79,17 @@ class Case:
     loss: float  # probability, each way
     rounds: int
     quick_rounds: int
-    at_least: float  # ratio of our throughput to the peer's
+    at_least: float | None  # budget: ratio of our throughput to the peer's; None for information
     together: bool = False
 
 
 CASES = (
     Case("blksize 512, lock-step", "tftpd-hpa", "speed.bin", 512, 1, 0, 15, 3, 1),
-    Case("blksize 512, lock-step, one processor", "tftpd-hpa", "speed.bin", 512, 1, 0, 15, 3, 1, True),
+    Case("blksize 512, lock-step, one processor", "tftpd-hpa", "speed.bin", 512, 1, 0, 15, 3, None, True),
     Case("blksize 1428, lock-step", "tftpd-hpa", "speed.bin", 1428, 1, 0, 21, 3, 1),
-    Case("blksize 1428, lock-step, one processor", "tftpd-hpa", "speed.bin", 1428, 1, 0, 21, 3, 1, True),
+    Case("blksize 1428, lock-step, one processor", "tftpd-hpa", "speed.bin", 1428, 1, 0, 21, 3, None, True),
     Case("blksize 1428, windowsize 16", "atftpd", "speed.bin", 1428, 16, 0, 21, 3, 1),
-    Case("blksize 1428, windowsize 16, one processor", "atftpd", "speed.bin", 1428, 16, 0, 21, 3, 1, True),
+    Case("blksize 1428, windowsize 16, one processor", "atftpd", "speed.bin", 1428, 16, 0, 21, 3, None, True),
     Case("blksize 1428, lock-step, 2 % loss each way", "tftpd-hpa", "lossy.bin", 1428, 1, 0.02, 7, 1, 20),
 )
 

@@ -1,4 +1,4 @@
-"""The link: join the Wi-Fi, and join it again when it drops. No server code.
+"""The link: join the Wi-Fi, or use the wire, and join again when it drops. No server code.
 
 What differs between ports, from their sources (extmod/network_cyw43.c,
 ports/esp32/network_wlan.c):
@@ -8,73 +8,93 @@ does not.
 - isconnected() is True only once there is an address, on both.
 """
 
+# The stubs are the Pico's, which has no network.LAN.
+# pyright: reportAttributeAccessIssue=false, reportOptionalMemberAccess=false
+
 import time
 
 import network
 
 _REJOIN_MS = 10_000  # how long one attempt to join gets before the next
 
-_wlan = None  # network.WLAN
-_credentials = ()
-_joined = False
+_nic = None  # network.WLAN or network.LAN
+_credentials = ()  # what to join the Wi-Fi with; none for a wire
+_up = False
 _attempt = 0  # ticks_ms of the last attempt
 
 
 def join(settings):
-    """Join the Wi-Fi named in `settings` (dict of settings.load()); waits at most `join_timeout`
-    seconds.
+    """Bring up what `settings` (dict of settings.load()) names: the wire, or the Wi-Fi.
 
-    Returns True once the board has an address. Failing is not final: keep() goes on trying.
+    Waits at most `join_timeout` seconds; returns True once the board has an address. Failing is
+    not final: keep() goes on trying.
     """
-    global _wlan, _credentials
-    if not settings["ssid"]:
-        print("link: no ssid in /settings.json, so there is no Wi-Fi to join")
-        return False
+    global _nic, _credentials
     if settings["country"]:
         network.country(settings["country"])
     network.hostname(settings["hostname"])
-    _credentials = (
-        (settings["ssid"], settings["password"]) if settings["password"] else (settings["ssid"],)
-    )
-    _wlan = wlan = network.WLAN(network.STA_IF)
-    wlan.active(True)
-    # Power save adds tens to hundreds of milliseconds to each exchange.
-    wlan.config(pm=network.WLAN.PM_NONE)
+    if settings["wired"]:
+        _nic = _wire(settings["wired"])
+    elif settings["ssid"]:
+        _nic = network.WLAN(network.STA_IF)
+        _credentials = (settings["ssid"],)
+        if settings["password"]:
+            _credentials += (settings["password"],)
+    else:
+        print("link: no ssid in /settings.json, so there is no Wi-Fi to join")
+        return False
+    _nic.active(True)
+    if _credentials:
+        # Power save adds tens to hundreds of milliseconds to each exchange.
+        _nic.config(pm=network.WLAN.PM_NONE)
     if settings["ip"]:
-        wlan.ifconfig((settings["ip"], settings["netmask"], settings["gateway"], settings["dns"]))
+        _nic.ifconfig((settings["ip"], settings["netmask"], settings["gateway"], settings["dns"]))
     started = time.ticks_ms()
     limit = settings["join_timeout"] * 1000
-    _connect(wlan)
+    _connect(_nic)
     while not keep() and time.ticks_diff(time.ticks_ms(), started) < limit:
         time.sleep_ms(100)
-    if not _joined:
-        print(
-            "link: could not join %s in %d s, still trying"
-            % (settings["ssid"], settings["join_timeout"])
-        )
-    return _joined
+    if not _up:
+        print("link: not up after %d s, still trying" % settings["join_timeout"])
+    return _up
 
 
-def _connect(wlan):
+def _wire(arguments):
+    """network.LAN with `arguments` as in its documentation: pins by number, phy_type by name."""
+    import machine
+
+    arguments = dict(arguments)
+    for name in ("mdc", "mdio", "power", "reset", "ref_clk"):
+        if name in arguments:
+            arguments[name] = machine.Pin(arguments[name])
+    arguments["phy_type"] = getattr(network, arguments["phy_type"])
+    return network.LAN(**arguments)
+
+
+def _connect(nic):
     global _attempt
     _attempt = time.ticks_ms()
-    try:
-        wlan.connect(*_credentials)
-    except OSError as trouble:
-        print("link: %s" % trouble)
+    if _credentials:
+        try:
+            nic.connect(*_credentials)
+        except OSError as trouble:
+            print("link: %s" % trouble)
 
 
 def keep():
-    """Look after the link, without waiting; to be called about once a second. Returns True while
-    it is up."""
-    global _joined
-    if _wlan is None:
+    """Look after the link, without waiting; to be called about once a second.
+
+    Returns True while it is up.
+    """
+    global _up
+    if _nic is None:
         return False
-    up = _wlan.isconnected()
-    if up != _joined:
-        _joined = up
-        print("link: " + ("up, %s" % _wlan.ifconfig()[0] if up else "down, joining again"))
+    up = _nic.isconnected()
+    if up != _up:
+        _up = up
+        print("link: " + ("up, %s" % _nic.ifconfig()[0] if up else "down, joining again"))
     if not up and time.ticks_diff(time.ticks_ms(), _attempt) > _REJOIN_MS:
-        _wlan.disconnect()
-        _connect(_wlan)
+        if _credentials:
+            _nic.disconnect()
+        _connect(_nic)
     return up

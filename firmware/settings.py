@@ -60,6 +60,10 @@ TABLE = {
         _OFF,
         (lambda v: isinstance(v, str) and len(v) == 2, 'a two-letter country code such as "DE"'),
     ),
+    "wired": (
+        _OFF,
+        (lambda v: isinstance(v, dict) and "phy_type" in v, "the arguments of network.LAN"),
+    ),
     "ip": (_OFF, _ADDRESS),
     "netmask": ("255.255.255.0", _ADDRESS),
     "gateway": ("0.0.0.0", _ADDRESS),

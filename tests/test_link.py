@@ -102,7 +102,7 @@ def test_the_time_to_join_is_bounded(air, capsys):
     air.answers = False
     _, joined = join(join_timeout=7)
     assert not joined and 12_000 <= air.now <= 12_200
-    assert "could not join lab in 7 s, still trying" in capsys.readouterr().out
+    assert "link: not up after 7 s, still trying" in capsys.readouterr().out
 
 
 def test_a_long_time_to_join_has_several_attempts(air):
@@ -113,7 +113,9 @@ def test_a_long_time_to_join_has_several_attempts(air):
 
 def test_no_ssid_is_told_and_nothing_is_touched(air, capsys):
     _, joined = join(ssid=None)
-    assert not joined and air.calls == [] and "no ssid in /settings.json" in capsys.readouterr().out
+    assert (
+        not joined and air.calls == [("hostname", "tftpd")] and "no ssid in /settings.json" in capsys.readouterr().out
+    )
 
 
 def test_a_link_that_drops_is_joined_again(air, capsys):
@@ -142,3 +144,27 @@ def test_a_driver_that_refuses_to_connect_is_tried_again(air, capsys):
     air.now += 11_000
     link.keep()
     assert link.keep()
+
+
+def test_a_wire_is_used_in_place_of_the_wifi(air, monkeypatch, capsys):
+    machine = types.ModuleType("machine")
+    machine.Pin = lambda number: f"pin {number}"  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "machine", machine)
+    network = sys.modules["network"]
+    network.PHY_LAN8720 = 7  # type: ignore[attr-defined]
+
+    def lan(**arguments):
+        air.calls.append(("LAN", arguments))
+        return air
+
+    network.LAN = lan  # type: ignore[attr-defined]
+    air.connected = True
+    link, joined = join(ssid=None, wired={"phy_type": "PHY_LAN8720", "phy_addr": 1, "mdc": 23, "power": 16})
+    wanted = {"phy_type": 7, "phy_addr": 1, "mdc": "pin 23", "power": "pin 16"}
+    assert joined and air.calls == [("hostname", "tftpd"), ("LAN", wanted), ("active", True)]
+    air.connected = False
+    air.now += 60_000
+    assert not link.keep()
+    air.connected = True
+    assert link.keep() and air.calls[-1] == ("active", True), "a wire is not joined"
+    assert capsys.readouterr().out.count("link: up") == 2

@@ -14,7 +14,7 @@ from ..relay import Relay
 from . import processors
 from .client import Client
 
-FILES = {"speed.bin": 4 << 20, "lossy.bin": 256 << 10, "large.bin": 16 << 20}  # bytes
+FILES = {"speed.bin": 640 << 10, "lossy.bin": 256 << 10, "large.bin": 16 << 20}  # bytes
 FLASH_SIZE = "24M"  # of the everyday board, to hold them
 _PORTION = 1 << 20
 _HEAP_SECONDS = 60
@@ -84,12 +84,12 @@ class Case:
 
 
 CASES = (
-    Case("blksize 512, lock-step", "tftpd-hpa", "speed.bin", 512, 1, 0, 15, 3, 1),
-    Case("blksize 512, lock-step, one processor", "tftpd-hpa", "speed.bin", 512, 1, 0, 15, 3, None, True),
-    Case("blksize 1428, lock-step", "tftpd-hpa", "speed.bin", 1428, 1, 0, 21, 3, 1),
-    Case("blksize 1428, lock-step, one processor", "tftpd-hpa", "speed.bin", 1428, 1, 0, 21, 3, None, True),
-    Case("blksize 1428, windowsize 16", "atftpd", "speed.bin", 1428, 16, 0, 21, 3, 1),
-    Case("blksize 1428, windowsize 16, one processor", "atftpd", "speed.bin", 1428, 16, 0, 21, 3, None, True),
+    Case("blksize 512, lock-step", "tftpd-hpa", "speed.bin", 512, 1, 0, 41, 5, 1),
+    Case("blksize 512, lock-step, one processor", "tftpd-hpa", "speed.bin", 512, 1, 0, 41, 5, None, True),
+    Case("blksize 1428, lock-step", "tftpd-hpa", "speed.bin", 1428, 1, 0, 61, 5, 1),
+    Case("blksize 1428, lock-step, one processor", "tftpd-hpa", "speed.bin", 1428, 1, 0, 61, 5, None, True),
+    Case("blksize 1428, windowsize 16", "atftpd", "speed.bin", 1428, 16, 0, 81, 5, 1),
+    Case("blksize 1428, windowsize 16, one processor", "atftpd", "speed.bin", 1428, 16, 0, 81, 5, None, True),
     Case("blksize 1428, lock-step, 2 % loss each way", "tftpd-hpa", "lossy.bin", 1428, 1, 0.02, 7, 1, 20),
 )
 

@@ -1,0 +1,252 @@
+"""U-Boot in QEMU boots and loads files from the everyday board over TFTP, also over a wire that loses packets.
+
+U-Boot asks port 69 and QEMU's own network answers there itself, so both live in a network namespace of their own,
+joined by a tap device whose frames pass through this test. All of it goes when the test ends.
+"""
+
+import ctypes
+import fcntl
+import os
+import re
+import select
+import shutil
+import socket
+import struct
+import subprocess
+import threading
+import time
+import zlib
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from conftest import content
+
+from board import Board
+
+QEMU = "qemu-system-aarch64"
+UBOOT = Path("/usr/lib/u-boot/qemu_arm64/u-boot.bin")
+SERVER, CLIENT = "192.0.2.1", "192.0.2.2"  # RFC 5737: for examples
+WHERE = "0x41000000"  # memory of QEMU's virt board, above U-Boot
+FILES = {
+    "image.bin": content(700_000),
+    "whole-blocks.bin": content(1468 * 32, seed=2),  # ends with an empty block
+    "tiny.bin": content(5, seed=3),
+}
+
+_CLONE_NEWNET = 0x4000_0000  # unshare(2)
+_TUNSETIFF = 0x4004_54CA  # linux/if_tun.h
+_IFF_TAP_NO_PI = 0x1002
+_FRAME_BYTES = 2048
+
+
+class Namespace:
+    """A new network namespace without a name: what is started inside stays in it, and it goes with the last of them."""
+
+    def __enter__(self) -> "Namespace":
+        self._libc = ctypes.CDLL(None, use_errno=True)
+        self._home = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
+        if self._libc.unshare(_CLONE_NEWNET):
+            os.close(self._home)
+            raise OSError(ctypes.get_errno(), "unshare")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._libc.setns(self._home, _CLONE_NEWNET)
+        os.close(self._home)
+
+
+class Cable:
+    """Joins QEMU, which gets the socket `end`, and a tap device with the server's address.
+
+    Of the UDP datagrams every `lose_every`-th is dropped, in both directions; none while it is 0.
+    """
+
+    def __init__(self) -> None:
+        self._tap = os.open("/dev/net/tun", os.O_RDWR)
+        fcntl.ioctl(self._tap, _TUNSETIFF, struct.pack("16sH22x", b"tap0", _IFF_TAP_NO_PI))
+        for words in (f"addr add {SERVER}/24 dev tap0", "link set tap0 up", "link set lo up"):
+            subprocess.run(["ip", *words.split()], check=True)
+        self._near, self.end = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.lose_every = 0
+        self.lost = 0
+        self._count = 0
+        self._stop, self._stopping = os.pipe()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        near = self._near.fileno()
+        while True:
+            readable = select.select([self._tap, near, self._stop], [], [])[0]
+            if self._stop in readable:
+                return
+            for source, target in ((self._tap, near), (near, self._tap)):
+                if source in readable:
+                    frame = os.read(source, _FRAME_BYTES)
+                    if self._loses(frame):
+                        continue
+                    try:
+                        os.write(target, frame)
+                    except ConnectionError:  # QEMU has ended
+                        return
+
+    def _loses(self, frame: bytes) -> bool:
+        if not self.lose_every or frame[12:14] != b"\x08\x00" or frame[23] != socket.IPPROTO_UDP:
+            return False
+        self._count += 1
+        lost = self._count % self.lose_every == 0
+        self.lost += lost
+        return lost
+
+    def __enter__(self) -> "Cable":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._stopping)
+        self._thread.join()
+        self._near.close()
+        os.close(self._stop)
+        os.close(self._tap)
+
+
+class UBoot:
+    """U-Boot at its prompt, which QEMU has on its standard input and output."""
+
+    PROMPT = "\n=> "
+
+    def __init__(self, cable: Cable) -> None:
+        network = cable.end.fileno()
+        machine = [QEMU, "-machine", "virt", "-cpu", "cortex-a57", "-m", "256", "-bios", str(UBOOT), "-nographic"]
+        wiring = ["-netdev", f"socket,id=wire,fd={network}", "-device", "virtio-net-pci,netdev=wire,romfile="]
+        pipe = subprocess.PIPE
+        self._process = subprocess.Popen(
+            [*machine, *wiring], stdin=pipe, stdout=pipe, stderr=subprocess.STDOUT, pass_fds=[network]
+        )
+        cable.end.close()  # QEMU's alone, so that the cable learns when it has ended
+        self._heard = ""
+
+    def interrupt_autoboot(self) -> None:
+        self._until("Hit any key to stop autoboot")
+        self._type(" ")
+        self._until(self.PROMPT)
+
+    def run(self, command: str, seconds: float = 20) -> str:
+        """What U-Boot says to a command. Fails if the prompt is not back in time."""
+        self._type(command + "\n")
+        return self._until(self.PROMPT, seconds)
+
+    def load(self, name: str) -> str:
+        """Load a file to WHERE; what U-Boot says."""
+        return self.run(f"tftpboot {WHERE} {name}")
+
+    def crc32(self) -> int:
+        """Of what was loaded last, by U-Boot's own count of its bytes."""
+        said = self.run(f"crc32 {WHERE} $filesize")
+        match = re.search(r"==> ([0-9a-f]{8})", said)
+        assert match, said
+        return int(match[1], 16)
+
+    def _type(self, text: str) -> None:
+        assert self._process.stdin
+        self._process.stdin.write(text.encode())
+        self._process.stdin.flush()
+
+    def _until(self, text: str, seconds: float = 20) -> str:
+        assert self._process.stdout
+        end = time.monotonic() + seconds
+        while text not in self._heard:
+            left = end - time.monotonic()
+            assert left > 0, f"no {text!r} in {seconds} s, but {self._heard!r}"
+            if select.select([self._process.stdout], [], [], left)[0]:
+                data = os.read(self._process.stdout.fileno(), 4096)
+                assert data, f"QEMU has ended: {self._heard!r}"
+                self._heard += data.decode(errors="replace").replace("\r", "")
+        said, _, self._heard = self._heard.partition(text)
+        return said
+
+    def __enter__(self) -> "UBoot":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+
+class Bench(NamedTuple):
+    """The board, U-Boot and the cable between them."""
+
+    board: Board
+    uboot: UBoot
+    cable: Cable
+
+    def loaded(self, name: str, window: int = 4) -> tuple[str, str]:
+        """Load a file and check it: what U-Boot said, and the board's line about it."""
+        self.uboot.run(f"setenv tftpblocksize 1468; setenv tftpwindowsize {window}")
+        seen = len(self.board.console)
+        said = self.uboot.load(name)
+        assert f"Bytes transferred = {len(FILES[name])} " in said, said
+        assert self.uboot.crc32() == zlib.crc32(FILES[name])
+        return said, self.board.wait_for(f"RRQ /{name}", after=seen)
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
+    for program, package in ((QEMU, "qemu-system-arm"), ("ip", "iproute2")):
+        if not shutil.which(program):
+            pytest.skip(f"{program} is not installed (Debian: {package})")
+    if not UBOOT.exists():
+        pytest.skip(f"{UBOOT} is not there (Debian: u-boot-qemu)")
+    folder = tmp_path_factory.mktemp("served")
+    for name, data in FILES.items():
+        (folder / name).write_bytes(data)
+    with ExitStack() as stack:
+        with ExitStack() as inside:
+            try:
+                inside.enter_context(Namespace())
+                cable = stack.enter_context(Cable())
+            except OSError as error:
+                pytest.skip(f"no network namespace with a tap device ({error}): it takes root and /dev/net/tun")
+            uboot = stack.enter_context(UBoot(cable))
+            board = stack.enter_context(
+                Board("--host", SERVER, "--flash-size", "4M", "--set", "windowsize=8", files=folder, port=69)
+            )
+        uboot.interrupt_autoboot()
+        uboot.run(f"setenv ipaddr {CLIENT}; setenv serverip {SERVER}")
+        yield Bench(board, uboot, cable)
+        assert board.stop() == 0
+
+
+@pytest.mark.parametrize("window", [1, 4])
+@pytest.mark.parametrize("name", FILES)
+def test_uboot_loads_a_file(bench: Bench, name: str, window: int):
+    _, line = bench.loaded(name, window=window)
+    assert "blksize=1468" in line and "done" in line
+    assert ("windowsize=4" in line) == (window == 4)  # U-Boot doesn't ask for a window of 1
+
+
+def test_uboot_takes_the_smaller_window_that_the_board_grants(bench: Bench):
+    _, line = bench.loaded("image.bin", window=16)
+    assert "windowsize=8" in line and "done" in line
+
+
+@pytest.mark.parametrize("window", [1, 4])
+def test_a_lost_packet_does_not_cost_uboot_its_five_seconds(bench: Bench, window: int):
+    bench.cable.lose_every, before = 19, bench.cable.lost
+    try:
+        said, line = bench.loaded("image.bin", window=window)
+    finally:
+        bench.cable.lose_every = 0
+    assert bench.cable.lost - before > 20
+    assert "T " not in said  # what U-Boot prints when it has waited for 5 s
+    assert "done" in line and ", 0 resent" not in line
+
+
+def test_a_missing_file_ends_with_an_error_and_is_not_asked_for_again(bench: Bench):
+    seen = len(bench.board.console)
+    said = bench.uboot.load("missing.bin")
+    assert "TFTP error: " in said and "not found" in said and "Not retrying" in said
+    bench.loaded("tiny.bin")
+    assert len([line for line in bench.board.console[seen:] if "missing.bin" in line]) == 1

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from board import Board
+from board import Board, RealBoard
+from tools import ToolError, boards, firmware
+from tools.emulators import qemu
 
 # What the firmware's pure modules need of MicroPython, so that they import on CPython too.
 sys.modules["micropython"] = types.ModuleType("micropython")
@@ -42,27 +44,107 @@ SERVED = {
 }
 
 
-@pytest.fixture(scope="session")
-def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of what the shared board serves (SERVED), and some hidden files that it does not."""
-    folder = tmp_path_factory.mktemp("served")
+# How the shared board of each kind is started. Those behind the first run where their firmware is in the cache.
+ARGUMENTS = {
+    "unix": ["--flash-size", "8M", "--set", "log=debug"],
+    "esp32_c3": ["--set", "log=debug", "--set", "windowsize=64"],
+    "rpi_pico_w": ["--set", "log=debug", "--set", "windowsize=64"],
+}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--board", action="append", metavar="NAME", help=f"only on this board: {', '.join(ARGUMENTS)}")
+    parser.addoption(
+        "--board-address", metavar="HOST[:PORT]", help="on a real board that serves the folder of --served"
+    )
+    parser.addoption(
+        "--served", metavar="DIR", help="make that folder with the files a real board is to serve, and end"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line(
+        "markers", "only_on(*boards, reason): the boards of the `board` fixture that the test is for"
+    )
+    config.addinivalue_line(
+        "markers", "also_on_pico: a test that the emulated Pico W, 100 times slower than life, runs too"
+    )
+    if config.getoption("--served"):
+        make_files(Path(config.getoption("--served")))
+        pytest.exit("the files are made: put them on the board, and run pytest --board-address", 0)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "board" not in metafunc.fixturenames:
+        return
+    only = metafunc.definition.get_closest_marker("only_on")
+    names = list(only.args) if only else ["unix"]
+    if metafunc.definition.get_closest_marker("also_on_pico"):
+        names.append("rpi_pico_w")
+    chosen = metafunc.config.getoption("--board")
+    if metafunc.config.getoption("--board-address"):
+        names = ["hardware"]
+    elif chosen:
+        every = not only and {"esp32_c3"}.intersection(chosen)
+        names = [name for name in names if name in chosen] + sorted(every or [])
+    metafunc.parametrize("board", names, indirect=True, scope="session")
+
+
+def missing(name: str) -> str:
+    """Why that board can't be emulated here; an empty text if it can."""
+    facts = boards.load(name)
+    if name == "unix":
+        return ""
+    file = facts["firmware"][0]["file"]
+    if not (firmware.cache() / "firmware" / file).exists():
+        return f"no {file} in the cache: python -m tools firmware --board {name}"
+    if facts["emulator"]["program"] == "qemu":
+        try:
+            qemu.find_chip(facts["emulator"]["arguments"][-1])
+        except ToolError as error:
+            return str(error)
+    return ""
+
+
+def make_files(folder: Path) -> None:
+    """What the shared board serves (SERVED), and a hidden file that it does not."""
     for name, data in SERVED.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(data)
     (folder / ".hidden").write_bytes(b"hidden")
+
+
+@pytest.fixture(scope="session")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with what the shared board serves."""
+    folder = tmp_path_factory.mktemp("served")
+    make_files(folder)
     return folder
 
 
 @pytest.fixture(scope="session")
-def board(files: Path) -> Iterator[Board]:
-    """The everyday board, shared by all tests that leave it as it was."""
-    with Board("--flash-size", "8M", "--set", "log=debug", files=files) as running:
+def board(request: pytest.FixtureRequest, files: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Board]:
+    """A board shared by all tests that leave it as it was: the everyday one, then the genuine ones."""
+    name = request.param
+    if name == "hardware":
+        yield RealBoard(request.config.getoption("--board-address"))
+        return
+    if reason := missing(name):
+        pytest.skip(reason)
+    if name == "rpi_pico_w":  # 848 KiB of flash
+        files = tmp_path_factory.mktemp("served")
+        make_files(files)
+        for large in ("mebi.bin", "rollover.bin"):
+            (files / large).unlink()
+    with Board("--board", name, *ARGUMENTS[name], files=files) as running:
         yield running
         assert running.stop() == 0
 
 
 @pytest.fixture
 def start(files: Path) -> Iterator[Callable[..., Board]]:
-    """start(*arguments) starts a board of one's own, with the files of the shared one; it is stopped at the end."""
-    with contextlib.ExitStack() as boards:
-        yield lambda *arguments, files=files: boards.enter_context(Board("--flash-size", "8M", *arguments, files=files))
+    """start(*arguments) starts an everyday board of one's own, with the files of the shared one."""
+    with contextlib.ExitStack() as running:
+        yield lambda *arguments, files=files: running.enter_context(
+            Board("--flash-size", "8M", *arguments, files=files)
+        )

@@ -1,9 +1,9 @@
 """Heap and code on the everyday board: nothing allocated per block, budgets kept, nothing lost over 1,000 transfers."""
 
 import pytest
-from board import Board, TftpError, Wire, fetch
 from conftest import SERVED
 
+from board import Board, TftpError, Wire, fetch
 from tools.bench import measures, peers
 
 

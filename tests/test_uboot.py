@@ -50,11 +50,12 @@ class Namespace:
         self._home = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
         if self._libc.unshare(_CLONE_NEWNET):
             os.close(self._home)
-            raise OSError(ctypes.get_errno(), "unshare")
+            number = ctypes.get_errno()
+            raise OSError(number, f"unshare: {os.strerror(number)}")
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._libc.setns(self._home, _CLONE_NEWNET)
+        assert self._libc.setns(self._home, _CLONE_NEWNET) == 0
         os.close(self._home)
 
 

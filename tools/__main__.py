@@ -13,6 +13,9 @@ COMMANDS = {
     "boards": "list the boards",
     "firmware": "get MicroPython's own firmware for a board into the cache",
     "image": "make the one file that is flashed on a board",
+    "flash": "put that file on a board, and wait until it serves",
+    "deploy": "fill a running board without flashing it: only what changed",
+    "monitor": "show live what a board says",
     "bench": "measure the server against its budgets and against other servers",
 }
 

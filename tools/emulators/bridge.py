@@ -130,7 +130,7 @@ class Bridge:
 
     def frame(self, frame: bytes) -> None:
         """An Ethernet frame from the board; what makes no sense is dropped."""
-        with contextlib.suppress(struct.error, IndexError):
+        with contextlib.suppress(struct.error, LookupError):
             kind = struct.unpack_from("!H", frame, 12)[0]
             if kind == _ARP:
                 self._arp(frame[14:42])
@@ -152,7 +152,7 @@ class Bridge:
             place = start >> 3 | (0x2000 if start + step < length else 0)  # more fragments
             ip = bytearray(struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(part), self._identification, place, 64, _UDP, 0))
             ip += source[0] + target[0]
-            ip[10:12] = struct.pack("!H", _checksum(ip))
+            ip[10:12] = struct.pack("!H", _checksum(bytes(ip)))
             self._send_frame(mac, _IPV4, bytes(ip) + part)
 
     def _arp(self, packet: bytes) -> None:

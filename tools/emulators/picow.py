@@ -1,5 +1,5 @@
-"""A Raspberry Pi Pico W with its genuine firmware, in rp2040py with the emulated Wi-Fi chip: network RP2040PY-GUEST, any
-password. About 30 s of wall time from start to serving; its own clock is right, but never faster than the wall's."""
+"""A Raspberry Pi Pico W with its genuine firmware, in rp2040py with the emulated Wi-Fi chip (network RP2040PY-GUEST,
+any password). Half a minute from start to serving. Its clock is its own: when busy it falls behind the wall's."""
 
 import argparse
 import asyncio
@@ -27,7 +27,7 @@ _UF2_MAGIC = b"UF2\n\x57\x51\x5d\x9e"
 
 class _Bus(GSPIBus):
     """rp2040py 0.3.6 grants the Wi-Fi driver one more send for each frame to the board, besides the one for each frame
-    that it has sent. After 256 frames that number, of 8 bits, is taken for one in the past, and sends fail (OSError -1).
+    that it has sent. After 256 frames that number, of 8 bits, is taken for one in the past, and sends fail (OSError).
     """
 
     _SPARE = 8  # so many sends may be under way at once
@@ -71,14 +71,13 @@ class _Network:
 
 
 class _Keyboard:
-    """What is typed on the console. rp2040py's USB host has an empty packet ready each time that the board listens, 33,000
-    in a second, which leaves the board no time to be idle in; this one keeps it waiting until something is typed."""
+    """What is typed on the console. rp2040py's USB host has an empty packet ready each time that the board listens,
+    33,000 in a second, which leaves the board no idle time; this one keeps it waiting until something is typed."""
 
     def __init__(self, cdc: USBCDC) -> None:
         self._usb = cdc.usb
         self._theirs = self._usb.on_endpoint_read, self._usb.on_reset
         self._usb.on_endpoint_read = self._listens
-        self._usb.on_reset = self._reset
         self._listening: tuple[int, int] | None = None  # endpoint, and the bytes that it takes
         self._typed = bytearray()
         self.type = self._typed.extend
@@ -89,7 +88,8 @@ class _Keyboard:
         elif self._theirs[0]:
             self._theirs[0](endpoint, size)
 
-    def _reset(self) -> None:
+    def reset(self) -> None:
+        """The board was reset, and with it its end of the USB."""
         self._listening = None
         if self._theirs[1]:
             self._theirs[1]()
@@ -124,10 +124,17 @@ class PicoW:
         self._keyboard = _Keyboard(self._device.cdc)
         self.wiring = Wiring(arguments, chip.bus.queue_rx_ethernet_frame, self._keyboard.type, _PATIENCE)
         chip.bus.nat_bridge = _Network(self.wiring)  # type: ignore[assignment]
+        self._chip = chip
+        self._mcu.usb_ctrl.on_reset = self._reset
         self._device.cdc.on_serial_data = self._said
         self._offset: float | None = None  # wall's clock - the board's, once the board is held to it
         self._alarm = self._mcu.clock.create_alarm(self._poll)
         self._alarm.schedule(_POLL_NS)
+
+    def _reset(self) -> None:
+        self._keyboard.reset()
+        # rp2040py leaves the Wi-Fi chip as it was, and then it does not start again; on the real board it loses power.
+        self._chip.bus.power_off()
 
     def _said(self, data: bytes | bytearray) -> None:
         self.wiring.console.said(bytes(data))

@@ -18,7 +18,7 @@ from ..processes import die_with_parent
 from . import Wiring, add_arguments, main, read, write_whole
 
 _SIZES = (4 << 20, 8 << 20, 16 << 20)  # of flash chips
-_REPAIRS = "micropython-tftpd repairs 1"  # tools/qemu_build.py builds it into --version
+REPAIRED = "micropython-tftpd repairs 1"  # what --version says of a QEMU with the repairs of tools/qemu_build.py
 _PATIENCE = 5  # seconds for the board to stop
 _HOW = "run 'make qemu-esp32', or name the folder of such a QEMU in $QEMU_ESP32"
 
@@ -54,10 +54,10 @@ def find(program: str, machine: str) -> tuple[str, list[str]]:
     cache = platformdirs.user_cache_path("micropython-tftpd") / "qemu-esp32"
     named = os.environ.get("QEMU_ESP32")
     for folder in [Path(named)] if named else [cache]:
-        for place in ("build", "bin", "."):
+        for place in ("bin", "build", "."):
             found = folder / place / program
             if found.is_file():
-                roms = [one for one in ("source/pc-bios", "share/qemu", "pc-bios") if (folder / one).is_dir()]
+                roms = [one for one in ("pc-bios", "share/qemu", "source/pc-bios") if (folder / one).is_dir()]
                 return _checked(str(found), machine), ["-L", str(folder / roms[0])] if roms else []
     if named:
         raise ToolError(f"$QEMU_ESP32 is {named}, and there is no {program} in it: {_HOW}")
@@ -66,6 +66,11 @@ def find(program: str, machine: str) -> tuple[str, list[str]]:
         if os.access(found, os.X_OK):
             return _checked(str(found), machine), []
     raise ToolError(f"{program} with the emulated Wi-Fi is not there: {_HOW}")
+
+
+def find_chip(chip: str) -> tuple[str, list[str]]:
+    """find() for "esp32" or "esp32c3"."""
+    return find(_CHIPS[chip].program, f"{_CHIPS[chip].machine}-picsimlab")
 
 
 def _checked(program: str, machine: str) -> str:
@@ -80,7 +85,7 @@ def _checked(program: str, machine: str) -> str:
 
     if not any(line.startswith(machine + " ") for line in ask(["-M", "help"]).splitlines()):
         raise ToolError(f"{program} has no machine {machine}: {_HOW}")
-    if False and _REPAIRS not in ask(["--version"]):
+    if REPAIRED not in ask(["--version"]):
         raise ToolError(f"{program} lacks the repairs that this project's servers need: {_HOW}")
     return program
 
@@ -94,7 +99,7 @@ class Esp32:
     def __init__(self, arguments: argparse.Namespace, flash: bytes) -> None:
         chip = _CHIPS[arguments.chip]
         name = chip.machine
-        program, roms = find(chip.program, f"{name}-picsimlab")
+        program, roms = find_chip(arguments.chip)
         self._net, net = socket.socketpair()
         self._serial, serial = socket.socketpair()
         self._frames = bytearray()
@@ -123,7 +128,7 @@ class Esp32:
 
     @staticmethod
     def _file(content: bytes) -> BinaryIO:
-        file = tempfile.TemporaryFile()
+        file = tempfile.TemporaryFile()  # noqa: SIM115  # open as long as the board is
         file.write(content)
         file.flush()
         return file

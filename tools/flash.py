@@ -1,0 +1,246 @@
+"""Put an image on a board that is plugged in, and wait until it serves.
+
+An RP2 board takes it as a drive, in its boot mode; one that runs MicroPython is sent there. An ESP32 takes it through
+its serial port, by esptool.
+"""
+
+import argparse
+import glob
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+from . import ToolError, boards, firmware, monitor, uf2
+
+_SERVING_S = 90
+_DRIVE_S = 20  # for a board to appear as a drive
+_POLL_S = 0.2
+_STEP_BYTES = 64 << 10  # written to a drive between two looks at the progress
+_INFO = "INFO_UF2.TXT"
+# Where systems mount drives: Linux by desktop, macOS, Windows.
+_MOUNTS = ("/media/*", "/media/*/*", "/run/media/*/*", "/mnt", "/mnt/*", "/Volumes/*", "[D-Z]:/")
+_BY_LABEL = "/dev/disk/by-label/"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--board", required=True, metavar="NAME", help="name of a folder in board/")
+    parser.add_argument("image", type=Path, metavar="IMAGE", help="what python -m tools image has made")
+    parser.add_argument("--device", metavar="PORT", help="the board's serial port (default: the one that is found)")
+    parser.add_argument("--drive", type=Path, metavar="DIR", help="the drive of an RP2 board in its boot mode")
+    parser.add_argument("--yes", action="store_true", help="do it without asking")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    board = boards.load(arguments.board)
+    if "flashing" not in board:
+        raise ToolError(f"{board['product']}: there is nothing to flash; python -m tools emulate runs it")
+    path: Path = arguments.image
+    image = boards.read_bytes(path)
+    base = firmware.read_base(image, path)
+    firmware.check_chip(board, base, path)
+    if board["flashing"]["how"] == "uf2":
+        work = _uf2(board, path, image, arguments)
+    else:
+        work = _esptool(board, path, image, arguments)
+    print(f"{path}: {base}, {len(image):,} bytes")
+    if not arguments.yes and not _agreed(work.question):
+        print("nothing is done")
+        return 1
+    work.do()
+    device = arguments.device
+    port = monitor.Port((lambda: device) if device else lambda: monitor.find_port(board["mcu"]))
+    print("waiting until it serves", flush=True)
+    try:
+        print(f"serving {monitor.wait_until_serving(port, _SERVING_S)}", flush=True)
+    finally:
+        port.close()
+    return 0
+
+
+def _agreed(question: str) -> bool:
+    try:
+        return input(f"{question}? [y/N] ").strip().lower() in ("y", "yes")
+    except EOFError:
+        print()
+        raise ToolError("nothing is done, since nobody answers: --yes does it without asking") from None
+
+
+class _Work:
+    """What will be done, as a `question` to the user, and the doing."""
+
+    def __init__(self, question: str, do: Callable[[], None]) -> None:
+        self.question = question
+        self.do = do
+
+
+def _progress(what: str) -> Any:
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn(what, markup=False), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=Console(stderr=True), transient=True)
+
+
+# RP2
+
+
+def _uf2(board: dict[str, Any], path: Path, image: bytes, arguments: argparse.Namespace) -> _Work:
+    _check_whole(path, image)
+    label = board["flashing"]["drive"]
+    drive: Path | None = arguments.drive
+    if drive:
+        _check_drive(board, drive)
+    elif not (drive := _find_drive(label)):
+        device = arguments.device or _runs_micropython(board, label)
+        question = f"Restart the board at {device} into its boot mode, and write {path} to it"
+        return _Work(question, lambda: _write(_boot_mode(device, label), path, image))
+    return _Work(f"Write {path} to the {board['product']} at {drive}", lambda: _write(drive, path, image))
+
+
+def _check_whole(path: Path, image: bytes) -> None:
+    # The boot ROM would wait for the rest for ever.
+    blocks = uf2.read(image)
+    family = uf2.main_family(blocks)
+    ours = [one for one in blocks if one.family == family]
+    if {one.number for one in ours} != set(range(ours[0].total)):
+        raise ToolError(f"{path} is not whole: it has {len(ours):,} of {ours[0].total:,} blocks")
+
+
+def _label(drive: Path) -> str | None:
+    """What the boot ROM says that it is, None if that is no drive of one."""
+    try:
+        lines = (drive / _INFO).read_text(errors="replace").splitlines()
+    except OSError:
+        return None
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("Board-ID:")), "")
+
+
+def _check_drive(board: dict[str, Any], drive: Path) -> None:
+    label = _label(drive)
+    if label is None:
+        raise ToolError(f"{drive} is not the drive of a board in its boot mode: there is no {_INFO} in it")
+    if label != board["flashing"]["drive"]:
+        raise ToolError(
+            f"the drive {drive} is a {label}, and the {board['product']}'s is a {board['flashing']['drive']}"
+        )
+
+
+def _drives() -> dict[Path, str]:
+    folders = {Path(name) for pattern in _MOUNTS for name in glob.glob(pattern)}
+    return {folder: label for folder in sorted(folders) if (label := _label(folder)) is not None}
+
+
+def _find_drive(label: str) -> Path | None:
+    found = [folder for folder, its in _drives().items() if its == label]
+    if len(found) > 1:
+        raise ToolError(f"several boards are in boot mode, choose one with --drive: {', '.join(map(str, found))}")
+    if not found and os.path.exists(_BY_LABEL + label):
+        raise ToolError(
+            f"the board is there, but its drive is not mounted: udisksctl mount -b {_BY_LABEL}{label}, and try again"
+        )
+    return found[0] if found else None
+
+
+def _runs_micropython(board: dict[str, Any], label: str) -> str:
+    try:
+        return monitor.find_port(board["mcu"])
+    except ToolError as error:
+        others = "".join(f"; the drive {folder} is a {its}" for folder, its in _drives().items())
+        if "several" in str(error):
+            raise
+        raise ToolError(
+            f"no {board['product']} is plugged in: {board['flashing']['press']}, and the drive {label} appears{others}"
+        ) from None
+
+
+def _boot_mode(device: str, label: str) -> Path:
+    command = [sys.executable, "-m", "mpremote", "connect", device, "resume", "bootloader"]
+    result = subprocess.run(command, capture_output=True, text=True)
+    if result.returncode:
+        last = (result.stderr or result.stdout).strip().splitlines()[-1:]
+        raise ToolError(f"the board at {device} can't be sent to its boot mode: {' '.join(last)}")
+    end = time.monotonic() + _DRIVE_S
+    while time.monotonic() < end:
+        if drive := _find_drive(label):
+            return drive
+        time.sleep(_POLL_S)
+    raise ToolError(f"the board is in its boot mode, but no drive {label} has appeared: name its folder with --drive")
+
+
+def _write(drive: Path, path: Path, image: bytes) -> None:
+    target = drive / path.with_suffix(".uf2").name
+    done = 0
+    try:
+        with _progress(f"writing to {drive}") as progress, target.open("wb", buffering=0) as file:
+            task = progress.add_task("", total=len(image))
+            while done < len(image):
+                done += file.write(image[done : done + _STEP_BYTES])
+                os.fsync(file.fileno())
+                progress.update(task, completed=done)
+    except OSError as error:
+        # The board restarts, and its drive is gone, with the last block, which may be before we are told that it is
+        # written.
+        if len(image) - done > _STEP_BYTES or _label(drive) is not None:
+            raise ToolError(f"can't write {target}: {error.strerror}; unplug the board, and try again") from None
+
+
+# ESP32
+
+
+def _esptool(board: dict[str, Any], path: Path, image: bytes, arguments: argparse.Namespace) -> _Work:
+    if arguments.drive:
+        raise ToolError(f"--drive is for RP2 boards; the {board['product']} has a serial port: --device")
+    # A file of MicroPython's own begins with the bootloader, an image of ours with the first byte of the flash.
+    offset = int(board["deploy_options"]["flash_offset"], 0) if image[:1] == b"\xe9" else 0
+    device = arguments.device or monitor.find_port(board["mcu"])
+    question = f"Write {path} to the {board['product']} at {device}, from {offset:#x} on"
+    return _Work(question, lambda: _flash_esp(board, device, offset, image))
+
+
+def _flash_esp(board: dict[str, Any], device: str, offset: int, image: bytes) -> None:
+    import serial
+    from esptool import FatalError, attach_flash, connect_esp, reset_chip, run_stub, write_flash
+    from esptool.logger import log
+
+    flashing = board["flashing"]
+    try:
+        with _progress(f"writing to {device}") as progress:
+            cast(Any, log).set_logger(_logger(progress))
+            with connect_esp(device, board["mcu"]) as rom:
+                esp = run_stub(rom)
+                if not device.startswith("socket:"):
+                    esp.change_baud(flashing["baud"])
+                attach_flash(esp)
+                write_flash(esp, [(offset, image)])
+                reset_chip(esp, "hard-reset")
+    except (FatalError, serial.SerialException, OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0].rstrip(".")
+        raise ToolError(f"{reason}; {flashing['press']}") from None
+
+
+def _logger(progress: Any) -> Any:
+    """esptool's words: only its progress is shown, what goes wrong it raises."""
+    from esptool.logger import TemplateLogger
+
+    class Logger(TemplateLogger):
+        def __init__(self) -> None:
+            self._task = progress.add_task("", total=None)
+
+        def progress_bar(
+            self, cur_iter: int, total_iters: int, prefix: str = "", suffix: str = "", bar_length: int = 30
+        ) -> None:
+            progress.update(self._task, completed=cur_iter, total=total_iters)
+
+        def print(self, *args: object, **kwargs: object) -> None:
+            pass
+
+        note = warning = error = set_verbosity = print
+
+        def stage(self, finish: bool = False) -> None:
+            pass
+
+    return Logger()

@@ -1,0 +1,172 @@
+"""Show live what a board says on its console: its journal. Ctrl-C ends it; a board that goes away is waited for."""
+
+import argparse
+import contextlib
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+from . import ToolError
+
+_BAUD = 115200  # of MicroPython's console on a UART; USB takes any
+_POLL_S = 0.2
+_SILENCE_S = 30  # after so long the board has said its address before anybody listened
+_RP2 = {0x2E8A}
+# Espressif's own USB, and the USB serial chips on ESP32 boards: Silicon Labs, WCH, FTDI, Prolific.
+_ESP32 = {0x303A, 0x10C4, 0x1A86, 0x0403, 0x067B}
+_PROMPT = b">>> "
+_LINK = "link: "
+_UP = "link: up, "
+_READY = " ready on "
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--device", metavar="PORT", help="serial port, or socket://HOST:PORT (default: that of the board plugged in)"
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    device = arguments.device
+    port = Port((lambda: device) if device else find_port)
+    port.open()
+    print(f"{port.name}: Ctrl-C ends", file=sys.stderr)
+    here = True
+    try:
+        while True:
+            sys.stdout.buffer.write(port.read())
+            sys.stdout.flush()
+            if here != port.is_open:
+                here = port.is_open
+                print(f"{port.name} is {'back' if here else 'gone, waiting for it'}", file=sys.stderr)
+    except (KeyboardInterrupt, BrokenPipeError):
+        return 0
+    finally:
+        port.close()
+
+
+def find_port(chip: str | None = None) -> str:
+    """The name of the serial port of the board that is plugged in. Raises ToolError.
+
+    chip  `mcu` of its board.json, None for any
+    """
+    from serial.tools import list_ports
+
+    vendors = _RP2 | _ESP32 if chip is None else _RP2 if chip.startswith("rp2") else _ESP32
+    found = [port for port in sorted(list_ports.comports()) if port.vid in vendors]
+    if not found:
+        raise ToolError(
+            "no board is plugged in (if one is, its cable may carry power only); --device names its serial port"
+        )
+    if len(found) > 1:
+        several = ", ".join(f"{port.device} ({port.description})" for port in found)
+        raise ToolError(f"several serial ports could be the board, choose one with --device: {several}")
+    return found[0].device
+
+
+class Port:
+    """A board's serial port, which may go away and come back: USB does when the board restarts.
+
+    name     of the port that is, or was last, open
+    is_open  False while it is away
+    """
+
+    def __init__(self, find: Callable[[], str], port: Any = None) -> None:
+        """
+        find  returns the port's name, asked each time that it is opened; may raise ToolError
+        port  pyserial's, already open
+        """
+        self.name: str = port.name if port else ""
+        self._find = find
+        self._port: Any = port
+        if port:
+            port.timeout = _POLL_S
+
+    @property
+    def is_open(self) -> bool:
+        return self._port is not None
+
+    def open(self) -> None:
+        """Raises ToolError."""
+        import serial
+
+        self.name = self._find()
+        try:
+            self._port = serial.serial_for_url(self.name, baudrate=_BAUD, timeout=_POLL_S, exclusive=True)
+        except (OSError, ValueError) as error:  # SerialException is an OSError
+            raise ToolError(f"can't open {self.name}: {getattr(error, 'strerror', None) or error}") from None
+
+    def read(self) -> bytes:
+        """What the board has said, b"" if nothing for a while or if the port is away."""
+        try:
+            if not self._port:
+                self.open()
+            return self._port.read(self._port.in_waiting or 1)
+        except (OSError, ToolError):
+            self.close()
+            time.sleep(_POLL_S)
+            return b""
+
+    def write(self, data: bytes) -> None:
+        """Type `data` on the console, if it is there."""
+        try:
+            if self._port:
+                self._port.write(data)
+        except OSError:
+            self.close()
+
+    def close(self) -> None:
+        port, self._port = self._port, None
+        if port:
+            # In this order the reset circuit of an ESP32 board does not take it for a reset.
+            with contextlib.suppress(OSError):
+                port.rts = False
+                port.dtr = False
+            with contextlib.suppress(OSError):
+                port.close()
+
+
+def wait_until_serving(port: Port, seconds: float, silence: float = _SILENCE_S) -> str:
+    """The tftp:// address that a board tells which is just starting. Raises ToolError.
+
+    seconds  what it gets to serve
+    silence  seconds without a word after which the server is restarted to hear its address
+    """
+    now = time.monotonic()
+    end, quiet = now + seconds, now + silence
+    said, last, link, address, number = b"", "nothing", "", "", ""
+    restarting = False
+    while time.monotonic() < end:
+        if data := port.read():
+            quiet = end
+        *lines, said = (said + data).split(b"\n")
+        for line in lines:
+            last = _printable(line) or last
+            if last.startswith(_LINK):
+                link = last
+            if last.startswith(_UP):
+                address = last.removeprefix(_UP)
+            if _READY in last:
+                number = last.split(_READY)[1].split(",")[0].rpartition(":")[2]
+                if "no ssid" in link:
+                    raise ToolError(f"the board serves, but nobody can reach it: {link}")
+        if address and number:
+            return f"tftp://{address}/" if number == "69" else f"tftp://{address}:{number}/"
+        if said == _PROMPT and not data:
+            if not restarting:
+                raise ToolError(f"the board runs no server, it is at its prompt; it last said: {last}")
+            restarting, said = False, b""
+            port.write(b"\x04")  # Ctrl-D: restart boot.py and main.py
+        if time.monotonic() > quiet and port.is_open:
+            quiet, restarting = end, True
+            port.write(b"\r\x03")  # Ctrl-C: the server stops, the prompt comes
+    where = f"on {port.name}" if port.name else "on any serial port"
+    if number:
+        raise ToolError(f"the board serves, but has no address after {seconds:.0f} s: {link or 'no word of its link'}")
+    raise ToolError(f"the board does not serve after {seconds:.0f} s; {where} it last said: {last}")
+
+
+def _printable(line: bytes) -> str:
+    text = line.decode(errors="replace").strip()
+    return "".join(letter if letter.isprintable() else "?" for letter in text)[:200]

@@ -12,7 +12,6 @@ if panel.safe_mode(chosen):
 else:
     board = panel.Panel(chosen)
     try:
-        Server(chosen).serve_forever(lambda server: board.tick(link.keep(),
-        server.stats()["transfers"]))
+        Server(chosen).serve_forever(lambda server: board.tick(link.keep(), server.stats()["transfers"]))
     except KeyboardInterrupt:
         board.rest()

@@ -1,4 +1,5 @@
-"""What is frozen into a MicroPython of your own: docs.micropython.org, "MicroPython manifest files".
+"""What is frozen into a MicroPython of your own (docs.micropython.org, "MicroPython manifest
+files").
 
     include("/path/to/micropython-tftpd/firmware/manifest.py")
 

@@ -70,12 +70,13 @@ def pytest_configure(config: pytest.Config) -> None:
         "markers", "also_on_pico: a test that the emulated Pico W, 100 times slower than life, runs too"
     )
     if config.getoption("--served"):
-        make_files(Path(config.getoption("--served")))
+        make_files(Path(str(config.getoption("--served"))))
         pytest.exit("the files are made: put them on the board, and run pytest --board-address", 0)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if "board" not in metafunc.fixturenames:
+    own = any("board" in str(mark.args[0]) for mark in metafunc.definition.iter_markers("parametrize"))
+    if "board" not in metafunc.fixturenames or own:
         return
     only = metafunc.definition.get_closest_marker("only_on")
     names = list(only.args) if only else ["unix"]
@@ -127,7 +128,7 @@ def board(request: pytest.FixtureRequest, files: Path, tmp_path_factory: pytest.
     """A board shared by all tests that leave it as it was: the everyday one, then the genuine ones."""
     name = request.param
     if name == "hardware":
-        yield RealBoard(request.config.getoption("--board-address"))
+        yield RealBoard(str(request.config.getoption("--board-address")))
         return
     if reason := missing(name):
         pytest.skip(reason)

@@ -21,7 +21,8 @@ class Deaf:
 
 def answers(datagram, address):
     server = Server(settings.defaults())
-    sock = server._listener.sock = Deaf(datagram, address)
+    sock = Deaf(datagram, address)
+    server._listener.sock = sock  # type: ignore[assignment]
     server._ports[sock] = server._listener
     server._hear(sock, 0)
     return sock.sent

@@ -24,7 +24,8 @@ _SETTINGS = "/settings.json"
 _PART = "/.deploy-"  # what is not yet whole: beside nothing that is served, and hidden
 _CHUNK_BYTES = 3072  # a line of 4 KB for the board's compiler
 _HASHED_AT_ONCE = 8
-_ATTEMPTS = 3  # to get the prompt: a board that is just starting may miss the first Ctrl-C
+_PROMPT_S = 10  # what the board gets to give its prompt
+_ATTEMPTS = 3  # to get it: one that is just starting may miss the first Ctrl-C
 _EXEC_S = 60  # what the board gets for one piece of work, such as reading a large file
 _SERVING_S = 120
 _SPARE_BLOCKS = 2  # for what the filesystem itself may need
@@ -304,7 +305,8 @@ class _Remote:
 
     def _prompt(self) -> None:
         with contextlib.redirect_stdout(io.StringIO()):  # mpremote prints what it does not understand
-            self._transport.enter_raw_repl(soft_reset=False)  # a soft reset would leave the watchdog hungry
+            # A soft reset would leave the watchdog hungry.
+            self._transport.enter_raw_repl(soft_reset=False, timeout_overall=_PROMPT_S)
 
     def _run(self, code: str) -> str:
         """Run `code` on the board; returns what it prints. Raises ToolError if it fails there."""

@@ -143,21 +143,27 @@ class ReadTransfer:
         data = self._ahead.data
         packets = self._packets
         blksize = self._blksize
+        first = self._first
+        have = self._end
+        last = self.last
         busy = False
-        while block <= end and block <= self.last:
+        while block <= end and block <= last:
             if block == 0:
                 packet = self._oack
             else:
-                if block >= self._end:
+                if block >= have:
                     self._fill(block)
-                place = block - self._first
+                    first = block
+                    have = self._end
+                    last = self.last
+                place = block - first
                 packet = packets[place]
                 place *= blksize
                 data[place] = 0
                 data[place + 1] = DATA
                 data[place + 2] = block >> 8 & 0xFF
                 data[place + 3] = block & 0xFF
-                if block == self.last:
+                if block == last:
                     packet = packet[: 4 + self._last_size]
             try:
                 busy = send(packet) is None
@@ -178,7 +184,7 @@ class ReadTransfer:
         self.due = ticks_add(now, _BLOCKED_MS if busy else self._rto)
         if not self._proven:
             self._allowance -= 1
-        elif alone and self._end <= block <= self.last:
+        elif alone and have <= block <= last:
             # While the client thinks. The network has a copy of what was sent, and a repeat reads
             # the file again. With others about, they would read over it.
             self._fill(block)

@@ -14,7 +14,7 @@ from ..relay import Relay
 from . import processors
 from .client import Client
 
-FILES = {"speed.bin": 640 << 10, "lossy.bin": 256 << 10, "large.bin": 16 << 20}  # bytes
+FILES = {"speed.bin": 640 << 10, "many.bin": 4 << 20, "lossy.bin": 256 << 10, "large.bin": 16 << 20}  # bytes
 FLASH_SIZE = "24M"  # of the everyday board, to hold them
 _PORTION = 1 << 20
 _HEAP_SECONDS = 60
@@ -122,11 +122,11 @@ def many_clients(client: Client, port: int, rounds: int, number: int = 8) -> lis
     """`number` clients that fetch the same file at once, in turns with one alone; lock-step at blksize 1428."""
     # On one processor: apart, one client alone mostly waits, and eight are then far more than 0.9 of it.
     processors.for_clients(together=True)
-    size = FILES["speed.bin"]
+    size = FILES["many.bin"]
     alone, together, slowest = Samples(), Samples(), Samples()
     for _ in range(rounds):
-        alone.values.append(size / client.fetch(port, "speed.bin", blksize=1428).seconds)
-        started = [client.start(port, "speed.bin", blksize=1428) for _ in range(number)]
+        alone.values.append(size / client.fetch(port, "many.bin", blksize=1428).seconds)
+        started = [client.start(port, "many.bin", blksize=1428) for _ in range(number)]
         fetches = [client.finish(process) for process in started]
         wall = max(got.ended for got in fetches) - min(got.began for got in fetches)
         together.values.append(number * size / wall)

@@ -1,0 +1,141 @@
+"""package.json and firmware/manifest.py: that they name all of the firmware, and that mip installs it."""
+
+import functools
+import io
+import json
+import subprocess
+import threading
+from collections.abc import Iterator
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import mpremote.mip
+import pytest
+
+from board import ROOT
+from tools import boards, filesystem
+
+FIRMWARE = ROOT / "firmware"
+MODULES = {
+    path.relative_to(FIRMWARE).as_posix(): path.read_bytes()
+    for path in FIRMWARE.rglob("*.py")
+    if path.name != "manifest.py"
+}
+PACKAGE = json.loads((ROOT / "package.json").read_text())
+
+
+def test_package_json_names_every_module_of_the_firmware_and_no_other():
+    assert {target: source for target, source in PACKAGE["urls"]} == {name: f"firmware/{name}" for name in MODULES}
+    assert len(PACKAGE["urls"]) == len(MODULES) and set(PACKAGE) == {"urls", "deps", "version"}
+
+
+def test_the_version_is_that_of_the_project():
+    version = PACKAGE["version"]
+    assert f'\nversion = "{version}"\n' in (ROOT / "pyproject.toml").read_text()
+    assert f'version="{version}"' in (FIRMWARE / "manifest.py").read_text()
+
+
+class Flash:
+    """What mpremote's mip asks of a board, in a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def fs_exists(self, path: str) -> bool:
+        return (self._folder / path.lstrip("/")).exists()
+
+    def fs_mkdir(self, path: str) -> None:
+        (self._folder / path.lstrip("/")).mkdir()
+
+    def fs_writefile(self, path: str, data: bytes, progress_callback: object) -> None:
+        (self._folder / path.lstrip("/")).write_bytes(data)
+
+
+def installed(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_mpremote_installs_from_a_local_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(ROOT)
+    for number, package in enumerate(("package.json", "./package.json", f"{ROOT}/package.json")):
+        flash = tmp_path / str(number)
+        flash.mkdir()
+        mpremote.mip._install_package(Flash(flash), package, "index", "/lib", None, True)
+        assert installed(flash / "lib") == MODULES
+
+
+def test_mpremote_installs_from_github(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    asked = []
+
+    def urlopen(url: str) -> io.BytesIO:
+        asked.append(url)
+        where, _, path = url.partition("/v1.2/")
+        assert where.endswith("/somebody/micropython-tftpd"), url
+        return io.BytesIO((ROOT / path).read_bytes())
+
+    monkeypatch.setattr("urllib.request.urlopen", urlopen)
+    package = "github:somebody/micropython-tftpd"
+    mpremote.mip._install_package(Flash(tmp_path), package, "index", "/lib", "v1.2", True)
+    assert installed(tmp_path / "lib") == MODULES and len(asked) == len(MODULES) + 1
+
+
+@pytest.fixture
+def web() -> Iterator[str]:
+    """URL of a web server with the repository."""
+
+    class Handler(SimpleHTTPRequestHandler):
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=str(ROOT))) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+def test_micropythons_own_mip_installs_a_server_that_runs(web: str, tmp_path: Path):
+    def run(code: str) -> str:
+        command = [boards.micropython(), "-c", code]
+        result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=20)
+        assert result.returncode == 0, result.stdout + result.stderr
+        return result.stdout
+
+    run(f"import mip; mip.install('{web}/package.json', target='{tmp_path}/lib')")
+    assert installed(tmp_path / "lib") == MODULES
+    paths = [str(tmp_path / "lib"), str(ROOT / "board/unix/shims")]
+    code = f"import sys; sys.path[:0] = {paths!r}; import link, panel, settings, tftpd\nchosen = settings.defaults()\n"
+    code += "chosen.update({'address': '127.0.0.1', 'port': 0, 'ssid': 'x', 'root': '/'})\n"
+    code += "server = tftpd.Server(chosen)\nserver.poll(0)\nserver.stop()"
+    assert " ready on 127.0.0.1:" in run(code)
+
+
+def test_the_manifest_freezes_every_module_of_the_firmware_and_no_other(tmp_path: Path):
+    frozen: dict[str, bytes] = {}
+
+    def add(path: Path) -> None:
+        frozen[path.relative_to(FIRMWARE).as_posix()] = path.read_bytes()
+
+    # As MicroPython's tools/manifestfile.py has it: paths are beside the manifest, a package is all of its .py.
+    names = {
+        "metadata": lambda *, description, version, license: None,
+        "module": lambda name: add(FIRMWARE / name),
+        "package": lambda name: [add(path) for path in (FIRMWARE / name).rglob("*.py")],
+    }
+    exec((FIRMWARE / "manifest.py").read_text(), names)
+    assert frozen == MODULES
+    compiled = filesystem.compile_firmware(tmp_path)
+    assert {name.replace(".mpy", ".py") for name in compiled} == set(frozen)
+
+
+def test_the_version_and_the_licence_come_before_all_else_in_the_manifest():
+    # MicroPython's rule for what is published.
+    calls: list[str] = []
+
+    class Names(dict):
+        def __missing__(self, name: str):
+            return lambda *arguments, **options: calls.append(name)
+
+    exec((FIRMWARE / "manifest.py").read_text(), Names(__builtins__={}))
+    assert calls[0] == "metadata"

@@ -195,7 +195,8 @@ def test_a_size_probe_is_ended_by_the_client_without_a_complaint(board: Board):
         with Wire(board.address) as wire:
             assert parse_oack(wire.ask("size-5000", ("tsize", 0))) == {"tsize": "5000"}
             wire.send(goodbye)
-            assert "probed, no data wanted" in board.wait_for("size-5000", after=seen)
+            client = f":{wire.socket.getsockname()[1]} RRQ"
+            assert "probed, no data wanted" in board.wait_for(client, after=seen)
             assert wire.silent(0.3)
 
 

@@ -5,6 +5,7 @@ its serial port, by esptool.
 """
 
 import argparse
+import functools
 import glob
 import os
 import subprocess
@@ -12,7 +13,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 from . import ToolError, boards, firmware, monitor, uf2
 
@@ -204,12 +205,12 @@ def _esptool(board: dict[str, Any], path: Path, image: bytes, arguments: argpars
 def _flash_esp(board: dict[str, Any], device: str, offset: int, image: bytes) -> None:
     import serial
     from esptool import FatalError, attach_flash, connect_esp, reset_chip, run_stub, write_flash
-    from esptool.logger import log
 
     flashing = board["flashing"]
     try:
         with _progress(f"writing to {device}") as progress:
-            cast(Any, log).set_logger(_logger(progress))
+            task = progress.add_task("", total=None)
+            _logger().show = lambda done, total: progress.update(task, completed=done, total=total)
             with connect_esp(device, board["mcu"]) as rom:
                 esp = run_stub(rom)
                 if not device.startswith("socket:"):
@@ -222,18 +223,18 @@ def _flash_esp(board: dict[str, Any], device: str, offset: int, image: bytes) ->
         raise ToolError(f"{reason}; {flashing['press']}") from None
 
 
-def _logger(progress: Any) -> Any:
-    """esptool's words: only its progress is shown, what goes wrong it raises."""
-    from esptool.logger import TemplateLogger
+@functools.cache  # esptool takes a logger once
+def _logger() -> Any:
+    """Where esptool's words go: only its progress is shown, by `show`; what goes wrong it raises."""
+    from esptool.logger import TemplateLogger, log
 
     class Logger(TemplateLogger):
-        def __init__(self) -> None:
-            self._task = progress.add_task("", total=None)
+        show: ClassVar[Callable[[int, int], None]]
 
         def progress_bar(
             self, cur_iter: int, total_iters: int, prefix: str = "", suffix: str = "", bar_length: int = 30
         ) -> None:
-            progress.update(self._task, completed=cur_iter, total=total_iters)
+            Logger.show(cur_iter, total_iters)
 
         def print(self, *args: object, **kwargs: object) -> None:
             pass
@@ -243,4 +244,5 @@ def _logger(progress: Any) -> Any:
         def stage(self, finish: bool = False) -> None:
             pass
 
-    return Logger()
+    cast(Any, log).set_logger(Logger())
+    return Logger

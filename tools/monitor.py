@@ -54,7 +54,8 @@ def find_port(chip: str | None = None) -> str:
     from serial.tools import list_ports
 
     vendors = _RP2 | _ESP32 if chip is None else _RP2 if chip.startswith("rp2") else _ESP32
-    found = [port for port in sorted(list_ports.comports()) if port.vid in vendors]
+    found = [port for port in list_ports.comports() if port.vid in vendors]
+    found.sort(key=lambda port: port.device)
     if not found:
         raise ToolError(
             "no board is plugged in (if one is, its cable may carry power only); --device names its serial port"

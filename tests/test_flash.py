@@ -1,0 +1,467 @@
+"""`python -m tools flash` and `monitor`: a folder for the drive of a boot mode, the ROM of an emulated ESP32-C3 for
+esptool, and pseudo-terminals and sockets for consoles."""
+
+import argparse
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import tty
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import ClassVar
+
+import esptool
+import pytest
+from conftest import missing
+from test_emulate import complain
+from test_image import FACTORY, NVS, VFS, made_esp, made_uf2, table
+
+from board import ROOT
+from tools import ToolError, boards, flash, image, monitor
+
+BOOT = b"MPY: soft reboot\r\nlink: up, 192.168.1.23\r\n0.001 ready on 0.0.0.0:69, files in /files\r\n"
+PROMPT = b'Type "help()" for more information.\r\n>>> '
+
+
+class Console:
+    """The console of a board, a pseudo-terminal: `name` is its device, `typed` what has been typed on it.
+
+    says     what the board says again and again, since what is said before the port is opened is lost
+    answers  what is typed, and what the board says then
+    """
+
+    alive: ClassVar[list["Console"]] = []
+
+    def __init__(self, says: bytes = b"", *answers: tuple[bytes, bytes]) -> None:
+        self.typed = b""
+        self._says = says
+        self._answers = list(answers)
+        self._ours, self._theirs = os.openpty()
+        tty.setraw(self._theirs)
+        self.name = os.ttyname(self._theirs)
+        self._threads = [threading.Thread(target=work) for work in (self._listen, self._repeat)]
+        self._pulled = threading.Event()
+        for thread in self._threads:
+            thread.start()
+        self.alive.append(self)
+
+    def _listen(self) -> None:
+        while not self._pulled.is_set():
+            if select.select([self._ours], [], [], 0.05)[0]:
+                self.typed += os.read(self._ours, 1024)
+                while self._answers and self.typed.endswith(self._answers[0][0]):
+                    self.say(self._answers.pop(0)[1])
+
+    def _repeat(self) -> None:
+        while self._says and not self._pulled.wait(0.4):
+            if select.select([], [self._ours], [], 0)[1]:
+                self.say(self._says)
+
+    def say(self, data: bytes) -> None:
+        os.write(self._ours, data)
+
+    def pull(self) -> None:
+        """Pull the plug."""
+        self.alive.remove(self)
+        self._pulled.set()
+        for thread in self._threads:
+            thread.join()
+        os.close(self._ours)
+        os.close(self._theirs)
+
+
+@pytest.fixture(autouse=True)
+def no_console_is_left() -> Iterator[None]:
+    yield
+    for console in list(Console.alive):
+        console.pull()
+
+
+def port_at(name: object) -> monitor.Port:
+    return monitor.Port(lambda: str(name))
+
+
+def drive(folder: Path, label: str = "RPI-RP2") -> Path:
+    """What the boot ROM shows as a drive."""
+    folder.mkdir(parents=True)
+    (folder / "INFO_UF2.TXT").write_bytes(
+        f"UF2 Bootloader v3.0\r\nModel: Raspberry Pi\r\nBoard-ID: {label}\r\n".encode()
+    )
+    return folder
+
+
+@pytest.fixture
+def uf2(tmp_path: Path) -> Path:
+    path = tmp_path / "made.uf2"
+    path.write_bytes(made_uf2(size=200_000))
+    return path
+
+
+@pytest.fixture
+def nothing_is_plugged_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    plug_in(monkeypatch)
+
+
+def plug_in(monkeypatch: pytest.MonkeyPatch, *ports: tuple[str, int | None]) -> None:
+    """The serial ports of this computer: device and USB vendor of each. There are no drives."""
+    found = [SimpleNamespace(device=device, vid=vendor, description=f"what is at {device}") for device, vendor in ports]
+    monkeypatch.setattr("serial.tools.list_ports.comports", lambda: found)
+    monkeypatch.setattr(flash, "_MOUNTS", ())
+    monkeypatch.setattr(flash, "_BY_LABEL", "/nowhere/")
+
+
+def run(board: str, image: Path, *, device: str | None = None, where: Path | None = None, yes: bool = True) -> int:
+    return flash.run(argparse.Namespace(board=board, image=image, device=device, drive=where, yes=yes))
+
+
+# RP2
+
+
+def test_an_image_is_copied_whole_to_the_drive_and_the_address_is_told(uf2: Path, tmp_path: Path):
+    where, console = drive(tmp_path / "drive"), Console(BOOT)
+    command = ["flash", "--board", "rpi_pico_w", uf2, "--drive", where, "--device", console.name, "--yes"]
+    result = subprocess.run(
+        [sys.executable, "-m", "tools", *map(str, command)], cwd=ROOT, capture_output=True, text=True, timeout=30
+    )
+    assert result.returncode == 0, result.stderr
+    assert "v9.9.9 for Test board" in result.stdout and result.stdout.endswith("serving tftp://192.168.1.23/\n")
+    assert (where / "made.uf2").read_bytes() == uf2.read_bytes()
+    assert sorted(path.name for path in where.iterdir()) == ["INFO_UF2.TXT", "made.uf2"]
+
+
+def test_nothing_is_done_without_a_yes(uf2: Path, tmp_path: Path, monkeypatch, capsys):
+    where = drive(tmp_path / "drive")
+    asked = []
+    for answer in ("", "n", "no", "x"):
+        monkeypatch.setattr("builtins.input", lambda question, answer=answer: asked.append(question) or answer)
+        assert run("rpi_pico_w", uf2, where=where, yes=False) == 1
+        assert capsys.readouterr().out.endswith("nothing is done\n")
+    assert set(asked) == {f"Write {uf2} to the Pico W at {where}? [y/N] "}
+
+    def nobody(question: str) -> str:
+        raise EOFError
+
+    monkeypatch.setattr("builtins.input", nobody)
+    with pytest.raises(ToolError, match="--yes does it"):
+        run("rpi_pico_w", uf2, where=where, yes=False)
+    assert not (where / "made.uf2").exists()
+    console = Console(BOOT)
+    monkeypatch.setattr("builtins.input", lambda question: "y")
+    assert run("rpi_pico_w", uf2, where=where, device=console.name, yes=False) == 0
+    assert (where / "made.uf2").exists()
+
+
+def test_the_drive_is_found_where_systems_mount_drives(uf2: Path, tmp_path: Path, monkeypatch, nothing_is_plugged_in):
+    monkeypatch.setattr(flash, "_MOUNTS", (f"{tmp_path}/media/*/*", f"{tmp_path}/Volumes/*"))
+    other = drive(tmp_path / "Volumes" / "RP2350", "RP2350")
+    (tmp_path / "Volumes" / "Backup").mkdir()
+    with pytest.raises(ToolError, match=f"hold BOOTSEL while .*RPI-RP2 appears; the drive {other} is a RP2350"):
+        run("rpi_pico_w", uf2)
+    console = Console(BOOT)
+    where = drive(tmp_path / "media" / "me" / "RPI-RP2")
+    assert run("rpi_pico_w", uf2, device=console.name) == 0
+    assert (where / "made.uf2").exists() and not (other / "made.uf2").exists()
+    drive(tmp_path / "media" / "me" / "RPI-RP21")
+    with pytest.raises(ToolError, match="several boards are in boot mode, choose one with --drive: "):
+        run("rpi_pico_w", uf2)
+
+
+def test_a_drive_that_is_not_mounted_is_told(uf2: Path, tmp_path: Path, monkeypatch, nothing_is_plugged_in):
+    monkeypatch.setattr(flash, "_BY_LABEL", f"{tmp_path}/by-label/")
+    (tmp_path / "by-label").mkdir()
+    (tmp_path / "by-label" / "RPI-RP2").touch()
+    with pytest.raises(ToolError, match=r"udisksctl mount -b .*/by-label/RPI-RP2"):
+        run("rpi_pico_w", uf2)
+
+
+def test_a_board_that_runs_micropython_is_sent_to_its_boot_mode(uf2: Path, tmp_path: Path, monkeypatch):
+    console = Console(BOOT)
+    plug_in(monkeypatch, (console.name, 0x2E8A), ("/dev/modem", 0x1234), ("/dev/ttyS0", None))
+    monkeypatch.setattr(flash, "_MOUNTS", (f"{tmp_path}/media/*",))
+    commands = []
+
+    def mpremote(command: list[str], **options: object) -> SimpleNamespace:
+        commands.append(command[1:])
+        threading.Timer(0.3, drive, [tmp_path / "media" / "RPI-RP2"]).start()
+        return SimpleNamespace(returncode=0)
+
+    monkeypatch.setattr("subprocess.run", mpremote)
+    assert run("rpi_pico_w", uf2) == 0
+    assert commands == [["-m", "mpremote", "connect", console.name, "resume", "bootloader"]]
+    assert (tmp_path / "media" / "RPI-RP2" / "made.uf2").read_bytes() == uf2.read_bytes()
+
+
+def test_a_board_that_restarts_with_the_last_block_has_taken_it(uf2: Path, tmp_path: Path, monkeypatch):
+    where = drive(tmp_path / "drive")
+    size = uf2.stat().st_size
+    goes_at = size
+
+    def fsync(number: int) -> None:
+        if os.fstat(number).st_size >= goes_at:
+            (where / "INFO_UF2.TXT").unlink(missing_ok=True)
+            raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr("os.fsync", fsync)
+    flash._write(where, uf2, uf2.read_bytes())
+    for goes_at in (size // 4, 0):  # noqa: B007 (too early)
+        with pytest.raises(ToolError, match=r"can't write .*Input/output error"):
+            flash._write(where, uf2, uf2.read_bytes())
+
+
+# ESP32
+
+
+@pytest.fixture
+def rom(tmp_path: Path) -> Iterator[tuple[str, Path]]:
+    """The port of an ESP32-C3 in its download mode, and the file that is its flash."""
+    from tools.emulators import qemu
+
+    if reason := missing("esp32_c3"):
+        pytest.skip(reason)
+    program, roms = qemu.find_chip("esp32c3")
+    (tmp_path / "efuse").write_bytes(qemu._c3_efuse())
+    (tmp_path / "flash").write_bytes(b"\xff" * (4 << 20))
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    command = [program, *roms, "-M", "esp32c3-picsimlab", "-display", "none", "-monitor", "none", "-no-user-config"]
+    command += ["-drive", f"file={tmp_path}/flash,if=mtd,format=raw"]
+    command += ["-drive", f"file={tmp_path}/efuse,if=none,format=raw,id=efuse"]
+    command += ["-global", "driver=nvram.esp32c3.efuse,property=drive,value=efuse"]
+    command += ["-global", "driver=timer.esp32c3.timg,property=wdt_disable,value=true"]
+    command += ["-global", "driver=esp32c3.gpio,property=strap_mode,value=2"]  # as with BOOT held
+    command += ["-serial", f"tcp:127.0.0.1:{port},server,nowait"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        until(lambda: can_connect(port))
+        yield f"socket://127.0.0.1:{port}", tmp_path / "flash"
+        process.kill()
+
+
+def until(true: Callable[[], object], seconds: float = 10) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, "it does not come true"
+        time.sleep(0.05)
+
+
+def can_connect(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port)).close()
+        return True
+    except OSError:
+        return False
+
+
+def test_esptool_writes_the_image_through_the_rom_of_an_esp32_c3(rom: tuple[str, Path]):
+    device, flashed = rom
+    made = made_esp("esp32c3", table(NVS, FACTORY, VFS))
+    flash._flash_esp(boards.load("esp32_c3"), device, 0, made)
+    assert flashed.read_bytes()[: len(made)] == made
+
+
+def test_another_chip_than_the_image_is_for_is_refused_by_the_rom(rom: tuple[str, Path]):
+    device, flashed = rom
+    made = made_esp("esp32s3", table(NVS, FACTORY))
+    with pytest.raises(ToolError, match=r"ESP32-C3.* not ESP32-S3.*; if esptool can't connect, hold BOOT"):
+        flash._flash_esp(boards.load("esp32_s3"), device, 0, made)
+    assert set(flashed.read_bytes()) == {0xFF}
+
+
+def test_esptool_is_told_port_speed_and_offset(tmp_path: Path, monkeypatch, capsys):
+    said: list[object] = []
+
+    class Chip:
+        def __enter__(self) -> "Chip":
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            said.append("closed")
+
+        def change_baud(self, baud: int) -> None:
+            said.append(baud)
+
+    def connect(port: str, chip: str) -> Chip:
+        said.append((port, chip))
+        return Chip()
+
+    monkeypatch.setattr("esptool.connect_esp", connect)
+    monkeypatch.setattr("esptool.run_stub", lambda chip: chip)
+    monkeypatch.setattr("esptool.attach_flash", lambda chip: None)
+    monkeypatch.setattr("esptool.write_flash", lambda chip, what: said.append([(at, len(data)) for at, data in what]))
+    monkeypatch.setattr("esptool.reset_chip", lambda chip, how: said.append(how))
+    base, whole = tmp_path / "base.bin", tmp_path / "whole.bin"
+    base.write_bytes(made_esp("esp32", table(NVS, FACTORY, VFS)))
+    whole.write_bytes(image.build_image(boards.load("esp32"), ROOT / "files", {}, base=base))
+    for path, offset in ((base, 0x1000), (whole, 0)):
+        console = Console(BOOT.replace(b":69", b":6969"))
+        plug_in(monkeypatch, (console.name, 0x10C4), ("/dev/pico", 0x2E8A))
+        assert run("esp32", path) == 0
+        length = path.stat().st_size
+        assert said == [(console.name, "esp32"), 460800, [(offset, length)], "hard-reset", "closed"]
+        assert capsys.readouterr().out.endswith("serving tftp://192.168.1.23:6969/\n")
+        said.clear()
+
+    def refuse(port: str, chip: str) -> None:
+        raise esptool.FatalError("Failed to connect: No serial data received.\nFor troubleshooting see")
+
+    monkeypatch.setattr("esptool.connect_esp", refuse)
+    with pytest.raises(ToolError, match=r"^Failed to connect: No serial data received; if esptool.* hold BOOT[^\n]*$"):
+        run("esp32", whole)
+
+
+# Ports
+
+
+def test_no_board_is_one_line_and_several_are_named(uf2: Path, tmp_path: Path, monkeypatch, nothing_is_plugged_in):
+    esp = tmp_path / "esp.bin"
+    esp.write_bytes(made_esp("esp32c3", table(NVS, FACTORY)))
+    with pytest.raises(ToolError, match=r"no board is plugged in .*--device names"):
+        run("esp32_c3", esp)
+    with pytest.raises(ToolError, match=r"no Pico W is plugged in: hold BOOTSEL while .*the drive RPI-RP2 appears"):
+        run("rpi_pico_w", uf2)
+    with pytest.raises(ToolError, match="no board is plugged in"):
+        monitor.run(argparse.Namespace(device=None))
+    plug_in(monkeypatch, ("/dev/a", 0x303A), ("/dev/b", 0x1A86), ("/dev/c", 0x2E8A))
+    with pytest.raises(ToolError, match=r"with --device: /dev/a \(what is at /dev/a\), /dev/b \(what is at /dev/b\)$"):
+        run("esp32_c3", esp)
+    assert monitor.find_port("rp2040") == "/dev/c"
+
+
+def test_bad_input_is_one_line_and_writes_nothing(uf2: Path, tmp_path: Path):
+    where, other = drive(tmp_path / "drive"), drive(tmp_path / "other", "RP2350")
+
+    def file(name: str, data: bytes) -> Path:
+        (tmp_path / name).write_bytes(data)
+        return tmp_path / name
+
+    def bad(image: Path, *arguments: object, board: str = "rpi_pico_w", where: Path = where) -> str:
+        said = complain("flash", "--board", board, image, "--drive", where, "--yes", *arguments)
+        assert not list(where.glob("*.uf2"))
+        return said
+
+    assert "no board is called 'nope'" in bad(uf2, board="nope")
+    assert "nothing to flash" in bad(uf2, board="unix")
+    assert "can't read" in bad(tmp_path / "missing.uf2")
+    assert "is no firmware" in bad(file("text", b"a text"))
+    assert "is for the rp2350, and the Pico W has the rp2040" in bad(file("2350.uf2", made_uf2("rp2350")))
+    esp = file("esp.bin", made_esp("esp32", table(NVS, FACTORY)))
+    assert "is for the esp32, and the Pico W has the rp2040" in bad(esp)
+    assert "is for the esp32, and the ESP32-C3 has the esp32c3" in bad(esp, board="esp32_c3")
+    assert "not a whole UF2 file" in bad(file("cut.uf2", uf2.read_bytes()[:-1]))
+    assert "is not whole: it has 771 of 781 blocks" in bad(file("short.uf2", uf2.read_bytes()[: -10 * 512]))
+    assert "there is no INFO_UF2.TXT in it" in bad(uf2, where=tmp_path / "nowhere")
+    assert f"the drive {other} is a RP2350, and the Pico W's is a RPI-RP2" in bad(uf2, where=other)
+    assert "--drive is for RP2 boards" in bad(esp, board="esp32")
+    assert "IMAGE" in complain("flash", "--board", "esp32")
+    assert "can't open /nowhere/tty" in complain("monitor", "--device", "/nowhere/tty")
+    assert "can't open foo://bar" in complain("monitor", "--device", "foo://bar")
+
+
+# Waiting until it serves
+
+
+def test_a_board_that_goes_away_and_comes_back_is_waited_for(tmp_path: Path):
+    name, first = tmp_path / "ttyBoard", Console(b"\x00\xff\xfe\r\n")
+
+    def restart() -> None:
+        time.sleep(0.3)
+        name.symlink_to(first.name)
+        time.sleep(1)
+        name.unlink()
+        first.pull()
+        time.sleep(0.5)
+        name.symlink_to(Console(BOOT).name)
+
+    thread = threading.Thread(target=restart)
+    thread.start()
+    port = port_at(name)
+    assert monitor.wait_until_serving(port, 20) == "tftp://192.168.1.23/"
+    thread.join()
+    port.close()
+
+
+def test_a_link_that_comes_up_late_is_waited_for():
+    console = Console(b"link: could not join lab in 20 s, still trying\r\n0.001 ready on 0.0.0.0:69, files in /f\r\n")
+    threading.Timer(1, console.say, [b"link: up, 10.0.0.7\r\n"]).start()
+    assert monitor.wait_until_serving(port_at(console.name), 10) == "tftp://10.0.0.7/"
+
+
+def test_a_silent_board_is_restarted_to_hear_its_address():
+    console = Console(b"", (b"\r\x03", b"9.001 stopped\r\n" + PROMPT), (b"\x04", b"\r\n" + BOOT))
+    assert monitor.wait_until_serving(port_at(console.name), 10, silence=0.5) == "tftp://192.168.1.23/"
+    assert console.typed == b"\r\x03\x04"
+
+
+@pytest.mark.parametrize(
+    ("said", "complaint"),
+    [
+        (b"", "does not serve after 2 s; on /dev/.* it last said: nothing"),
+        (b"rst:0x1 (POWERON)\r\n", r"does not serve after 2 s; .* it last said: rst:0x1 \(POWERON\)"),
+        (b"safe mode: the server is not started\r\n" + PROMPT, "runs no server, it is at its prompt; .*Type"),
+        (b"ImportError: no module named 'tftpd'\r\n>>> ", "it last said: ImportError: no module named 'tftpd'"),
+        (
+            b"link: no ssid in /settings.json, so no Wi-Fi\r\n0.001 ready on 0.0.0.0:69, files in /\r\n",
+            "nobody can reach it: link: no ssid",
+        ),
+        (
+            b"link: could not join lab in 20 s, still trying\r\n0.001 ready on 0.0.0.0:69, files in /files\r\n",
+            "no address after 2 s: link: could not join lab",
+        ),
+    ],
+)
+def test_a_board_that_does_not_serve_is_told_with_its_last_words(said: bytes, complaint: str):
+    console = Console(said)
+    with pytest.raises(ToolError, match=complaint):
+        monitor.wait_until_serving(port_at(console.name), 2)
+    assert console.typed == b""
+
+
+# monitor
+
+
+def test_monitor_shows_what_the_board_says_and_waits_for_one_that_goes_away(tmp_path: Path):
+    name, console = tmp_path / "ttyBoard", Console()
+    name.symlink_to(console.name)
+    with subprocess.Popen(
+        [sys.executable, "-m", "tools", "monitor", "--device", str(name)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout and process.stderr
+        assert process.stderr.readline() == f"{name}: Ctrl-C ends\n"
+        console.say("0.001 ready on 0.0.0.0:69, files in /Grüße\r\n".encode())
+        assert process.stdout.readline() == "0.001 ready on 0.0.0.0:69, files in /Grüße\n"
+        console.pull()
+        assert process.stderr.readline() == f"{name} is gone, waiting for it\n"
+        name.unlink()
+        console = Console()
+        name.symlink_to(console.name)
+        assert process.stderr.readline() == f"{name} is back\n"
+        console.say(BOOT)
+        assert process.stdout.readline() == "MPY: soft reboot\n"
+        process.send_signal(signal.SIGINT)
+        assert process.communicate(timeout=5)[1] == "" and process.returncode == 0
+        assert console.typed == b""
+
+
+def test_monitor_takes_a_socket():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        device = f"socket://127.0.0.1:{server.getsockname()[1]}"
+        command = [sys.executable, "-m", "tools", "monitor", "--device", device]
+        with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+            assert process.stdout
+            for _ in range(2):
+                client, _ = server.accept()
+                client.sendall(BOOT)
+                assert b"".join(process.stdout.readline() for _ in range(3)) == BOOT
+                client.close()
+            process.send_signal(signal.SIGINT)
+            process.communicate(timeout=5)
+            assert process.returncode == 0

@@ -1,6 +1,11 @@
-"""On the board, first: bring the network up. No server code."""
+"""On the board, first: mount the flash as it suits the server, bring the network up. No server
+code."""
 
+import flash
 import link
 import settings
 
-link.join(settings.load())
+chosen = settings.load()
+if chosen["flash_cache"]:
+    flash.remount(chosen["flash_cache"])
+link.join(chosen)

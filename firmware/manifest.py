@@ -11,6 +11,7 @@ they can be changed.
 
 metadata(description="A TFTP server", version="0.1.0", license="MIT")
 package("tftpd")
+module("flash.py")
 module("link.py")
 module("panel.py")
 module("settings.py")

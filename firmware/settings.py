@@ -23,7 +23,7 @@ def _text(longest):
 
 def _one_of(*allowed):
     def check(value):
-        return value in allowed and type(value) in (str, bool)
+        return any(value == one and type(value) is type(one) for one in allowed)  # True is not 1
 
     return check, "one of " + ", ".join([json.dumps(one) for one in allowed])
 
@@ -77,6 +77,7 @@ TABLE = {
     "blksize": (1468, _whole(8, 65464)),
     "windowsize": (16, _whole(1, 1024)),
     "read_ahead": (4500, _whole(0, 262144)),
+    "flash_cache": (_OFF, _one_of(128, 256, 512, 1024, 2048, 4096)),
     "timeout": (3, _whole(1, 255)),
     "retries": (8, _whole(1, 100)),
     "log": ("info", _one_of("error", "warning", "info", "debug")),

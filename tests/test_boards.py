@@ -32,7 +32,7 @@ def test_each_board_has_all_fields_and_good_settings(name: str):
     assert {"transfers", "windowsize", "led", "button"} <= set(board["settings"])
     layout = board["filesystem"]
     assert layout["size"] % layout["block_size"] == 0 and layout["block_size"] == 4096
-    assert layout["block_size"] % layout["prog_size"] == 0 == layout["prog_size"] % layout["read_size"]
+    assert layout["block_size"] % layout["prog_size"] == 0 == layout["block_size"] % layout["read_size"]
 
 
 @pytest.mark.parametrize("name", HARDWARE)

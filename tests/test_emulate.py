@@ -163,6 +163,7 @@ def board_with(tmp_path: Path, **scripts: str) -> list[str]:
         "board/unix/run.py",
         str(tmp_path / "flash"),
         "4096",
+        "512",
         "256",
         "0",
     ]

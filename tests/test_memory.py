@@ -49,11 +49,12 @@ def test_a_thousand_transfers_leave_the_heap_flat(start):
 
 
 def test_a_board_that_is_short_of_memory_says_so_and_lives(start):
-    board: Board = start("--heap", "100K", "--set", "read_ahead=0")
+    board: Board = start("--heap", "100K", "--set", "read_ahead=0", "--set", "log=debug")
     wires = [Wire(board.address) for _ in range(32)]
     answers = [wire.ask("size-5000", ("blksize", 1468)) for wire in wires]
     refusals = [TftpError(answer) for answer in answers if answer[:2] == b"\0\5"]
     assert refusals and {(error.code, error.text) for error in refusals} == {(0, "no memory just now, try again")}
     for wire in wires:
         wire.__exit__()
+    board.wait_for("idle,")
     assert fetch(board.address, "size-5000") == SERVED["size-5000"]

@@ -123,7 +123,8 @@ def _everyday(arguments: argparse.Namespace, board: dict[str, Any], folder: Path
     heap = arguments.heap or board["heap"]
     sockets = arguments.sockets if arguments.sockets is not None else board["udp_sockets"] or 0
     command = [boards.micropython(), "-X", f"heapsize={heap}", str(boards.ROOT / "board/unix/run.py"), str(flash)]
-    return _Machine([*command, *map(str, (layout["block_size"], layout["prog_size"], sockets))], flash, 60, 5)
+    command += [str(layout[size]) for size in ("block_size", "read_size", "prog_size")]
+    return _Machine([*command, str(sockets)], flash, 60, 5)
 
 
 def _genuine(arguments: argparse.Namespace, board: dict[str, Any], folder: Path, port: int) -> _Machine:

@@ -1,8 +1,9 @@
 """The everyday board: run with MicroPython's Unix port as `micropython run.py IMAGE BLOCK_SIZE
-CACHE UDP_SOCKETS`.
+READ_SIZE PROG_SIZE UDP_SOCKETS`.
 
-Mounts the LittleFS2 image at `/` as a Pico W mounts its flash and runs boot.py and main.py from
-there, in one namespace, as every MicroPython port does.
+Mounts the LittleFS2 image at `/` as a Pico W mounts its flash, but with a larger cache, for here
+each read goes through Python, and runs boot.py and main.py from there, in one namespace, as every
+MicroPython port does.
 """
 
 import os
@@ -10,12 +11,8 @@ import sys
 
 import vfs
 
-image, block_size, prog_size, udp_sockets = (
-    sys.argv[1],
-    int(sys.argv[2]),
-    int(sys.argv[3]),
-    int(sys.argv[4]),
-)
+image = sys.argv[1]
+block_size, read_size, prog_size, udp_sockets = [int(argument) for argument in sys.argv[2:]]
 sys.path.insert(0, sys.argv[0].rsplit("/", 1)[0] + "/shims")
 
 # These come with the firmware of a real board; here they are loaded while the host's files can
@@ -62,7 +59,8 @@ class Flash:
 
 flash = Flash(image, block_size)
 vfs.umount("/")
-vfs.mount(vfs.VfsLfs2(flash, progsize=prog_size), "/")  # pyright: ignore[reportArgumentType]
+filesystem = vfs.VfsLfs2(flash, readsize=read_size, progsize=prog_size)  # pyright: ignore[reportArgumentType]
+vfs.mount(filesystem, "/")
 os.chdir("/")
 sys.path[:] = ["", ".frozen", "/lib"]
 

@@ -141,8 +141,9 @@ class Server:
         # readinto, only to learn that there is none, costs as much as a full one.
         twins = self._twins
         inbox = self._inbox
-        for sock, _ in self._poller.ipoll(timeout_ms):
-            now = ticks_ms()
+        ready = self._poller.ipoll(timeout_ms)
+        now = ticks_ms()
+        for sock, _ in ready:
             if sock not in twins:
                 self._hear(sock, now)
                 continue
@@ -153,11 +154,11 @@ class Server:
                 continue
             if size:
                 session.transfer.receive(inbox, size, now)
-                self._drive(session, now)
+                self._drive(session)
             elif size == 0:
                 self._close_twin(session)
                 self._open_twin(session)
-        now = ticks_ms()
+        # As of the poll: what has come since may be what a timer waits for.
         if self._sessions and ticks_diff(now, self._due) >= 0:
             self._run_timers(now)
 
@@ -260,7 +261,7 @@ class Server:
         opcode = datagram[1] if len(datagram) > 1 and not datagram[0] else 0
         if session and session.port is port and not (listening and opcode in (RRQ, WRQ)):
             session.transfer.receive(datagram, len(datagram), now)
-            self._drive(session, now)
+            self._drive(session)
         elif listening:
             self._request(datagram, client, session, now)
         elif opcode != ERROR:
@@ -274,7 +275,7 @@ class Server:
             self._journal.count("garbage")
             return
         if session and session.request == datagram and session.transfer.repeat_request(now):
-            self._drive(session, now)
+            self._drive(session)
             return
         if session:
             self._end(session, "replaced by a new request")
@@ -311,7 +312,7 @@ class Server:
         if mode == "netascii":
             size = None  # not known before the file has been read
         agreed = Agreed(asked, settings["blksize"], settings["windowsize"], size)
-        label = "RRQ %s %s %s" % (path[len(settings["root"]) :], mode, agreed.text)
+        label = ("RRQ %s %s %s" % (path[len(settings["root"]) :], mode, agreed.text)).rstrip()
         source = self._store.open(path, mode, agreed)
         try:
             transfer = ReadTransfer(
@@ -329,7 +330,7 @@ class Server:
             self._due = transfer.due
         self._sessions.append(session)
         self._clients[client] = session
-        self._drive(session, now)
+        self._drive(session)
 
     def _make_room(self, now):
         for session in self._sessions:
@@ -346,12 +347,12 @@ class Server:
 
     # -- transfers
 
-    def _drive(self, session, now):
+    def _drive(self, session):
         """Send what the transfer wants to send, or end it. Hot path."""
         transfer = session.transfer
         try:
             if transfer.outcome is None:
-                transfer.pump(session.send, now)
+                transfer.pump(session.send, ticks_ms)
                 if ticks_diff(transfer.due, self._due) < 0:
                     self._due = transfer.due
             else:
@@ -371,7 +372,7 @@ class Server:
             transfer = session.transfer
             if ticks_diff(now, transfer.due) >= 0:
                 transfer.expired(now)
-                self._drive(session, now)
+                self._drive(session)
             if transfer.outcome is None and ticks_diff(transfer.due, due) < 0:
                 due = transfer.due
         self._due = due

@@ -1,8 +1,8 @@
 """One read transfer as a state machine: "this came" and "the clock says T" in, "send this" out.
 
 RFC 1350 (lock-step), 2347 (the OACK counts as block 0), 7440 (windows), RFC 1123 4.2.3.1
-(Sorcerer's Apprentice), RFC 6298 (adaptive retransmission, Karn's rule). No sockets, and no clock:
-times are `time.ticks_ms()` of the caller.
+(Sorcerer's Apprentice), RFC 6298 (adaptive retransmission, Karn's rule). No sockets, and no clock
+but the caller's: times are of `time.ticks_ms()`.
 
 The caller's part: receive() for each datagram, expired() when `due` has come, pump() after either,
 until `outcome` is set. A block number is counted from 1 without wrapping; only on the wire has it
@@ -123,12 +123,13 @@ class ReadTransfer:
 
     # -- hot path: allocates nothing but the view of a short last block, calls as little as it can
 
-    def pump(self, send, now):
+    def pump(self, send, clock):
         """Send what may be sent now.
 
-        send  takes a packet (bytes-like) and puts it on the wire; returns None, or raises OSError
-              with a number of _BUSY, if the network takes none just now. Any other OSError is a
-              link that is down or an ICMP message: the packet is lost as on the air.
+        send   takes a packet (bytes-like) and puts it on the wire; returns None, or raises OSError
+               with a number of _BUSY, if the network takes none just now. Any other OSError is a
+               link that is down or an ICMP message: the packet is lost as on the air.
+        clock  ticks_ms: the wait for an ACK begins behind the reads, which take an ESP32 a while
 
         Raises OSError if the file can't be read.
         """
@@ -180,7 +181,7 @@ class ReadTransfer:
             self.resent += min(block, self.top + 1) - start
             self.top = max(self.top, block - 1)
         self._blocked = busy
-        self._stamp = now
+        self._stamp = now = clock()
         self.due = ticks_add(now, _BLOCKED_MS if busy else self._rto)
         if not self._proven:
             self._allowance -= 1

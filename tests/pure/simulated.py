@@ -13,6 +13,7 @@ class Data:
         self.blksize = blksize
         self.block = 1
         self.reads = []
+        self.took = 0  # ms that reading takes
 
     def seek(self, block):
         self.block = block
@@ -69,7 +70,7 @@ class Bench:
             return None
 
         if self.transfer.outcome is None:
-            self.transfer.pump(send, self.now)
+            self.transfer.pump(send, lambda: self.now + self.source.took)
         return sent
 
     def blocks(self, room=1000):

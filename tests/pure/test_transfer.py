@@ -187,6 +187,14 @@ def test_a_client_that_was_restarted_gets_a_new_transfer():
 # -- time --------------------------------------------------------------------------------------------------------------
 
 
+def test_the_wait_for_an_ack_begins_behind_the_reads():
+    bench = lock_step()
+    bench.source.took = 400
+    assert bench.blocks() == [1]
+    assert bench.wait(649) == []
+    assert bench.wait(1) == [1]
+
+
 def test_the_wait_adapts_to_the_round_trip_time():
     for rtt, low, high in ((1, 20, 25), (10, 30, 50), (100, 120, 320)):
         bench = Bench(bytes(100_000))

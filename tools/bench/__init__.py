@@ -56,12 +56,14 @@ def run(arguments: argparse.Namespace) -> int:
             rounds = case.quick_rounds if arguments.quick else case.rounds
             samples = measures.compare(case, client, {OURS: board, case.peer: ports[case.peer]}, rounds)
             comparisons.append((case, samples))
-            ratio = samples[OURS].median / samples[case.peer].median
-            method = f"ratio of medians of {rounds} rounds in turns, {measures.FILES[case.name] >> 10:,} KiB"
+            ratio = samples[OURS].against(samples[case.peer])
+            method = f"median ratio of {rounds} rounds in turns, {measures.FILES[case.name] >> 10:,} KiB"
             budgets.append(Budget(what, ratio, "times", case.at_least, method, at_least=True))
         rounds = 3 if arguments.quick else 15
         status.update("many clients, a large file, the relay")
         budgets += measures.many_clients(client, board, min(rounds, 7))
+        if processors.two():
+            budgets += measures.many_clients(client, board, min(rounds, 7), together=True)
         budgets.append(measures.far_reads(client, board, rounds))
         budgets.append(measures.relay_cost(client, board, rounds))
     console.print(_comparison_table(comparisons), _budget_table(budgets))
@@ -90,7 +92,7 @@ def _comparison_table(comparisons: Comparisons) -> Table:
     for case, samples in comparisons:
         form = ".3f" if case.loss else ".1f"
         ours, theirs = samples[OURS], samples[case.peer]
-        table.add_row(case.what, ours.text(form), case.peer, theirs.text(form), f"{ours.median / theirs.median:.2f}")
+        table.add_row(case.what, ours.text(form), case.peer, theirs.text(form), f"{ours.against(theirs):.2f}")
     return table
 
 

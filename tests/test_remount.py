@@ -1,0 +1,75 @@
+"""flash.py inside MicroPython, on a block device in memory that stands for an ESP32's flash."""
+
+import subprocess
+
+import pytest
+
+from board import ROOT
+from tools.boards import micropython
+
+FLASH = """
+import os, sys, vfs
+sys.path.insert(0, "firmware")
+import flash
+
+class Device:
+    def __init__(self):
+        self.data = bytearray(64 * 4096)
+        self.reads = 0
+
+    def readblocks(self, number, buffer, offset=0):
+        self.reads += 1
+        at = number * 4096 + offset
+        buffer[:] = self.data[at : at + len(buffer)]
+
+    def writeblocks(self, number, buffer, offset=0):
+        at = number * 4096 + offset
+        self.data[at : at + len(buffer)] = buffer
+
+    def ioctl(self, operation, argument):
+        return {4: 64, 5: 4096}.get(operation, 0)
+
+class flashbdev:
+    bdev = Device()
+
+kind = getattr(vfs, KIND)
+kind.mkfs(flashbdev.bdev)
+vfs.umount("/")
+vfs.mount(flashbdev.bdev, "/")
+with open("/big", "wb") as file:
+    file.write(bytes(range(256)) * 200)
+
+def reads():
+    before = flashbdev.bdev.reads
+    with open("/big", "rb") as file:
+        assert file.read() == bytes(range(256)) * 200
+    return flashbdev.bdev.reads - before
+"""
+
+
+def run(script: str, kind: str = "VfsLfs2") -> str:
+    command = [micropython(), "-X", "heapsize=2M", "-c", FLASH.replace("KIND", repr(kind)) + script]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=10)
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout
+
+
+@pytest.mark.parametrize(("cache", "fewer"), [(512, 2), (1024, 4), (4096, 10)])
+def test_a_larger_cache_is_fewer_reads_of_the_same_files(cache: int, fewer: int):
+    run(f"""
+before = reads()
+sys.modules["flashbdev"] = flashbdev
+flash.remount({cache})
+assert reads() * {fewer} < before, (before, reads())
+open("/new", "w").close()
+assert sorted(os.listdir()) == ["big", "new"]
+""")
+
+
+def test_another_filesystem_stays_as_it_is():
+    said = run('sys.modules["flashbdev"] = flashbdev\nflash.remount(1024)\nreads()', "VfsFat")
+    assert said.startswith("flash: no LittleFS with a cache of 1024 bytes: ")
+
+
+def test_a_board_without_flashbdev_stays_as_it_is():
+    assert run("before = reads()\nflash.remount(1024)\nassert reads() == before") == ""

@@ -35,6 +35,15 @@ def _is_address(value):
     )
 
 
+def _is_range(value):
+    address, slash, bits = value.partition("/") if isinstance(value, str) else ("", "", "")
+    return _is_address(address) and (not slash or (bits.isdigit() and int(bits) <= 32))
+
+
+def _list_of(check):
+    return lambda value: isinstance(value, list) and all(check(one) for one in value)
+
+
 def _is_root(value):
     # Not "/" itself: the board's own files lie there.
     if not isinstance(value, str) or value[:1] != "/":
@@ -48,6 +57,11 @@ _ADDRESS = (_is_address, 'an IPv4 address such as "192.168.1.5"')
 _PIN = (
     lambda value: type(value) is int or (isinstance(value, str) and not value.isdigit()),
     'a GPIO number, or a name such as "LED"',
+)
+_RANGES = (_list_of(_is_range), 'a list of addresses and ranges such as ["192.168.1.0/24"]')
+_FOLDERS = (
+    _list_of(lambda value: isinstance(value, str) and value[:1] == "/"),
+    'a list of folders such as ["/incoming"], or ["/"] for all',
 )
 _OFF = None  # a setting whose default is None is off until it is set, and may be set to null
 
@@ -76,6 +90,12 @@ TABLE = {
     "transfers": (8, _whole(1, 256)),
     "blksize": (1468, _whole(8, 65464)),
     "windowsize": (16, _whole(1, 1024)),
+    "wrq_windowsize": (1, _whole(1, 1024)),
+    "read_from": (["0.0.0.0/0"], _RANGES),
+    "write_from": ([], _RANGES),
+    "write_to": (["/"], _FOLDERS),
+    "overwrite": (False, _SWITCH),
+    "write_limit": (_OFF, _whole(0, 1 << 30)),
     "read_ahead": (4500, _whole(0, 262144)),
     "flash_cache": (_OFF, _one_of(128, 256, 512, 1024, 2048, 4096)),
     "timeout": (3, _whole(1, 255)),

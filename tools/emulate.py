@@ -47,6 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--save", type=Path, metavar="FILE", help="keep the flash in FILE, and start from it the next time"
     )
+    parser.add_argument("--writable", action="store_true", help="let clients of this host upload new files")
     parser.add_argument("--log", type=Path, metavar="FILE", help="write the console to FILE, not to standard error")
     parser.add_argument(
         "--serial", type=int, metavar="PORT", help="the console also for mpremote connect socket://127.0.0.1:PORT"
@@ -109,7 +110,10 @@ def _only(arguments: argparse.Namespace, board: dict[str, Any], *names: str) -> 
 
 def _everyday(arguments: argparse.Namespace, board: dict[str, Any], folder: Path, port: int) -> _Machine:
     _only(arguments, board, "serial", "pcap", "base")
-    settings = boards.check_settings({"ssid": "emulated", "address": arguments.host, "port": port}, arguments.set)
+    settings = {"ssid": "emulated", "address": arguments.host, "port": port}
+    if arguments.writable:
+        settings["write_from"] = ["127.0.0.0/8"]
+    settings = boards.check_settings(settings, arguments.set)
     layout = board["filesystem"]
     files = filesystem.user_files(arguments.files)
     kept = None
@@ -130,7 +134,10 @@ def _everyday(arguments: argparse.Namespace, board: dict[str, Any], folder: Path
 def _genuine(arguments: argparse.Namespace, board: dict[str, Any], folder: Path, port: int) -> _Machine:
     _only(arguments, board, "heap", "sockets")
     emulator = board["emulator"]
-    settings = boards.check_settings({"ssid": emulator["ssid"], **emulator["settings"]}, arguments.set)
+    settings = {"ssid": emulator["ssid"], **emulator["settings"]}
+    if arguments.writable:
+        settings["write_from"] = ["10.0.0.0/8"]  # as which the bridge shows 127.0.0.0/8
+    settings = boards.check_settings(settings, arguments.set)
     base = arguments.base or firmware.base_image(board)
     kept = None
     if arguments.save and arguments.save.exists():

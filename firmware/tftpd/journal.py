@@ -2,6 +2,8 @@
 
 from time import ticks_diff, ticks_ms
 
+from .transfer import DONE, PROBED
+
 LEVELS = ("error", "warning", "info", "debug")
 ALWAYS = -1  # tools wait for these lines
 ERROR = 0
@@ -42,18 +44,18 @@ class Journal:
         """Add `number` to the counter called `what`."""
         self.counters[what] += number
 
-    def finished(self, client, what, transfer, ms):
+    def finished(self, client, what, outcome, transfer, ms):
         """The one line of a transfer that has ended.
 
         client    "host:port"
         what      "RRQ name mode options"
-        transfer  with outcome, ended_well, delivered, resent, peer_error
+        outcome   how it ended: DONE, PROBED, or what somebody may want to look into
+        transfer  with delivered, resent, peer_error
         ms        how long it took
         """
-        self.count("done" if transfer.ended_well else "failed")
+        self.count("done" if outcome in (DONE, PROBED) else "failed")
         self.count("bytes", transfer.delivered)
         self.count("resent", transfer.resent)
-        outcome = transfer.outcome
         if transfer.peer_error is not None:
             outcome += ", ERROR %d" % transfer.peer_error
         self.log(

@@ -86,3 +86,45 @@ class NetasciiSource:
             n += 1
         starts[(self._block + 1) % len(starts)] = offset << 1 | (owed >= 0)
         return n
+
+
+class NetasciiSink:
+    """Takes blocks of netascii for a sink that is given the file's own bytes."""
+
+    def __init__(self, sink):
+        """`sink`: as store.Sink."""
+        self._sink = sink
+        self.close = sink.close
+        self.path = sink.path
+        self._cr = False  # the last byte was a CR: LF or NUL is to follow
+
+    def write(self, data):
+        """As store.Sink.write. A CR before anything but LF and NUL, which RFC 764 does not know,
+        is kept."""
+        plain = bytearray(len(data) + 1)  # a CR of the block before may come first
+        n = 0
+        cr = self._cr
+        for byte in data:
+            if cr:
+                cr = False
+                if byte == _LF:
+                    plain[n] = _LF
+                    n += 1
+                    continue
+                plain[n] = _CR
+                n += 1
+                if byte == 0:
+                    continue
+            if byte == _CR:
+                cr = True
+            else:
+                plain[n] = byte
+                n += 1
+        self._cr = cr
+        self._sink.write(memoryview(plain)[:n])
+
+    def commit(self):
+        """As store.Sink.commit."""
+        if self._cr:
+            self._sink.write(b"\r")
+        self._sink.commit()

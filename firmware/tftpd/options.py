@@ -25,16 +25,18 @@ class Agreed:
     blksize     bytes of data in a block, 8..65464
     windowsize  blocks sent before an ACK is awaited, 1..65535
     timeout     seconds, the longest wait before a repeat; None where the client asked for none
+    tsize       bytes that an upload is to have; None for a read, or where the client has not said
     oack        the OACK packet that says so (bytes), b"" where nothing was granted
     text        the granted options for a person (str), "blksize=1468 timeout=5"
     """
 
-    def __init__(self, asked, max_blksize, max_windowsize, size):
+    def __init__(self, asked, max_blksize, max_windowsize, size=None, upload=False):
         """`asked`: (name, value) pairs of bytes; `size`: the file's size in bytes, None where it
-        is not known."""
+        is not known; `upload`: it is the client who knows it."""
         self.blksize = 512
         self.windowsize = 1
         self.timeout = None
+        self.tsize = None
         granted = []
         seen = set()
         for name, value in asked:
@@ -52,6 +54,8 @@ class Agreed:
                     self.windowsize = number = min(number, max_windowsize)
             elif key == b"timeout":
                 self.timeout = number = _number(value, 1, 255)
+            elif key == b"tsize" and upload:
+                self.tsize = number = _number(value, 0, 1 << 32)
             elif key == b"tsize" and value.isdigit() and size:
                 # The real size whatever was sent (U-Boot sends rubbish); none for an empty file:
                 # curl aborts on 0.

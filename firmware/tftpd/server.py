@@ -18,6 +18,7 @@ from time import ticks_add, ticks_diff, ticks_ms
 
 from micropython import const
 
+from .access import Ranges
 from .journal import ALWAYS, DEBUG, INFO, Journal
 from .options import Agreed
 from .packet import (
@@ -35,6 +36,7 @@ from .packet import (
 )
 from .store import Store
 from .transfer import DONE, ReadAhead, ReadTransfer
+from .upload import WriteTransfer
 
 _IDLE_MS = const(60_000)  # the timers are looked at this often when none is due
 _TICK_MS = const(1000)
@@ -48,23 +50,25 @@ def _host_port(address):
 
 
 class _Port:
-    """A UDP port: its socket (None while closed), its number, and how many transfers use it."""
+    """A UDP port: its socket (None while closed), its number, how many transfers use it, and how
+    much of a datagram is received (bytes)."""
 
-    def __init__(self, tid):
+    def __init__(self, tid, room=64):
         self.sock = None
         self.tid = tid
         self.users = 0
+        self.room = room
 
 
 class _Session:
     """A transfer with its place on the network and what the journal wants to know of it."""
 
-    def __init__(self, transfer, source, port, client, request, label, now):
+    def __init__(self, transfer, file, port, client, request, label, now):
         self.transfer = transfer
-        self.source = source
+        self.file = file  # its source or sink
         self.client = client  # address as recvfrom gives it
         self.request = request  # the datagram, to know its repeat from a new one
-        self.label = label  # for the journal
+        self.label = label  # for the journal; None once that has been told
         self.started = now
         self.port = port
         self.twin = None  # connected socket, or None
@@ -79,15 +83,24 @@ class Server:
     """Serves the files below `settings["root"]` over TFTP.
 
     settings   dict as settings.load() gives it: address, port, single_port, root, transfers,
-               blksize, windowsize, read_ahead, timeout (s), retries, log
+               blksize, windowsize, read_ahead, timeout (s), retries, log, read_from,
+               and for uploads wrq_windowsize, write_from, write_to, overwrite, write_limit
     """
 
     def __init__(self, settings):
         self._settings = settings
-        self._store = Store(settings["root"])
+        self._store = Store(
+            settings["root"],
+            settings["write_to"],
+            settings["overwrite"],
+            settings["write_limit"],
+        )
+        self._store.recover()
+        self._may_read = Ranges(settings["read_from"])
+        self._may_write = Ranges(settings["write_from"])
         self._journal = Journal(settings["log"])
         self._poller = select.poll()
-        self._listener = _Port(settings["port"])
+        self._listener = _Port(settings["port"], MAX_REQUEST + 1)
         self._ports = {}  # socket: _Port, the listener's among them
         self._twins = {}  # socket: _Session
         self._sessions = []
@@ -168,8 +181,12 @@ class Server:
         poll() and serve_forever() start anew.
         """
         self._running = False
+        now = ticks_ms()
         for session in list(self._sessions):
-            self._end(session, "the server stops", UNDEFINED)
+            if session.transfer.dallying(now):
+                self._end(session, DONE)
+            else:
+                self._end(session, "the server stops", UNDEFINED)
         if self._listener.sock:
             self._close(self._listener)
             self._journal.log(ALWAYS, "stopped")
@@ -248,7 +265,7 @@ class Server:
         port = self._ports[sock]
         listening = port is self._listener
         try:
-            datagram, client = sock.recvfrom(MAX_REQUEST + 1 if listening else 64)
+            datagram, client = sock.recvfrom(port.room)
         except OSError:  # gone in the meantime, or an ICMP message about an earlier packet
             return
         if not datagram:
@@ -262,6 +279,8 @@ class Server:
         if session and session.port is port and not (listening and opcode in (RRQ, WRQ)):
             session.transfer.receive(datagram, len(datagram), now)
             self._drive(session)
+            if session.transfer.dallying(now):  # an upload is whole, and stays to repeat its ACK
+                self._tell(session, DONE)
         elif listening:
             self._request(datagram, client, session, now)
         elif opcode != ERROR:
@@ -278,7 +297,8 @@ class Server:
             self._drive(session)
             return
         if session:
-            self._end(session, "replaced by a new request")
+            done = session.transfer.dallying(now)
+            self._end(session, DONE if done else "replaced by a new request")
         try:
             request = parse_request(datagram)
             if request:
@@ -300,31 +320,46 @@ class Server:
     def _start(self, request, datagram, client, now):
         opcode, name, mode, asked = request
         settings = self._settings
-        if opcode == WRQ:
-            raise Refused(ACCESS, "this server takes no uploads")
+        upload = opcode == WRQ
+        if _host_port(client)[0] not in (self._may_write if upload else self._may_read):
+            if upload:
+                raise Refused(ACCESS, "this server takes no uploads from you")
+            raise Refused(ACCESS, "this server is not for you")
         if mode == "binary":  # lwIP's client
             mode = "octet"
         if mode not in ("octet", "netascii"):
             raise Refused(ILLEGAL, "mode not supported, use octet or netascii")
         if len(self._sessions) >= settings["transfers"]:
             self._make_room(now)
-        path, size = self._store.find(name)
-        if mode == "netascii":
-            size = None  # not known before the file has been read
-        agreed = Agreed(asked, settings["blksize"], settings["windowsize"], size)
-        label = ("RRQ %s %s %s" % (path[len(settings["root"]) :], mode, agreed.text)).rstrip()
-        source = self._store.open(path, mode, agreed)
+        gc.collect()  # or what is to stay comes to lie among garbage, and cuts the heap to pieces
+        store = self._store
+        if upload:
+            path = store.place(name)
+            agreed = Agreed(asked, settings["blksize"], settings["wrq_windowsize"], upload=True)
+            file = store.create(path, mode, agreed.tsize)
+        else:
+            path, size = store.find(name)
+            if mode == "netascii":
+                size = None  # not known before the file has been read
+            agreed = Agreed(asked, settings["blksize"], settings["windowsize"], size)
+            file = store.open(path, mode, agreed)
         try:
-            transfer = ReadTransfer(
-                source, self._ahead, agreed, settings["timeout"], settings["retries"], now
-            )
+            limits = (agreed, settings["timeout"], settings["retries"], now)
+            if upload:
+                transfer = WriteTransfer(file, *limits)
+            else:
+                transfer = ReadTransfer(file, self._ahead, *limits)
             port = self._listener if settings["single_port"] else self._new_port()
-            session = _Session(transfer, source, port, client, datagram, label, now)
+            served = path[len(settings["root"]) :]
+            label = "%s %s %s %s" % ("WRQ" if upload else "RRQ", served, mode, agreed.text)
+            session = _Session(transfer, file, port, client, datagram, label.rstrip(), now)
         except Exception:
-            source.close()
+            store.close(file)
             raise
         port.users += 1
-        if port is not self._listener:
+        if upload:
+            port.room = max(port.room, 4 + agreed.blksize + 1)
+        elif port is not self._listener:
             self._open_twin(session)
         if not self._sessions:
             self._due = transfer.due
@@ -357,6 +392,8 @@ class Server:
                     self._due = transfer.due
             else:
                 self._end(session, transfer.outcome)
+        except Refused as refusal:
+            self._end(session, refusal.text, refusal.code)
         except OSError as trouble:
             self._end(session, "can't read the file: %s" % trouble, UNDEFINED)
         except Exception as trouble:  # a fault of ours ends one transfer, not the server
@@ -383,7 +420,7 @@ class Server:
         session.transfer.outcome = outcome
         if code is not None:
             self._reply(port.sock, session.client, code, outcome)
-        session.source.close()
+        self._store.close(session.file)
         if self._ahead.owner is session.transfer:
             self._ahead.owner = None
         self._sessions.remove(session)
@@ -392,9 +429,15 @@ class Server:
         port.users -= 1
         if not port.users and port is not self._listener:
             self._close(port)
-        ms = ticks_diff(ticks_ms(), session.started)
-        client = "%s:%d" % _host_port(session.client)
-        self._journal.finished(client, session.label, session.transfer, ms)
+        self._tell(session, outcome)
         if not self._sessions:
             gc.collect()
             self._journal.log(DEBUG, "idle, %d bytes of heap in use", gc.mem_alloc())
+
+    def _tell(self, session, outcome):
+        """The journal's line of a transfer, once."""
+        if session.label:
+            client = "%s:%d" % _host_port(session.client)
+            ms = ticks_diff(session.transfer.progress, session.started)
+            self._journal.finished(client, session.label, outcome, session.transfer, ms)
+            session.label = None

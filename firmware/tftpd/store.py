@@ -1,16 +1,27 @@
-"""The tree that is served: which names are visible, and how a file is opened.
+"""The tree that is served: which names are visible, how a file is opened, and how an upload gets
+there.
 
 Names come from strangers: RFC 1350 says only that they end with a NUL. The rules are in
 docs/architecture.md.
+
+An upload grows in a folder of its own, out of the served tree, and is renamed when it is whole:
+LittleFS renames atomically, and what was closed before survives a power cut. A file that is being
+read while it is replaced is moved to that folder first, for LittleFS gives the blocks of a file
+without a name to others. Its new name tells recover() where it belongs.
 """
 
 import os
 
-from .netascii import NetasciiSource
-from .packet import ACCESS, NOT_FOUND, Refused
+from micropython import const
 
-_FOLDER = 0x4000  # bit of st_mode
-_MAX_COMPONENT = 255  # LittleFS
+from .netascii import NetasciiSink, NetasciiSource
+from .packet import ACCESS, DISK_FULL, EXISTS, NOT_FOUND, UNDEFINED, Refused
+
+_ENOSPC = const(28)  # not in MicroPython's errno
+_FOLDER = const(0x4000)  # bit of st_mode
+_MAX_COMPONENT = const(255)  # LittleFS
+_UPLOADS = "/.uploads"
+_SLASH = "\x01"  # for "/" in the name of a file that was moved aside; no served name has one
 
 
 class OctetSource:
@@ -27,6 +38,60 @@ class OctetSource:
     def seek(self, block):
         """Go to `block` (from 1, not wrapped)."""
         self._file.seek((block - 1) * self._blksize)
+
+
+class Sink:
+    """A file that grows out of sight until commit() puts it in its place."""
+
+    def __init__(self, store, path, number, limit):
+        """`path`: where it is to go; `number`: its own; `limit`: bytes, None for no limit. Raises
+        OSError."""
+        self._store = store
+        self.path = path
+        self._temporary = "%s/%08d" % (_UPLOADS, number)
+        self._room = limit
+        self._file = open(self._temporary, "wb")
+
+    def write(self, data):
+        """Add `data` (bytes-like). Raises Refused."""
+        if self._room is not None:
+            self._room -= len(data)
+            if self._room < 0:
+                raise Refused(DISK_FULL, "file too large")
+        try:
+            self._file.write(data)
+        except OSError as trouble:
+            raise _refused(trouble)
+
+    def commit(self):
+        """Make it the file at `path`, or leave all as it was and raise Refused."""
+        try:
+            self._file.close()
+            self._store.put(self._temporary, self.path)
+        except OSError as trouble:
+            raise _refused(trouble)
+        self._temporary = None
+
+    def close(self):
+        """Remove it unless it has been committed."""
+        if self._temporary:
+            self._file.close()
+            os.remove(self._temporary)
+            self._temporary = None
+
+
+def _refused(trouble):
+    if trouble.errno == _ENOSPC:
+        return Refused(DISK_FULL, "the flash is full")
+    return Refused(UNDEFINED, "can't write the file: %s" % trouble)
+
+
+def _exists(path):
+    try:
+        os.stat(path)
+        return True
+    except OSError:
+        return False
 
 
 def components(name):
@@ -58,8 +123,16 @@ def components(name):
 class Store:
     """The files below `root` (an absolute path on the board)."""
 
-    def __init__(self, root):
+    def __init__(self, root, folders=(), overwrite=False, limit=None):
+        """`folders`: those below `root` that take uploads; `overwrite`: whether these may replace
+        a file; `limit`: bytes that one may have, None for no limit."""
         self._root = root.rstrip("/")
+        self._folders = [self._root + folder.rstrip("/") + "/" for folder in folders]
+        self._overwrite = overwrite
+        self._limit = limit
+        self._number = 0  # of the next file in _UPLOADS
+        self._readers = {}  # source: path
+        self._writers = []  # paths
 
     def find(self, name):
         """The path and the size in bytes of the file with that name (bytes of a request). Raises
@@ -94,6 +167,86 @@ class Store:
     def open(self, path, mode, agreed):
         """The source of blocks for `path`; `mode` is "octet" or "netascii". Raises OSError."""
         file = open(path, "rb")
-        if mode == "netascii":
-            return NetasciiSource(file, agreed)
-        return OctetSource(file, agreed)
+        source = (NetasciiSource if mode == "netascii" else OctetSource)(file, agreed)
+        self._readers[source] = path
+        return source
+
+    # -- uploads
+
+    def recover(self):
+        """After a power cut: what was being written goes, what was being replaced comes back."""
+        try:
+            names = sorted(os.listdir(_UPLOADS), reverse=True)  # the newest first
+        except OSError:  # there never was an upload
+            return
+        for name in names:
+            path = "/".join(name.split(_SLASH)[1:])
+            if path and not _exists("/" + path):
+                os.rename(_UPLOADS + "/" + name, "/" + path)
+            else:
+                os.remove(_UPLOADS + "/" + name)
+
+    def place(self, name):
+        """The path at which a file with that name (bytes of a request) is to be put. Raises
+        Refused."""
+        parts = components(name)
+        if not parts:
+            raise Refused(ACCESS, "is a folder, not a file")
+        try:
+            path, _ = self.find(name)
+        except Refused as refusal:
+            if refusal.code != NOT_FOUND:
+                raise
+            path = self._find_any_case(parts[:-1]) + "/" + parts[-1]
+        if not any(path.startswith(folder) for folder in self._folders):
+            raise Refused(ACCESS, "no uploads to this folder")
+        if not self._overwrite and _exists(path):
+            raise Refused(EXISTS, "file exists")
+        if path.lower() in self._writers:
+            raise Refused(UNDEFINED, "somebody else is writing this file")
+        return path
+
+    def create(self, path, mode, size):
+        """The sink that makes the file at `path`.
+
+        size  bytes that are to come, None where the client has not said
+
+        Raises Refused, OSError.
+        """
+        if size is not None:
+            stat = os.statvfs(self._root)
+            if size > stat[0] * stat[3] or (self._limit is not None and size > self._limit):
+                raise Refused(DISK_FULL, "no room for %d bytes" % size)
+        if not _exists(_UPLOADS):
+            os.mkdir(_UPLOADS)
+        self._number += 1
+        sink = Sink(self, path, self._number, self._limit)
+        self._writers.append(path.lower())
+        return NetasciiSink(sink) if mode == "netascii" else sink
+
+    def put(self, temporary, path):
+        """Rename `temporary` to `path`; who reads what is there now can go on. Raises OSError."""
+        aside = None
+        if path in self._readers.values():
+            self._number += 1
+            aside = "%s/%08d%s" % (_UPLOADS, self._number, path.replace("/", _SLASH))
+            os.rename(path, aside)
+        try:
+            os.rename(temporary, path)
+        except OSError:
+            if aside:
+                os.rename(aside, path)
+            raise
+        for source in self._readers:
+            if aside and self._readers[source] == path:
+                self._readers[source] = aside
+
+    def close(self, source):
+        """Close a source or a sink."""
+        source.close()
+        if source in self._readers:
+            path = self._readers.pop(source)
+            if path.startswith(_UPLOADS) and path not in self._readers.values():
+                os.remove(path)
+        else:
+            self._writers.remove(source.path.lower())

@@ -1,4 +1,4 @@
-"""One read transfer as a state machine: "this came" and "the clock says T" in, "send this" out.
+"""A transfer as a state machine: "this came" and "the clock says T" in, "send this" out.
 
 RFC 1350 (lock-step), 2347 (the OACK counts as block 0), 7440 (windows), RFC 1123 4.2.3.1
 (Sorcerer's Apprentice), RFC 6298 (adaptive retransmission, Karn's rule). No sockets, and no clock
@@ -21,9 +21,9 @@ from .packet import ACK, DATA, ERROR
 # shows no variation at all.
 _MARGIN_MIN_MS = const(20)
 _RTO_FIRST_MS = const(250)  # the wait before anything has been measured
-_BLOCKED_MS = const(2)  # how long the network driver gets to drain before a send is tried again
+BLOCKED_MS = const(2)  # how long the network driver gets to drain before a send is tried again
 _AHEAD_BLOCKS = const(16)  # at most, for each costs its transfer a memoryview
-_BUSY = (EAGAIN, ENOBUFS, ENOMEM)  # of a send that may be tried again shortly
+BUSY = (EAGAIN, ENOBUFS, ENOMEM)  # of a send that may be tried again shortly
 _NO_BLOCK = const(0x3FFFFFFF)  # a number that no block has: above all others
 _UNPROVEN_DATAGRAMS = const(3)  # for each request, until its client has shown that it is there
 
@@ -48,7 +48,99 @@ class ReadAhead:
         self.owner = None  # the transfer whose blocks these are
 
 
-class ReadTransfer:
+class Transfer:
+    """What reads and writes (upload.py) have in common: how long to wait, and for how often.
+
+    due        when `expired` wants to be called, in ticks_ms
+    progress   when the client last brought the transfer on, in ticks_ms
+    resent     number of packets sent again
+    delivered  bytes of data that have arrived for certain, headers excluded
+    outcome    None while it goes on, then how it ended: DONE, PROBED, or other words for the
+               journal
+    peer_error code of the ERROR packet that the client ended with, None without one
+    """
+
+    def __init__(self, agreed, timeout_s, retries, now):
+        """A transfer that is about to send its first packet.
+
+        agreed     options.Agreed
+        timeout_s  longest wait before a repeat, where the client negotiated none
+        retries    after this many longest waits without progress the client is given up
+        now        ticks_ms
+        """
+        self._oack = agreed.oack
+        self._window = agreed.windowsize
+        self._blksize = agreed.blksize
+        self.resent = 0
+        self._proven = False
+        self._allowance = _UNPROVEN_DATAGRAMS
+        self._rto_max = (agreed.timeout or timeout_s) * 1000
+        self._patience = self._rto_max * retries
+        self._rto = min(_RTO_FIRST_MS, self._rto_max)
+        # smoothed round-trip time in 1/8 ms, and its variation in 1/4 ms, as in Jacobson's paper
+        self._srtt8 = -1
+        self._rttvar4 = 0
+        self._blocked = False
+        self._stamp = self.progress = now
+        self.due = ticks_add(now, self._rto)
+        self.outcome = None
+        self.peer_error = None
+
+    def _measured(self, rtt):
+        """RFC 6298 section 2: srtt += (rtt - srtt) / 8, rttvar += (|rtt - srtt| - rttvar) / 4."""
+        if self._srtt8 < 0:
+            self._srtt8 = rtt << 3
+            self._rttvar4 = rtt << 1
+        else:
+            off = rtt - (self._srtt8 >> 3)
+            self._srtt8 += off
+            self._rttvar4 += abs(off) - (self._rttvar4 >> 2)
+        margin = max(self._rttvar4, _MARGIN_MIN_MS)
+        self._rto = min((self._srtt8 >> 3) + margin, self._rto_max)
+
+    def dallying(self, now):
+        """True if all has arrived, as far as we can know, and only the last ACK may be lost."""
+        raise NotImplementedError
+
+    def _repeat(self):
+        """Make pump() send again what was sent last."""
+        raise NotImplementedError
+
+    def repeat_request(self, now):
+        """The client sent its request again: pump() repeats the last reply.
+
+        Returns False if it begins anew instead.
+
+        A client that has brought the transfer on and then asks again after a second of silence has
+        been restarted (PXE ROMs always use the same port).
+        """
+        if not self._proven:
+            self.progress = now
+            self._rto = min(_RTO_FIRST_MS, self._rto_max)
+            self._allowance = _UNPROVEN_DATAGRAMS
+        elif ticks_diff(now, self.progress) > 1000:
+            return False
+        self._repeat()
+        return True
+
+    def expired(self, now):
+        """`due` has come: prepare a repeat, or give up."""
+        silence = ticks_diff(now, self.progress)
+        if silence >= self._patience:
+            # All was sent and only the last ACK is missing: it was lost, the client is content.
+            self.outcome = DONE if self.dallying(now) else "the client does not answer"
+            return
+        if self._blocked:
+            return
+        if not self._proven and self._allowance <= 0:
+            self.due = ticks_add(now, self._patience - silence)
+            return
+        self._rto = min(self._rto * 2, self._rto_max)
+        self.due = ticks_add(now, self._rto)
+        self._repeat()
+
+
+class ReadTransfer(Transfer):
     """Sends one file to one client.
 
     base       highest block that the client has acknowledged; -1 while an OACK is still to be
@@ -56,32 +148,20 @@ class ReadTransfer:
     next       the block to be sent next
     top        highest block ever sent
     last       number of the short block that ends the file, _NO_BLOCK until it has been read
-    due        when `expired` wants to be called, in ticks_ms
-    resent     number of packets sent again
-    delivered  bytes of data acknowledged, headers excluded
-    ended_well False for an outcome that somebody may want to look into
-    outcome    None while it goes on, then how it ended: DONE, PROBED, or other words for the
-               journal
-    peer_error code of the ERROR packet that the client ended with, None without one
     """
 
     def __init__(self, source, ahead, agreed, timeout_s, retries, now):
-        """A transfer that is about to send its first packet.
+        """As Transfer, and
 
         source     readinto(payload) -> bytes read gives block after block; seek(block) goes to one
         ahead      ReadAhead
-        agreed     options.Agreed
-        timeout_s  longest wait before a repeat, where the client negotiated none
-        retries    after this many longest waits without progress the client is given up
-        now        ticks_ms
         """
+        super().__init__(agreed, timeout_s, retries, now)
         self._seek = source.seek
         self._readinto = source.readinto
         self._at = 1  # the block that readinto gives next
-        self._oack = agreed.oack
-        self._window = agreed.windowsize
         self._ahead = ahead
-        self._blksize = blksize = agreed.blksize
+        blksize = agreed.blksize
         count = min(agreed.windowsize, _AHEAD_BLOCKS, (len(ahead.view) - 4) // blksize)
         self._payload = ahead.view[4 : 4 + count * blksize]
         self._packets = [
@@ -97,24 +177,6 @@ class ReadTransfer:
         # Blocks up to here were sent more than once: an ACK of one of them measures no round trip
         # (Karn), and a second ACK of one of them may be the echo of our repeat, not a gap.
         self._repeated = -1
-        self.resent = 0
-        self._proven = False
-        self._allowance = _UNPROVEN_DATAGRAMS
-        self._rto_max = (agreed.timeout or timeout_s) * 1000
-        self._patience = self._rto_max * retries
-        self._rto = min(_RTO_FIRST_MS, self._rto_max)
-        # smoothed round-trip time in 1/8 ms, and its variation in 1/4 ms, as in Jacobson's paper
-        self._srtt8 = -1
-        self._rttvar4 = 0
-        self._blocked = False
-        self._stamp = self._progress = now
-        self.due = ticks_add(now, self._rto)
-        self.outcome = None
-        self.peer_error = None
-
-    @property
-    def ended_well(self):
-        return self.outcome in (DONE, PROBED)
 
     @property
     def delivered(self):
@@ -127,7 +189,7 @@ class ReadTransfer:
         """Send what may be sent now.
 
         send   takes a packet (bytes-like) and puts it on the wire; returns None, or raises OSError
-               with a number of _BUSY, if the network takes none just now. Any other OSError is a
+               with a number of BUSY, if the network takes none just now. Any other OSError is a
                link that is down or an ICMP message: the packet is lost as on the air.
         clock  ticks_ms: the wait for an ACK begins behind the reads, which take an ESP32 a while
 
@@ -169,7 +231,7 @@ class ReadTransfer:
             try:
                 busy = send(packet) is None
             except OSError as trouble:
-                busy = trouble.errno in _BUSY
+                busy = trouble.errno in BUSY
             if busy:
                 break
             block += 1
@@ -182,7 +244,7 @@ class ReadTransfer:
             self.top = max(self.top, block - 1)
         self._blocked = busy
         self._stamp = now = clock()
-        self.due = ticks_add(now, _BLOCKED_MS if busy else self._rto)
+        self.due = ticks_add(now, BLOCKED_MS if busy else self._rto)
         if not self._proven:
             self._allowance -= 1
         elif alone and have <= block <= last:
@@ -229,7 +291,7 @@ class ReadTransfer:
         if block > self.top:
             return  # of another life of this client, or never sent
         self._proven = True
-        self._progress = now
+        self.progress = now
         if block == self.top and block > self._repeated:
             rtt = ticks_diff(now, self._stamp)
             if rtt or self._rto > _MARGIN_MIN_MS:  # else it would change nothing
@@ -243,59 +305,15 @@ class ReadTransfer:
             self.next = block + 1
         self.due = ticks_add(now, self._rto)
 
-    def _measured(self, rtt):
-        """RFC 6298 section 2: srtt += (rtt - srtt) / 8, rttvar += (|rtt - srtt| - rttvar) / 4."""
-        if self._srtt8 < 0:
-            self._srtt8 = rtt << 3
-            self._rttvar4 = rtt << 1
-        else:
-            off = rtt - (self._srtt8 >> 3)
-            self._srtt8 += off
-            self._rttvar4 += abs(off) - (self._rttvar4 >> 2)
-        margin = max(self._rttvar4, _MARGIN_MIN_MS)
-        self._rto = min((self._srtt8 >> 3) + margin, self._rto_max)
-
     # -- the exceptions
 
     def dallying(self, now):
-        """True if only the last ACK has been missing for a second: most likely it was lost."""
-        silence = ticks_diff(now, self._progress)
-        return self._proven and self.top == self.last and silence > 1000
+        """As Transfer; after a second, for before that it is most likely on its way."""
+        return self._proven and self.top == self.last and ticks_diff(now, self.progress) >= 1000
 
     def _go_back(self, block):
         self._repeated = self.top
         self.next = block + 1
 
-    def repeat_request(self, now):
-        """The client sent its request again: pump() repeats the last reply.
-
-        Returns False if it begins anew instead.
-
-        A client that has acknowledged something and then asks again after a second of silence has
-        been restarted (PXE ROMs always use the same port).
-        """
-        if not self._proven:
-            self._progress = now
-            self._rto = min(_RTO_FIRST_MS, self._rto_max)
-            self._allowance = _UNPROVEN_DATAGRAMS
-        elif ticks_diff(now, self._progress) > 1000:
-            return False
-        self._go_back(self.base)
-        return True
-
-    def expired(self, now):
-        """`due` has come: prepare a repeat, or give up."""
-        silence = ticks_diff(now, self._progress)
-        if silence >= self._patience:
-            # All was sent and only the last ACK is missing: it was lost, the client is content.
-            happy = self._proven and self.top == self.last
-            self.outcome = DONE if happy else "the client does not answer"
-            return
-        if self._blocked:
-            return
-        if not self._proven and self._allowance <= 0:
-            self.due = ticks_add(now, self._patience - silence)
-            return
-        self._rto = min(self._rto * 2, self._rto_max)
-        self.due = ticks_add(now, self._rto)
+    def _repeat(self):
         self._go_back(self.base)

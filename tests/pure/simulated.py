@@ -13,7 +13,6 @@ class Data:
         self.blksize = blksize
         self.block = 1
         self.reads = []
-        self.took = 0  # ms that reading takes
 
     def seek(self, block):
         self.block = block
@@ -52,6 +51,7 @@ class Bench:
 
     def __init__(self, data, *asked, timeout=3, retries=8, source=None, ahead=None):
         self.now = 1000
+        self.took = 0  # ms that reads take
         agreed = Agreed(asked, 65464, 64, len(data))
         self.source = source or Data(data, agreed.blksize)
         self.blksize = agreed.blksize
@@ -70,7 +70,7 @@ class Bench:
             return None
 
         if self.transfer.outcome is None:
-            self.transfer.pump(send, lambda: self.now + self.source.took)
+            self.transfer.pump(send, lambda: self.now + self.took)
         return sent
 
     def blocks(self, room=1000):

@@ -189,7 +189,7 @@ def test_a_client_that_was_restarted_gets_a_new_transfer():
 
 def test_the_wait_for_an_ack_begins_behind_the_reads():
     bench = lock_step()
-    bench.source.took = 400
+    bench.took = 400
     assert bench.blocks() == [1]
     assert bench.wait(649) == []
     assert bench.wait(1) == [1]

@@ -218,10 +218,10 @@ def heap(port: int) -> list[Budget]:
 
 
 def _run_heap_script(port: int) -> dict[str, int]:
-    board = boards.load("unix")
-    layout = board["filesystem"]
+    pico = boards.load("rpi_pico_w")  # whose budgets these are: its settings, its cache for each open file
+    layout = pico["filesystem"]
     settings = {"ssid": "emulated", "address": "127.0.0.1", "port": port, "log": "warning"}
-    files = filesystem.board_files(settings, boards.load("rpi_pico_w")["settings"])
+    files = filesystem.board_files(settings, pico["settings"])
     files |= {
         "/boot.py": Path(__file__).with_name("heap.py").read_bytes(),
         "/main.py": b"",
@@ -230,7 +230,7 @@ def _run_heap_script(port: int) -> dict[str, int]:
     with tempfile.TemporaryDirectory() as folder:
         flash = Path(folder) / "flash.img"
         flash.write_bytes(filesystem.build(layout, 2 << 20, files))
-        command = [boards.micropython(), "-X", f"heapsize={board['heap']}", str(boards.ROOT / "board/unix/run.py")]
+        command = [boards.micropython(), "-X", f"heapsize={boards.load('unix')['heap']}", str(boards.ROOT / "board/unix/run.py")]
         command += [str(flash), *(str(layout[size]) for size in ("block_size", "read_size", "prog_size")), "0"]
         try:
             result = subprocess.run(command, check=False, capture_output=True, text=True, timeout=_HEAP_SECONDS)

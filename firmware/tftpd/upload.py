@@ -1,0 +1,129 @@
+"""One write transfer (WRQ) as a state machine, the other direction of transfer.py.
+
+RFC 1350 (lock-step), 2347 (the OACK stands in for ACK 0), 7440 section 4 (one ACK a window, and
+one of the last good block for each gap). The last block is acknowledged only when the whole file
+is safely in its place.
+"""
+
+from time import ticks_add, ticks_diff
+
+from micropython import const
+
+from .packet import ACK, DATA, ERROR, ILLEGAL, Refused
+from .transfer import BLOCKED_MS, BUSY, DONE, Transfer
+
+_DALLY = const(2)  # longest waits for which a client whose last ACK was lost may ask again
+
+
+class WriteTransfer(Transfer):
+    """Takes one file from one client.
+
+    base  last block that is written; those up to it are
+    """
+
+    def __init__(self, sink, agreed, timeout_s, retries, now):
+        """As Transfer, and
+
+        sink  write(data) takes block after block, commit() makes the file of them
+        """
+        super().__init__(agreed, timeout_s, retries, now)
+        self._sink = sink
+        self._ack = bytearray((0, ACK, 0, 0))
+        self._block = None  # that came and is still to be written
+        self.base = 0
+        self.delivered = 0
+        self._acked = 0  # block of the last ACK sent; the OACK counts as block 0
+        self._answer = True  # pump() is to send an ACK
+        self._complained = False  # about the gap behind `base`
+        self._repeated = False  # the last ACK: the next block measures no round trip (Karn)
+        self._echoes = 0  # of ACKs sent again: as many blocks may come again for them
+        self._finished = False
+
+    def receive(self, datagram, size, now):
+        """A datagram came from the client: its first `size` bytes are in `datagram`, which is
+        kept until pump(). What makes no sense is ignored."""
+        if size < 4 or datagram[0]:
+            return
+        number = datagram[2] << 8 | datagram[3]
+        if datagram[1] != DATA:
+            if datagram[1] == ERROR and not self._finished:
+                self.peer_error = number
+                self.outcome = "ended by the client"
+            return
+        ahead = (number - self.base) & 0xFFFF
+        if ahead == 1 and not self._finished:
+            if self.base == self._acked and not self._repeated:
+                self._measured(ticks_diff(now, self._stamp))
+            self._block = memoryview(datagram)[4:size]
+            self._proven = True
+            self.progress = now
+        elif ahead == 0 and self.base == self._acked and self.base:
+            # The last block of a window once more: the ACK was lost. Or it answers an ACK that was
+            # sent twice, and to answer it would double all that follows (RFC 1123 4.2.3.1).
+            if self._echoes:
+                self._echoes -= 1
+            else:
+                self._repeat()
+        elif 1 < ahead <= self._window and not self._complained:
+            self._complained = self._answer = True
+
+    def pump(self, send, clock):
+        """Write the block that came, and send the ACK that is due; `send` and `clock` as for
+        ReadTransfer.
+
+        Raises Refused if the file can't be written.
+        """
+        block = self._block
+        if block is None and not self._answer:
+            return
+        begins = block is not None or self._blocked or not self._proven  # a new wait
+        if block is not None:
+            self._block = None
+            if len(block) > self._blksize:
+                raise Refused(ILLEGAL, "block longer than blksize")
+            self._sink.write(block)
+            self.base += 1
+            self.delivered += len(block)
+            if not self._repeated:
+                self._echoes = 0
+            self._complained = self._repeated = False
+            self._finished = len(block) < self._blksize
+            if self._finished:
+                self._sink.commit()
+            self._answer = self._finished or self.base - self._acked >= self._window
+        busy = False
+        if self._answer:
+            packet = self._oack if self._oack and not self.base else self._ack
+            if packet is self._ack:
+                packet[2] = self.base >> 8 & 0xFF
+                packet[3] = self.base & 0xFF
+            try:
+                busy = send(packet) is None
+            except OSError as trouble:
+                busy = trouble.errno in BUSY
+            self._answer = busy
+            self._acked = self.base
+            if not self._proven:
+                self._allowance -= 1
+        self._blocked = busy
+        self._stamp = now = clock()
+        if busy:
+            self.due = ticks_add(now, BLOCKED_MS)
+        elif begins:  # what brings nothing new puts off no timer
+            self.due = ticks_add(now, self._rto_max * _DALLY if self._finished else self._rto)
+
+    def dallying(self, now):
+        """True if the file is whole and in its place."""
+        return self._finished
+
+    def expired(self, now):
+        """`due` has come: prepare a repeat, or give up."""
+        if self._finished and not self._blocked:
+            self.outcome = DONE
+        else:
+            super().expired(now)
+
+    def _repeat(self):
+        self.resent += 1
+        self._echoes += 1
+        self._answer = self._repeated = True

@@ -84,6 +84,15 @@ def print_table(table: Any) -> None:
     Console(highlight=False, width=None if console.is_terminal else 200).print(table)
 
 
+def progress(*columns: Any) -> Any:
+    """A rich.progress.Progress on standard error, gone at its end; nothing where that is no terminal."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    console = Console(stderr=True, soft_wrap=True)
+    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+
+
 def read_bytes(path: Path) -> bytes:
     """The contents of a file. Raises ToolError."""
     try:

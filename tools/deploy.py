@@ -10,13 +10,19 @@ import contextlib
 import hashlib
 import io
 import json
+import struct
 import sys
 from base64 import b64encode
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from types import SimpleNamespace
 from typing import Any
+
+from mpremote.transport import TransportError
+from mpremote.transport_serial import SerialTransport
+from rich import box
+from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn
+from rich.table import Table
 
 from . import ToolError, boards, filesystem, monitor
 
@@ -26,15 +32,20 @@ _CHUNK_BYTES = 3072  # a line of 4 KB for the board's compiler
 _HASHED_AT_ONCE = 8
 _PROMPT_S = 10  # what the board gets to give its prompt
 _ATTEMPTS = 3  # to get it: one that is just starting may miss the first Ctrl-C
-_EXEC_S = 60  # what the board gets for one piece of work, such as reading a large file
+_SILENCE_S = 60  # what the board gets for the next word about what it does
 _SERVING_S = 120
 _SPARE_BLOCKS = 2  # for what the filesystem itself may need
+_LOST = (TransportError, OSError, struct.error)  # what mpremote raises when the board does not answer as it should
 
 # Run on the board once. What it answers is Python literals, one a line.
 _HELPER = """
 import os, sys
 from binascii import a2b_base64 as _a, hexlify as _h
 from hashlib import sha256 as _s
+try:
+    _f.close()  # left open by one that was killed
+except NameError:
+    pass
 def _list(folder, deep):
     try:
         entries = list(os.ilistdir(folder))
@@ -53,6 +64,7 @@ def _hash(path):
             if not size:
                 break
             digest.update(memoryview(part)[:size])
+            file.tell() % 32768 or print()  # a sign of life
     print((path, _h(digest.digest()).decode()))
 def _rmdir(path):
     try:
@@ -65,10 +77,7 @@ def _rmdir(path):
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--board", required=True, metavar="NAME", help="name of a folder in board/")
     parser.add_argument(
-        "--device",
-        default="auto",
-        metavar="PORT",
-        help="what `mpremote connect` takes: /dev/ttyACM0, socket://127.0.0.1:7000, ... (default: %(default)s)",
+        "--device", metavar="PORT", help="serial port, or socket://HOST:PORT (default: that of the board plugged in)"
     )
     parser.add_argument("--files", type=Path, required=True, metavar="DIR", help="what to serve")
     parser.add_argument(
@@ -87,7 +96,7 @@ def run(arguments: argparse.Namespace) -> int:
     settings = boards.read_settings(arguments.settings) if arguments.settings else None
     boards.check_settings(settings or {}, arguments.set)
     filesystem.servable(arguments.files)
-    remote = _Remote(arguments.device)
+    remote = _Remote(arguments.device or monitor.find_port(board["mcu"]))
     try:
         done = _fill(remote, board, arguments.files, settings, arguments.set, arguments.delete)
     except BaseException:
@@ -111,7 +120,6 @@ class _Plan:
     unchanged: dict[str, bytes] = field(default_factory=dict)
     removed: dict[str, int] = field(default_factory=dict)  # of the served, and sizes
     replaced: dict[str, int] = field(default_factory=dict)  # what an earlier server has left
-    ahead: set[str] = field(default_factory=set)  # of `served`: the old one must go before the new one comes
     free: int = 0
 
 
@@ -140,7 +148,7 @@ def _fill(
     remote.remove(path for path in remote.listing("/") if path.startswith(_PART))
     there = {**remote.listing("/"), **remote.listing("/lib", True), **remote.listing(root, True)}
     plan = _plan(remote, there, server, served, root, delete)
-    _make_room(plan, there, remote.space(), board["filesystem"])
+    _check_room(plan, there, remote.space(), board["filesystem"])
     _carry_out(remote, plan, there, root)
     plan.free = remote.space()[1]
     return plan
@@ -188,8 +196,8 @@ def _check_kinds(plan: _Plan, there: dict[str, int | None], served: dict[str, by
             raise ToolError(f"{path} would be a file and a folder: --delete removes what the board has of it")
 
 
-def _make_room(plan: _Plan, there: dict[str, int | None], space: tuple[int, int], layout: dict[str, int]) -> None:
-    """Look whether all of it fits in `space` (bytes of a block, bytes free). Raises ToolError."""
+def _check_room(plan: _Plan, there: dict[str, int | None], space: tuple[int, int], layout: dict[str, int]) -> None:
+    """Raises ToolError unless all of it fits into `space`: bytes of a block, bytes free."""
     block, free = space
     inline = min(4 * max(layout["read_size"], layout["prog_size"]), block // 8)  # so small a file needs no block
 
@@ -197,20 +205,10 @@ def _make_room(plan: _Plan, there: dict[str, int | None], space: tuple[int, int]
         # In bytes. Of each block 8 bytes, on average, are the filesystem's own; a small file lies in its folder.
         return 0 if size is None else size + 64 if size <= inline else -(-size // (block - 8)) * block
 
-    new = {str(parent) for path in (plan.served | plan.server) for parent in PurePosixPath(path).parents} - {"/"}
-    free -= (2 * len(new - there.keys()) + _SPARE_BLOCKS) * block
-    free += sum(map(cost, plan.removed.values()))
-    plan.served = dict(sorted(plan.served.items(), key=lambda item: cost(len(item[1])) - cost(there.get(item[0]))))
-    missing = 0
-    for path, data in plan.served.items():
-        old, size = cost(there.get(path)), cost(len(data))
-        if size > free and old:
-            plan.ahead.add(path)
-            missing = max(missing, size - old - free)
-        else:
-            missing = max(missing, size - free)
-        free += old - size
-    missing = max(missing, sum(cost(len(data)) for data in plan.server.values()) - free)
+    coming = plan.served | plan.server
+    folders = {str(parent) for path in coming for parent in PurePosixPath(path).parents} - {"/", *there}
+    needed = sum(cost(len(data)) for data in coming.values()) + (2 * len(folders) + _SPARE_BLOCKS) * block
+    missing = needed - free - sum(cost(there.get(path)) for path in (*plan.served, *plan.removed))
     if missing > 0:
         raise ToolError(
             f"the files need {missing:,} bytes more than the board has free: leave some out"
@@ -219,18 +217,15 @@ def _make_room(plan: _Plan, there: dict[str, int | None], space: tuple[int, int]
 
 
 def _carry_out(remote: "_Remote", plan: _Plan, there: dict[str, int | None], root: str) -> None:
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
-
     remote.remove(plan.removed)
     below = [path for path, size in there.items() if size is None and path.startswith(f"{root}/")]
-    emptied = {str(parent) for path in plan.removed for parent in PurePosixPath(path).parents} & set(below)
-    remote.remove_folders(sorted(emptied, key=len, reverse=True))
+    useless = {str(parent) for path in plan.removed for parent in PurePosixPath(path).parents} | plan.served.keys()
+    remote.remove_folders(sorted(useless & set(below), reverse=True))
     remote.make_folders([*plan.served, *plan.server, f"{root}/-"])
 
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TimeRemainingColumn())
     total = sum(map(len, (plan.served | plan.server).values()))
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    with boards.progress(*columns) as progress:
         task = progress.add_task("", total=total)
 
         def put(path: str, data: bytes, part: str) -> None:
@@ -238,8 +233,10 @@ def _carry_out(remote: "_Remote", plan: _Plan, there: dict[str, int | None], roo
             for size in remote.write(part, data):
                 progress.advance(task, size)
 
-        for path, data in plan.served.items():
-            if path in plan.ahead:
+        # What shrinks goes before what grows.
+        for path, data in sorted(plan.served.items(), key=lambda item: len(item[1]) - (there.get(item[0]) or 0)):
+            block, free = remote.space()
+            if there.get(path) and len(data) + _SPARE_BLOCKS * block > free:
                 progress.console.print(f"both versions of {path} don't fit: the old one goes first", markup=False)
                 remote.remove([path])
             put(path, data, f"{_PART}file")
@@ -252,9 +249,6 @@ def _carry_out(remote: "_Remote", plan: _Plan, there: dict[str, int | None], roo
 
 
 def _summary(plan: _Plan) -> None:
-    from rich import box
-    from rich.table import Table
-
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for title in ("what", "files", "bytes"):
         table.add_column(title, justify="left" if title == "what" else "right")
@@ -273,35 +267,32 @@ class _Remote:
     """A board at its prompt, through mpremote: the server on it is stopped."""
 
     def __init__(self, device: str) -> None:
-        """`device`: what `mpremote connect` takes. Raises ToolError."""
-        from mpremote.commands import CommandError, do_connect
-        from mpremote.transport import TransportError
-
-        state: Any = SimpleNamespace(transport=None, did_action=lambda: None, _auto_soft_reset=True)
+        """`device`: a serial port, or socket://HOST:PORT. Raises ToolError."""
         try:
-            with contextlib.redirect_stdout(io.StringIO()):
-                do_connect(state, SimpleNamespace(device=[device]))
-        except (CommandError, ValueError, OSError) as error:
-            what = "no board is plugged in" if device == "auto" else f"no board at {device}"
-            raise ToolError(f"{what}: {error}") from None
-        if not state.transport:
-            raise ToolError(f"--device takes a serial port, or socket://HOST:PORT, not {device!r}")
-        self._transport = state.transport
+            self._transport = SerialTransport(device, timeout=_PROMPT_S)
+        except (TransportError, OSError, ValueError):
+            raise ToolError(
+                f"can't open {device}: is the board plugged in, no other program at its port, "
+                "and the port yours to use (on Linux it is the group dialout's)?"
+            ) from None
         try:
             for attempt in range(_ATTEMPTS):
                 try:
                     self._prompt()
                     self._run(_HELPER)
                     return
-                except (TransportError, OSError):
+                except _LOST:
                     if attempt == _ATTEMPTS - 1:
                         raise
-        except (TransportError, OSError, ToolError) as error:
-            self._transport.close()
+        except (*_LOST, ToolError) as error:
+            self._port().close()
             raise ToolError(
-                f"the board at {self._transport.device_name} does not give its prompt ({error}): "
+                f"the board at {device} does not give its prompt ({error}): "
                 "is it a board with MicroPython, and no other program at its port?"
             ) from None
+
+    def _port(self) -> monitor.Port:
+        return monitor.Port(lambda: self._transport.device_name, self._transport.serial)
 
     def _prompt(self) -> None:
         with contextlib.redirect_stdout(io.StringIO()):  # mpremote prints what it does not understand
@@ -311,7 +302,7 @@ class _Remote:
     def _run(self, code: str) -> str:
         """Run `code` on the board; returns what it prints. Raises ToolError if it fails there."""
         with contextlib.redirect_stdout(io.StringIO()):
-            said, failed = self._transport.exec_raw(code, timeout=_EXEC_S)
+            said, failed = self._transport.exec_raw(code, timeout=_SILENCE_S)
         if failed:
             reason = failed.decode(errors="replace").strip().splitlines()[-1]
             full = " (its flash is full)" if reason in ("OSError: 28", "OSError: [Errno 28] ENOSPC") else ""
@@ -319,17 +310,15 @@ class _Remote:
         return said.decode()
 
     def _do(self, code: str) -> str:
-        from mpremote.transport import TransportError
-
         try:
             return self._run(code)
-        except (TransportError, OSError) as error:
+        except _LOST as error:
             raise ToolError(
                 f"the board went away in the middle ({error}); what is whole on it stays: run it again"
             ) from None
 
     def _literals(self, code: str) -> Iterator[Any]:
-        return map(ast.literal_eval, self._do(code).splitlines())
+        return map(ast.literal_eval, filter(None, self._do(code).splitlines()))
 
     def check(self, board: dict[str, Any]) -> None:
         """Raises ToolError unless this is the kind of board that `board` is."""
@@ -407,10 +396,7 @@ class _Remote:
 
     def reset(self) -> monitor.Port:
         """Restart the board, so that the server runs again; returns its console. Never fails."""
-        from mpremote.transport import TransportError
-
-        name = self._transport.device_name
-        with contextlib.suppress(TransportError, OSError):
+        with contextlib.suppress(*_LOST):
             self._prompt()  # whatever was under way
             self._transport.exec_raw_no_follow("import machine, time\ntime.sleep_ms(100)\nmachine.reset()")
-        return monitor.Port(lambda: name, self._transport.serial)
+        return self._port()

@@ -160,8 +160,7 @@ def _entry(board: dict[str, Any], version: str | None) -> dict[str, Any]:
 def _download(board: dict[str, Any], url: str, path: Path, expected: str | None) -> Path:
     import pooch
     from requests import RequestException
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+    from rich.progress import BarColumn, DownloadColumn, TextColumn, TransferSpeedColumn
 
     pooch.get_logger().setLevel("ERROR")
     _make_folder(path.parent)
@@ -169,7 +168,7 @@ def _download(board: dict[str, Any], url: str, path: Path, expected: str | None)
     part.unlink(missing_ok=True)
     columns = (TextColumn(path.name), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     try:
-        with Progress(*columns, console=Console(stderr=True, soft_wrap=True), transient=True) as progress:
+        with boards.progress(*columns) as progress:
             bar: Any = _Bar(progress)
             downloader: Any = pooch.HTTPDownloader(progressbar=bar, chunk_size=_CHUNK_BYTES, timeout=_TIMEOUT_S)
             pooch.retrieve(url, expected, fname=part.name, path=part.parent, downloader=downloader)

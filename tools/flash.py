@@ -79,11 +79,9 @@ class _Work:
 
 
 def _progress(what: str) -> Any:
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-    columns = (TextColumn(what, markup=False), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=Console(stderr=True), transient=True)
+    return boards.progress(TextColumn(what, markup=False), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
 
 
 # RP2

@@ -1,0 +1,406 @@
+"""`python -m tools deploy`: its work on a flash, with MicroPython's Unix port in the place of a board's prompt, and all
+of it on the genuine firmware of an emulated ESP32-C3."""
+
+import argparse
+import hashlib
+import json
+import os
+import re
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from conftest import content, missing
+from mpremote.transport import TransportError
+from test_emulate import complain
+from test_flash import until
+
+from board import ROOT, Board, fetch
+from tools import ToolError, boards, deploy, filesystem
+
+# A flash of 512 KiB, and a prompt that runs what it is sent: its length in a line, then itself.
+PROMPT = """
+import os, sys, vfs
+class Flash:
+    data = bytearray(128 * 4096)
+    def readblocks(self, block, buffer, offset=0):
+        start = block * 4096 + offset
+        buffer[:] = self.data[start : start + len(buffer)]
+    def writeblocks(self, block, buffer, offset=0):
+        start = block * 4096 + offset
+        self.data[start : start + len(buffer)] = buffer
+    def ioctl(self, operation, argument):
+        return {4: 128, 5: 4096}.get(operation, 0)
+vfs.VfsLfs2.mkfs(Flash(), progsize=32, readsize=32)
+vfs.umount("/")
+vfs.mount(vfs.VfsLfs2(Flash(), progsize=32, readsize=32), "/")
+names = {}
+while True:
+    length = sys.stdin.readline()
+    if not length:
+        break
+    try:
+        exec(sys.stdin.read(int(length)), names)
+        print("\\x04", end="")
+    except Exception as error:
+        print("\\x04%s: %s" % (type(error).__name__, error), end="")
+    print("\\x04", end="")
+"""
+# As esp32_c3, with what a colleague's board had before.
+FACTS = {"settings": {}, "filesystem": {"block_size": 4096, "prog_size": 32, "read_size": 32}}
+
+
+class Prompt(deploy._Remote):
+    """A board at its prompt. It goes away after `pieces` more pieces of work, None for never."""
+
+    def __init__(self, files: dict[str, bytes]) -> None:
+        command = [boards.micropython(), "-X", "heapsize=4M", "-c", PROMPT]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0)
+        self.connect()
+        self.make_folders(files)
+        for path, data in files.items():
+            list(self.write(path, data))
+
+    def connect(self) -> None:
+        self.pieces: int | None = None
+        self._run(deploy._HELPER)
+
+    def check(self, board: object) -> None:
+        pass
+
+    def _run(self, code: str) -> str:
+        if self.pieces is not None:
+            self.pieces -= 1
+            if self.pieces < 0:
+                raise TransportError("gone")
+        assert self._process.stdin and self._process.stdout
+        self._process.stdin.write(b"%d\n%s" % (len(code), code.encode()))
+        said = b""
+        while said.count(b"\4") < 2:
+            assert select.select([self._process.stdout], [], [], 10)[0], (code, said)
+            said += os.read(self._process.stdout.fileno(), 65536)
+        answer, failed, _ = said.split(b"\4")
+        if failed:
+            raise ToolError(f"the board can't do it: {failed.decode()}")
+        return answer.decode()
+
+    def tree(self) -> dict[str, str]:
+        """The SHA-256 of every file on it."""
+        return self.hashes([path for path, size in self.listing("/", True).items() if size is not None])
+
+    def close(self) -> None:
+        assert self._process.stdin and self._process.stdout
+        self._process.stdin.close()
+        self._process.wait(10)
+        self._process.stdout.close()
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    return filesystem.compile_firmware(tmp_path_factory.mktemp("compiled"))
+
+
+@pytest.fixture
+def prompt(compiled: dict[str, bytes], monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Prompt]]:
+    """prompt(files) is a board with these files on its flash."""
+    made: list[Prompt] = []
+    monkeypatch.setattr(filesystem, "compile_firmware", lambda folder: compiled)
+
+    def make(files: dict[str, bytes]) -> Prompt:
+        made.append(Prompt(files))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.close()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Callable[[dict[str, bytes]], Path]:
+    """folder(files) is a folder with these files in it."""
+
+    def make(files: dict[str, bytes]) -> Path:
+        where = tmp_path / str(len(list(tmp_path.iterdir())))
+        where.mkdir()
+        for name, data in files.items():
+            (where / name).parent.mkdir(parents=True, exist_ok=True)
+            (where / name).write_bytes(data)
+        return where
+
+    return make
+
+
+def sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def fill(on: Prompt, where: Path, *pairs: str, settings: dict | None = None, delete: bool = False) -> deploy._Plan:
+    return deploy._fill(on, FACTS, where, settings, list(pairs), delete)
+
+
+# On the flash
+
+
+def test_only_what_changed_is_copied(prompt, folder):
+    board = prompt({"/files/same": b"same", "/files/old": b"old", "/files/sub/other": b"x", "/data": b"the user's"})
+    where = folder({"same": b"same", "old": b"new", "deep/er/new": content(5000), ".hidden": b"x"})
+    done = fill(board, where, settings={"ssid": "lab"})
+    assert set(done.served) == {"/files/old", "/files/deep/er/new"} and set(done.unchanged) == {"/files/same"}
+    assert {"/boot.py", "/main.py", "/board.json", "/settings.json", "/lib/link.mpy"} <= set(done.server)
+    tree = board.tree()
+    assert tree["/files/old"] == sha256(b"new") and tree["/files/deep/er/new"] == sha256(content(5000))
+    assert tree["/files/sub/other"] == sha256(b"x") and tree["/data"] == sha256(b"the user's")
+    assert tree["/settings.json"] == sha256(b'{"ssid": "lab"}')
+    assert all(tree[path] == sha256(data) for path, data in done.server.items())
+    assert not [path for path in tree if "/." in path]
+    done = fill(board, where)
+    assert not done.served and not done.server and not done.removed and board.tree() == tree
+
+
+def test_delete_removes_what_the_folder_does_not_have(prompt, folder):
+    kept = {"/files/.cache/hidden": b"h", "/data": b"d", "/lib/mine.py": b"m"}
+    board = prompt({"/files/a": b"a", "/files/deep/er/b": b"b", **kept})
+    done = fill(board, folder({"a": b"a"}), settings={}, delete=True)
+    assert set(done.removed) == {"/files/deep/er/b"}
+    tree = board.tree()
+    assert "/files/a" in tree and kept.keys() <= tree.keys() and "/files/deep" not in board.listing("/files")
+
+
+def test_an_earlier_server_s_sources_and_modules_are_replaced(prompt, folder):
+    old = {"/lib/settings.py": b"raise SystemExit", "/lib/tftpd/__init__.py": b"x", "/lib/tftpd/gone.mpy": b"x"}
+    board = prompt({**old, "/lib/mine.py": b"m"})
+    assert fill(board, folder({}), settings={}).replaced.keys() == old.keys()
+    tree = board.tree()
+    assert not old.keys() & tree.keys() and "/lib/settings.mpy" in tree and "/lib/mine.py" in tree
+
+
+def test_settings_go_over_those_that_the_board_has(prompt, folder):
+    board = prompt({"/settings.json": b'{"ssid": "lab", "port": 70, "root": "/srv"}'})
+    where = folder({"a": b"a"})
+    fill(board, where)
+    assert "/srv/a" in board.tree()
+    fill(board, where, "port=71")
+    assert json.loads(board._do("print(open('/settings.json').read())")) == {"ssid": "lab", "port": 71, "root": "/srv"}
+    for text, complaint in ((b"{", "not a JSON object"), (b"[]", "not a JSON object"), (b'{"root": "/"}', "root must")):
+        with pytest.raises(ToolError, match=complaint):
+            fill(prompt({"/settings.json": text}), where)
+
+
+def test_a_folder_in_the_place_of_a_file_and_the_other_way_round(prompt, folder):
+    board = prompt({"/files/a/b": b"x", "/files/c": b"x", "/files/empty/-": b"x"})
+    board.remove(["/files/empty/-"])
+    before = board.tree()
+    for names in ({"a": b"file"}, {"c/d": b"folder"}):
+        with pytest.raises(ToolError, match=r"/files/[ac](/d)? would be a file and a folder: --delete"):
+            fill(board, folder(names), settings={})
+    assert board.tree() == before
+    fill(board, folder({"a": b"file", "c/d": b"folder", "empty": b"file"}), settings={}, delete=True)
+    assert {path for path in board.tree() if path.startswith("/files")} == {"/files/a", "/files/c/d", "/files/empty"}
+
+
+def test_wherever_the_board_goes_away_each_file_is_the_old_or_the_new_one(prompt, folder):
+    old = {"/files/a": content(9000, 1), "/files/b": b"old", "/files/gone": b"x", "/lib/settings.py": b"old"}
+    new = {"a": content(9000, 2), "b": b"new", "c/d": content(4000, 3)}
+    where = folder(new)
+    allowed = {path: {sha256(data), None} for path, data in old.items()}
+    allowed |= {f"/files/{name}": {sha256(data), sha256(old.get(f"/files/{name}", b""))} for name, data in new.items()}
+    whole = prompt(old)
+    done = fill(whole, where, settings={}, delete=True)
+    goal, pieces = whole.tree(), 0
+    while True:
+        board = prompt(old)
+        board.pieces = pieces
+        try:
+            fill(board, where, settings={}, delete=True)
+            break
+        except ToolError as error:
+            assert "the board went away in the middle (gone); what is whole on it stays" in str(error)
+        board.connect()
+        tree = board.tree()
+        for path in allowed.keys() & tree.keys():
+            assert tree[path] in allowed[path], (pieces, path)
+        assert {"/files/a", "/files/b"} <= tree.keys(), "what is replaced was always there"
+        # The server's files come together.
+        assert len(done.server.keys() & tree.keys()) in (0, len(done.server)), pieces
+        fill(board, where, settings={}, delete=True)
+        assert board.tree() == goal, "the next time it comes to its end"
+        pieces += 3
+    assert pieces > 60
+
+
+def test_what_does_not_fit_is_told_before_anything_is_changed(prompt, folder):
+    board = prompt({"/files/a": content(100_000), "/files/b": content(200_000)})
+    before = board.tree()
+    with pytest.raises(ToolError, match=r"need [\d,]+ bytes more than the board has free: .*let --delete"):
+        fill(board, folder({"c": content(300_000)}), settings={})
+    with pytest.raises(ToolError, match=r"need [\d,]+ bytes more than the board has free: leave some out$"):
+        fill(board, folder({"c": content(500_000)}), settings={}, delete=True)
+    assert board.tree() == before
+    # With just so much less it fits.
+    missing, size = 1, 600_000
+    while missing:
+        try:
+            fill(board, folder({"c": content(size)}), settings={}, delete=True)
+            missing = 0
+        except ToolError as error:
+            missing = int(re.findall(r"[\d,]+", str(error))[0].replace(",", ""))
+            size -= missing
+    assert size > 400_000 and board.tree()["/files/c"] == sha256(content(size))
+
+
+def test_a_file_that_does_not_fit_beside_its_old_version_replaces_it(prompt, folder, capsys):
+    board = prompt({"/files/shrinks": content(90_000), "/files/large": content(200_000)})
+    done = fill(board, folder({"shrinks": b"", "large": content(300_000, 2)}), settings={})
+    assert "both versions of /files/large don't fit" in capsys.readouterr().err.replace("\n", " ")
+    tree = board.tree()
+    assert tree["/files/large"] == sha256(content(300_000, 2)) and tree["/files/shrinks"] == sha256(b"")
+    assert done.free < 150_000
+
+
+def test_what_arrives_damaged_is_noticed(prompt, folder, monkeypatch):
+    board = prompt({"/files/a": b"old"})
+    run = Prompt._run
+    monkeypatch.setattr(Prompt, "_run", lambda self, code: run(self, code.replace("bmV3", "bmV4")))
+    with pytest.raises(ToolError, match="something else than was sent"):
+        fill(board, folder({"a": b"new"}), settings={})
+    assert board.tree()["/files/a"] == sha256(b"old")
+
+
+# Bad input, without a board
+
+
+def test_bad_input_is_one_line(tmp_path: Path):
+    def bad(*arguments: object, board: str = "esp32_c3", files: Path = ROOT / "files") -> str:
+        return complain("deploy", "--board", board, "--files", files, "--device", "/nowhere/tty", *arguments)
+
+    (tmp_path / "bad.json").write_text('{"ssid": ')
+    assert "can't open /nowhere/tty: is the board plugged in" in bad()
+    assert "no board is called 'nope'" in bad(board="nope")
+    assert "nothing to fill" in bad(board="unix")
+    assert "is not a folder" in bad(files=tmp_path / "missing")
+    assert "are not JSON" in bad("--settings", tmp_path / "bad.json")
+    assert "can't read the settings" in bad("--settings", tmp_path / "missing.json")
+    assert 'no setting is called "sid"' in bad("--set", "sid=lab")
+    assert "takes KEY=VALUE" in bad("--set", "ssid")
+    assert "--files" in complain("deploy", "--board", "esp32_c3")
+    assert "can't open foo://bar" in bad("--device", "foo://bar")
+
+
+def test_no_board_is_told(monkeypatch):
+    monkeypatch.setattr("serial.tools.list_ports.comports", lambda: [])
+    nothing = argparse.Namespace(
+        board="esp32_c3", files=ROOT / "files", device=None, settings=None, set=[], delete=False
+    )
+    with pytest.raises(ToolError, match="no board is plugged in"):
+        deploy.run(nothing)
+
+
+def test_what_is_no_board_is_told(monkeypatch):
+    monkeypatch.setattr(deploy, "_PROMPT_S", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        device = f"socket://127.0.0.1:{server.getsockname()[1]}"
+        with pytest.raises(ToolError, match=f"{device} does not give its prompt .*is it a board with MicroPython"):
+            deploy._Remote(device)
+
+
+# On genuine firmware
+
+
+class Live:
+    """An emulated ESP32-C3 that serves `files`, and deploy at its serial port."""
+
+    def __init__(self, files: Path, log: Path) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as probe:
+            port = probe.getsockname()[1]
+        self.board = Board("--board", "esp32_c3", "--serial", str(port), "--log", str(log), files=files)
+        self._log = log
+        self.device = f"socket://127.0.0.1:{port}"
+
+    def command(self, where: Path, *arguments: object) -> list[str]:
+        options = ["--board", "esp32_c3", "--device", self.device, "--files", where, *arguments]
+        return [sys.executable, "-m", "tools", "deploy", *map(str, options)]
+
+    def deploy(self, where: Path, *arguments: object) -> dict[str, tuple[int, int]]:
+        """The summary: files and bytes."""
+        result = subprocess.run(self.command(where, *arguments), cwd=ROOT, capture_output=True, text=True, timeout=60)
+        assert result.returncode == 0 and result.stderr == "", result.stderr
+        assert result.stdout.splitlines()[-1].startswith("serving tftp://10.")
+        rows = re.findall(r"^ ?(\w[\w, ]*?)  +(\d+)  +([\d,]+) *$", result.stdout, re.MULTILINE)
+        return {what: (int(files), int(size.replace(",", ""))) for what, files, size in rows}
+
+    def interrupted(self, where: Path, number: int) -> int:
+        """Deploy, ended by a signal in the middle of big.bin, as its progress tells; returns its status."""
+        ours, theirs = os.openpty()
+        with subprocess.Popen(self.command(where), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=theirs) as process:
+            os.close(theirs)
+            seen, end = b"", time.monotonic() + 30
+            while not re.search(rb"big\.bin \S+ [3-9]\.\d/24\.0 kB", seen):
+                assert time.monotonic() < end, seen
+                seen = re.sub(rb"\x1b\[[\d;?]*\w", b"", seen + os.read(ours, 4096))
+            process.send_signal(number)
+            status = process.wait(30)
+        os.close(ours)
+        return status
+
+    def starts(self) -> int:
+        """How often it has said that it serves."""
+        return self._log.read_bytes().count(b" ready on ")
+
+    def mpremote(self, *arguments: str) -> str:
+        command = [sys.executable, "-m", "mpremote", "connect", self.device, "resume", *arguments]
+        return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+
+
+@pytest.fixture(scope="module")
+def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
+    if reason := missing("esp32_c3"):
+        pytest.skip(reason)
+    where = tmp_path_factory.mktemp("served")
+    (where / "big.bin").write_bytes(content(20_000, 1))
+    (where / "same").write_bytes(b"same")
+    one = Live(where, where.with_name("console.log"))
+    with one.board:
+        yield one
+
+
+def test_on_a_board_that_serves_only_what_changed_is_copied(live: Live, folder):
+    where = folder({"big.bin": content(20_000, 1), "same": b"same", "new/Grüße.txt": b"new"})
+    said = live.deploy(where)
+    assert said["served, copied"] == (1, 3) and said["the server and its settings, copied"] == (0, 0)
+    assert fetch(live.board.address, "new/Grüße.txt") == b"new" and fetch(live.board.address, "same") == b"same"
+    said = live.deploy(where, "--set", "hostname=filled", "--delete")
+    assert said["served, copied"] == (0, 0) and said["the server and its settings, copied"][0] == 1
+    assert '"ssid": "PICSimLabWifi"' in live.mpremote("cat", ":settings.json"), "the board's own settings stay"
+
+
+def test_interrupted_it_leaves_no_half_file(live: Live, folder):
+    where = folder({"big.bin": content(24_000, 2), "same": b"same"})
+    before = live.mpremote("sha256sum", ":files/big.bin")
+    assert live.interrupted(where, signal.SIGKILL) == -signal.SIGKILL
+    assert live.mpremote("sha256sum", ":files/big.bin") == before and ".deploy-" in live.mpremote("ls", ":")
+    # Ctrl-C: what was there before serves again.
+    starts = live.starts()
+    assert live.interrupted(where, signal.SIGINT) == 130
+    until(lambda: live.starts() > starts)
+    old = fetch(live.board.address, "big.bin")
+    assert sha256(old) in before
+    assert live.deploy(where)["served, copied"] == (1, 24_000)
+    assert fetch(live.board.address, "big.bin") == content(24_000, 2) and ".deploy-" not in live.mpremote("ls", ":")
+
+
+def test_bad_input_is_one_line_and_the_board_serves_on(live: Live, folder):
+    def bad(where: Path, board: str = "esp32_c3") -> str:
+        starts = live.starts()
+        said = complain("deploy", "--board", board, "--device", live.device, "--files", where)
+        until(lambda: live.starts() > starts)
+        return said
+
+    assert "bytes more than the board has free" in bad(folder({"big.bin": bytes(3_000_000)}))
+    assert "is a ESP32C3 module with ESP32C3, and the Pico W has the rp2040" in bad(folder({}), board="rpi_pico_w")
+    assert fetch(live.board.address, "same") == b"same"

@@ -1,12 +1,17 @@
 """On the board, second: read the settings, build the server, run it under the watchdog. Ctrl-C
 gives the prompt."""
 
+import sys
+
 import link
 import panel
 import settings
 from tftpd import Server
 
 chosen = settings.load()
+for module in "settings", "flash":  # not needed any more: 7 KB of heap
+    sys.modules.pop(module, None)
+    globals().pop(module, None)
 if panel.safe_mode(chosen):
     print("safe mode: the server is not started; remove /safe or let go of the button, and reset")
 else:

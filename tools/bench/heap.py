@@ -1,7 +1,7 @@
 """Heap figures, on the board itself: boot.py of an everyday board with an empty main.py. Prints a line of JSON.
 
 prompt      heap in use before anything of the server is loaded, in bytes
-code, data  what loading its modules adds, and what its objects and its open port add
+code, data  what its modules and settings add, and what its objects and its open port add
 transfer    what each further transfer at blksize 1468 adds
 lock_step, windowed   bytes allocated while _BLOCKS blocks of 1,468 bytes were sent
 """
@@ -13,17 +13,20 @@ prompt = gc.mem_alloc()
 
 import json  # noqa: E402
 import socket  # noqa: E402
+import sys  # noqa: E402
 
+import flash  # noqa: E402
 import link  # noqa: E402
 import panel  # noqa: E402
 import settings  # noqa: E402
 from tftpd import Server  # noqa: E402
 
+chosen = settings.load()
+link.join(chosen)
+del sys.modules["settings"], sys.modules["flash"], settings, flash  # as main.py does
 gc.collect()
 loaded = gc.mem_alloc()
 
-chosen = settings.load()
-link.join(chosen)
 board = panel.Panel(chosen)
 server = Server(chosen)
 server.poll(0)

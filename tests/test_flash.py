@@ -2,6 +2,7 @@
 esptool, and pseudo-terminals and sockets for consoles."""
 
 import argparse
+import contextlib
 import os
 import select
 import signal
@@ -14,7 +15,7 @@ import tty
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import ClassVar
+from typing import IO, ClassVar
 
 import esptool
 import pytest
@@ -424,44 +425,48 @@ def test_a_board_that_does_not_serve_is_told_with_its_last_words(said: bytes, co
 # monitor
 
 
+@contextlib.contextmanager
+def monitoring(device: object) -> Iterator[tuple[IO[str], IO[str]]]:
+    """`monitor` at that port, its standard output and standard error; Ctrl-C ends it."""
+    command = [sys.executable, "-m", "tools", "monitor", "--device", str(device)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout and process.stderr
+        try:
+            assert process.stderr.readline() == f"{device}: Ctrl-C ends\n"
+            yield process.stdout, process.stderr
+            process.send_signal(signal.SIGINT)
+            assert process.communicate(timeout=5)[1] == "" and process.returncode == 0
+        finally:
+            process.kill()
+
+
 def test_monitor_shows_what_the_board_says_and_waits_for_one_that_goes_away(tmp_path: Path):
     name, console = tmp_path / "ttyBoard", Console()
     name.symlink_to(console.name)
-    with subprocess.Popen(
-        [sys.executable, "-m", "tools", "monitor", "--device", str(name)],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
-        assert process.stdout and process.stderr
-        assert process.stderr.readline() == f"{name}: Ctrl-C ends\n"
+    with monitoring(name) as (output, errors):
         console.say("0.001 ready on 0.0.0.0:69, files in /Grüße\r\n".encode())
-        assert process.stdout.readline() == "0.001 ready on 0.0.0.0:69, files in /Grüße\n"
+        assert output.readline() == "0.001 ready on 0.0.0.0:69, files in /Grüße\n"
         console.pull()
-        assert process.stderr.readline() == f"{name} is gone, waiting for it\n"
+        assert errors.readline() == f"{name} is gone, waiting for it\n"
         name.unlink()
         console = Console()
         name.symlink_to(console.name)
-        assert process.stderr.readline() == f"{name} is back\n"
+        assert errors.readline() == f"{name} is back\n"
         console.say(BOOT)
-        assert process.stdout.readline() == "MPY: soft reboot\n"
-        process.send_signal(signal.SIGINT)
-        assert process.communicate(timeout=5)[1] == "" and process.returncode == 0
-        assert console.typed == b""
+        assert output.readline() == "MPY: soft reboot\n"
+    assert console.typed == b""
 
 
 def test_monitor_takes_a_socket():
     with socket.create_server(("127.0.0.1", 0)) as server:
         device = f"socket://127.0.0.1:{server.getsockname()[1]}"
-        command = [sys.executable, "-m", "tools", "monitor", "--device", device]
-        with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-            assert process.stdout
-            for _ in range(2):
+        with monitoring(device) as (output, errors):
+            for again in (False, True):
                 client, _ = server.accept()
+                if again:  # what is said before the port is open is lost
+                    assert errors.readline() == f"{device} is gone, waiting for it\n"
+                    assert errors.readline() == f"{device} is back\n"
                 client.sendall(BOOT)
-                assert b"".join(process.stdout.readline() for _ in range(3)) == BOOT
+                assert "".join(output.readline() for _ in range(3)) == BOOT.decode().replace("\r", "")
                 client.close()
-            process.send_signal(signal.SIGINT)
-            process.communicate(timeout=5)
-            assert process.returncode == 0
+            assert errors.readline() == f"{device} is gone, waiting for it\n"

@@ -217,6 +217,16 @@ def table(*partitions: tuple[str, int, int, int, int], md5: bool = True) -> byte
     return (entries + end).ljust(0xC00, b"\xff")
 
 
+def parse_table(data: bytes) -> dict[str, tuple[int, int]]:
+    """Offset and size of each partition, by name."""
+    found = {}
+    while data[:2] == b"\xaa\x50":
+        name = data[12:28].rstrip(b"\0").decode()
+        found[name] = (int.from_bytes(data[4:8], "little"), int.from_bytes(data[8:12], "little"))
+        data = data[32:]
+    return found
+
+
 NVS = ("nvs", 1, 2, 0x9000, 0x6000)
 FACTORY = ("factory", 0, 0, 0x10000, 0x1F0000)
 VFS = ("vfs", 1, 0x81, 0x200000, 0x200000)
@@ -279,9 +289,11 @@ def test_bin_on_genuine_micropython(board: str, entry: dict, folder: Path, tmp_p
     facts = boards.load(board)
     chip, flash_size = facts["mcu"], facts["flash_size"]
     place = (facts["filesystem"]["offset"], facts["filesystem"]["size"])
-    start = 0x8000 - (0x1000 if chip == "esp32" else 0)
-    has_vfs = b"vfs\0" in base[start : start + 0xC00]
+    partitions = parse_table(base[0x8000 - (0x1000 if chip == "esp32" else 0) :])
+    has_vfs = "vfs" in partitions
     assert has_vfs == (entry["version"] < "v1.26")
+    end = max(sum(where) for where in partitions.values())
+    assert place == (partitions["vfs"] if has_vfs else (end, flash_size - end)), "board.json has it elsewhere"
     output = tmp_path / "out.bin"
     options = ("--board", board, "--version", entry["version"], "--files", folder, "--set", "ssid=lab", "-o", output)
     said, _ = make(*options)
@@ -298,14 +310,18 @@ def test_bin_on_genuine_micropython(board: str, entry: dict, folder: Path, tmp_p
     check_tree(check_esp(output.read_bytes(), base, chip, place, 16 << 20, tmp_path), board, {"ssid": "lab"})
 
 
-@pytest.mark.parametrize("vfs", [True, False])
+# MicroPython's tables up to v1.25, and two of those since.
+@pytest.mark.parametrize(
+    "partitions", [(FACTORY, VFS), (FACTORY,), (("factory", 0, 0, 0x10000, 0x210000),)], ids=["vfs", "rest", "longer"]
+)
 @pytest.mark.parametrize(("board", "chip"), [("esp32", "esp32"), ("esp32_s3", "esp32s3"), ("esp32_c3", "esp32c3")])
-def test_bin_on_a_made_base(board: str, chip: str, vfs: bool, folder: Path, tmp_path: Path):
+def test_bin_on_a_made_base(board: str, chip: str, partitions: tuple, folder: Path, tmp_path: Path):
     base = tmp_path / "base.bin"
-    base.write_bytes(made_esp(chip, table(NVS, FACTORY, *([VFS] if vfs else []))))
+    base.write_bytes(made_esp(chip, table(NVS, *partitions)))
     output = tmp_path / "out.bin"
+    vfs, end = VFS in partitions, sum(partitions[-1][3:])
     for flash_size in (4 << 20, 8 << 20):
-        place = (0x200000, 0x200000 if vfs else flash_size - 0x200000)
+        place = VFS[3:] if vfs else (end, flash_size - end)
         size = boards.format_size(flash_size)
         options = ("--board", board, "--base", base, "--files", folder, "--flash-size", size, "-o", output)
         said, warned = make(*options)

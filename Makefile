@@ -23,11 +23,11 @@ $(STAMP): pyproject.toml
 		{ echo "Python 3.10 or later is needed, and $(PYTHON) is not that; name one: make PYTHON=python3.12"; exit 1; }
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || \
 		{ echo "$(PYTHON) has no venv: install it (Debian, Ubuntu: apt install python3-venv)"; exit 1; }
-	@echo "setting up $(VENV), once"
-	@$(PYTHON) -m venv --clear $(VENV)
+	@echo "setting up $(VENV), which takes a minute once"
+	@$(PYTHON) -m venv $(VENV)
 	@$(VENV)/bin/pip install -q --disable-pip-version-check 'pip>=25.1'
 	@$(VENV)/bin/pip install -q --disable-pip-version-check --group dev
-	@$(VENV)/bin/pip install -q --disable-pip-version-check --group stubs --target $(VENV)/stubs
+	@$(VENV)/bin/pip install -q --disable-pip-version-check --group stubs --upgrade --target $(VENV)/stubs
 	@touch $@
 
 run: $(STAMP)

@@ -7,6 +7,7 @@ Without a network, give folders that are clones of the four repositories.
 
 import argparse
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -15,9 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import platformdirs
-
-from . import ToolError
+from . import ToolError, firmware
 from .emulators.qemu import REPAIRED
 
 
@@ -165,12 +164,15 @@ def _check_needs() -> None:
 
 
 def _fetch(source: _Source, given: str | None, folder: Path) -> None:
-    """The commit of `source` into `folder`: from its home, or whatever the clone `given` has checked out."""
+    """The commit of `source` into `folder`: from its home, or from the clone `given`, if need be its newest."""
     folder.mkdir(parents=True, exist_ok=True)
     if given:
         if not (Path(given) / ".git").exists() and not (Path(given) / "HEAD").exists():
             raise ToolError(f"--{source.argument}: {given} is no git repository")
-        place, commit = Path(given).resolve().as_uri(), "HEAD"
+        place, commit = Path(given).resolve().as_uri(), source.commit
+        if subprocess.run(["git", "-C", given, "cat-file", "-e", commit], capture_output=True).returncode:
+            print(f"{given} does not have {commit}: its newest commit is taken", flush=True)
+            commit = "HEAD"
     else:
         place, commit = source.url, source.commit
     _run(["git", "init", "-q", folder])
@@ -250,20 +252,21 @@ def _not_roms(names: list[str]) -> list[str]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tools.qemu_build", description=__doc__)
-    cache = platformdirs.user_cache_path("micropython-tftpd") / "qemu-esp32"
+    cache = firmware.cache() / "qemu-esp32"
     parser.add_argument("--out", type=Path, default=cache, metavar="DIR", help="default: %(default)s")
     for one in _SOURCES:
         parser.add_argument(f"--{one.argument}", metavar="DIR", help=f"a clone to take instead of {one.url}")
     arguments = parser.parse_args()
     try:
         build(arguments.out.resolve(), {one.argument: getattr(arguments, one.argument) for one in _SOURCES})
-    except ToolError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except OSError as error:
+    except KeyboardInterrupt:
+        return 130
+    except (ToolError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     print(f"built {', '.join(_PROGRAMS)} in {arguments.out}")
+    if arguments.out != cache:
+        print(f"emulate finds it there with: export QEMU_ESP32={shlex.quote(str(arguments.out.resolve()))}")
     return 0
 
 

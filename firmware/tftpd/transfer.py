@@ -22,6 +22,7 @@ from .packet import ACK, DATA, ERROR
 _MARGIN_MIN_MS = const(20)
 _RTO_FIRST_MS = const(250)  # the wait before anything has been measured
 BLOCKED_MS = const(2)  # how long the network driver gets to drain before a send is tried again
+_MEASURE_BLOCKS = const(8)
 _AHEAD_BLOCKS = const(16)  # at most, for each costs its transfer a memoryview
 BUSY = (EAGAIN, ENOBUFS, ENOMEM)  # of a send that may be tried again shortly
 _NO_BLOCK = const(0x3FFFFFFF)  # a number that no block has: above all others
@@ -177,6 +178,7 @@ class ReadTransfer(Transfer):
         # Blocks up to here were sent more than once: an ACK of one of them measures no round trip
         # (Karn), and a second ACK of one of them may be the echo of our repeat, not a gap.
         self._repeated = -1
+        self._measure_at = 0  # the next block whose ACK measures the round trip
 
     @property
     def delivered(self):
@@ -198,7 +200,7 @@ class ReadTransfer(Transfer):
         start = block = self.next
         # Until its OACK is acknowledged a client has not agreed to more than one packet.
         end = self.base + self._window if self.base >= 0 else 0
-        if block > min(end, self.last):
+        if block > end or block > self.last:
             return
         alone = self._ahead.owner is self
         if not alone or block < self._whole:
@@ -292,18 +294,17 @@ class ReadTransfer(Transfer):
             return  # of another life of this client, or never sent
         self._proven = True
         self.progress = now
-        if block == self.top and block > self._repeated:
-            rtt = ticks_diff(now, self._stamp)
-            if rtt or self._rto > _MARGIN_MIN_MS:  # else it would change nothing
-                self._measured(rtt)
         self.base = block
+        if block != self.top:
+            self._go_back(block)
+            return
+        self.next = block + 1
+        # Not each one is measured: that would be a tenth of all that a block costs.
+        if block >= self._measure_at and block > self._repeated:
+            self._measure_at = block + _MEASURE_BLOCKS
+            self._measured(ticks_diff(now, self._stamp))
         if block == self.last:
             self.outcome = DONE
-        elif self.next > block + 1:
-            self._go_back(block)
-        else:
-            self.next = block + 1
-        self.due = ticks_add(now, self._rto)
 
     # -- the exceptions
 
@@ -313,6 +314,7 @@ class ReadTransfer(Transfer):
 
     def _go_back(self, block):
         self._repeated = self.top
+        self._measure_at = 0
         self.next = block + 1
 
     def _repeat(self):

@@ -1,0 +1,218 @@
+"""A speed gauge that repeats: the server on an emulated ESP32-C3 whose clock counts its instructions.
+
+Under -icount a board's time is its work and nothing of the host's, and the packet record is stamped with it. So the
+cost of a block on the genuine firmware is known to half a percent, and gauge.json holds it: what grows by more than
+3 % fails. The model is fair for the processor (125 million instructions a second; the chip has 160 MHz), and says
+nothing of the flash and the air. What the board waits for the host is left out: only turns of the board count.
+"""
+
+import itertools
+import json
+import random
+import select
+import socket
+import statistics
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import NamedTuple
+
+from .. import ToolError, boards, filesystem, firmware, image
+from ..emulators.bridge import BOARD as BOARD_ADDRESS
+from . import peers
+from .client import Client
+from .measures import Budget
+
+BOARD = "esp32_c3"
+KEPT = Path(__file__).with_name("gauge.json")
+_GROWTH = 1.03
+_GOAL = 1.15  # of what the parts cost by themselves
+_AIR_US = 200  # that QEMU's access point takes for a frame to the board: INTER_FRAME_TIME in hw/misc/esp32_wifi_ap.c
+_SIZES = (512, 1428, 1468)  # blksize
+_WINDOWS = (1, 4, 16)
+_AT_ONCE = 1464  # blksize of the eight clients that come at once: so they are known in the record
+_BYTES = 64 << 10
+_ECHOES = 20
+_BOOT_SECONDS = 60
+_DATA = 3
+
+
+class Frame(NamedTuple):
+    """A UDP datagram on the wire of the board; `us` in microseconds of the board's clock."""
+
+    us: int
+    inbound: bool
+    client: int  # its port
+    port: int  # the board's
+    data: bytes
+
+
+def measure() -> dict[str, float]:
+    """All figures in microseconds of the board's clock. Raises ToolError where the board can't be emulated here."""
+    with tempfile.TemporaryDirectory(prefix="gauge-") as name:
+        folder = Path(name)
+        (folder / "gauge.bin").write_bytes(random.Random(1350).randbytes(_BYTES))
+        flash, record, port = folder / "flash.bin", folder / "record.pcap", peers.free_port()
+        flash.write_bytes(_image(folder))
+        with _board(flash, record, port) as wait_for:
+            wait_for("bare: waiting")
+            bare = _bare(port, wait_for)
+            wait_for(" ready on ")
+            _fetch_all(folder, port)
+        return bare | _figures(_frames(record.read_bytes()))
+
+
+def _image(folder: Path) -> bytes:
+    board = boards.load(BOARD)
+    base = firmware.base_image(board)
+    settings = boards.check_settings({"ssid": board["emulator"]["ssid"], **board["emulator"]["settings"]}, [])
+    whole = image.build_image(board, folder, settings, base=base, whole=True)
+    offset, size = image.place(board, firmware.read_base(boards.read_bytes(base), base))
+    main = Path(__file__).with_name("bare.py").read_bytes() + (boards.ROOT / "main.py").read_bytes()
+    part = filesystem.build(board["filesystem"], size, {"/main.py": main}, whole[offset : offset + size])
+    return whole[:offset] + part + whole[offset + size :]
+
+
+@contextmanager
+def _board(flash: Path, record: Path, port: int) -> Iterator[Callable[[str], str]]:
+    """The board while it runs; the value waits for a line of its console that holds a text, and returns it."""
+    command = [sys.executable, "-m", "tools.emulators.qemu", str(flash), "--chip", "esp32c3", "--port", str(port)]
+    command += ["--icount", "--pcap", str(record)]
+    with subprocess.Popen(
+        command, cwd=boards.ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, bufsize=0
+    ) as process:
+        assert process.stdout
+        console = process.stdout
+        deadline = time.monotonic() + _BOOT_SECONDS
+
+        def wait_for(text: str) -> str:
+            said = b""
+            while select.select([console], [], [], max(0, deadline - time.monotonic()))[0]:
+                one = console.read(1)
+                said += one
+                if one == b"\n" and text.encode() in said.splitlines()[-1]:
+                    return said.splitlines()[-1].decode()
+                if not one:
+                    break
+            last = said.decode(errors="replace").strip().splitlines() or ["nothing"]
+            raise ToolError(f"the emulated board did not say '{text}'; it last said: {last[-1]}")
+
+        try:
+            yield wait_for
+        finally:
+            process.terminate()
+
+
+def _bare(port: int, wait_for: Callable[[str], str]) -> dict[str, float]:
+    """What the parts cost by themselves (bare.py), and the echoes, whose turns are in the record."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+        client.settimeout(5)
+        client.connect(("127.0.0.1", port))
+        client.send(bytes(2))
+        figures = json.loads(wait_for("bare: {").partition(": ")[2])
+        with _no_more_than_silence(client):
+            while True:  # what the sends have left behind
+                client.recv(2048)
+        client.settimeout(5)
+        for size in _SIZES:
+            for _ in range(_ECHOES):
+                client.send(struct.pack("!H", size + 4))
+                client.recv(2048)
+        client.send(bytes(2))
+    return figures
+
+
+@contextmanager
+def _no_more_than_silence(client: socket.socket) -> Iterator[None]:
+    client.settimeout(0.3)
+    with suppress(TimeoutError):
+        yield
+
+
+def _fetch_all(folder: Path, port: int) -> None:
+    client = Client(folder)
+    for size in _SIZES:
+        for window in _WINDOWS:
+            client.fetch(port, "gauge.bin", blksize=size, windowsize=window)
+    for fetch in [client.start(port, "gauge.bin", blksize=_AT_ONCE) for _ in range(8)]:
+        client.finish(fetch)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as stranger:
+        stranger.settimeout(5)
+        for _ in range(_ECHOES):
+            stranger.sendto(b"\0\1missing\0octet\0", ("127.0.0.1", port))
+            stranger.recv(512)
+
+
+def _frames(record: bytes) -> list[Frame]:
+    """The UDP datagrams in a pcap file of Ethernet frames (microseconds, this machine's byte order)."""
+    found = []
+    at = 24
+    while at + 16 <= len(record):
+        seconds, microseconds, length = struct.unpack_from("=3I", record, at)
+        frame = record[at + 16 : at + 16 + length]
+        at += 16 + length
+        if len(frame) >= 42 and frame[12:14] == b"\x08\0" and frame[23] == 17:
+            source, target, size = struct.unpack_from("!3H", frame, 34)
+            inbound = frame[30:34] == BOARD_ADDRESS
+            client, port = (source, target) if inbound else (target, source)
+            found.append(Frame(seconds * 1_000_000 + microseconds, inbound, client, port, frame[42 : 34 + size]))
+    return found
+
+
+def _figures(frames: list[Frame]) -> dict[str, float]:
+    clients = defaultdict(list)
+    for frame in frames:
+        clients[frame.client].append(frame)
+    turns = defaultdict(list)  # microseconds by what the board did in them
+    at_once = []
+    for one in clients.values():
+        if one[0].data[:2] != b"\0\1":
+            for asked, answered in itertools.pairwise(one):
+                if asked.inbound and not answered.inbound:
+                    turns[f"echo_{len(answered.data) - 4}"].append(answered.us - asked.us)
+        elif one[1].data[:2] == b"\0\5":
+            turns["refused"] += [after.us - before.us for before, after in zip(one[::2], one[1::2], strict=True)]
+        else:
+            fields = one[0].data[2:].split(b"\0")
+            asked = dict(zip(fields[2::2], fields[3::2], strict=False))
+            size, window = int(asked.get(b"blksize", 512)), int(asked.get(b"windowsize", 1))
+            if size == _AT_ONCE:
+                at_once += [frame for frame in one if frame.data[1] == _DATA]
+                continue
+            turns["rrq"].append(one[1].us - one[0].us)
+            pairs = [(before, after) for before, after in itertools.pairwise(one[2:]) if not after.inbound]
+            if window == 1:
+                turns[f"lock_step_{size}"] = [after.us - before.us for before, after in pairs if before.inbound]
+            else:  # a mean, for several blocks are read at once
+                gaps = [after.us - before.us for before, after in pairs if not before.inbound]
+                turns[f"window_{window}_{size}"] = [statistics.mean(gaps)]
+    figures = {what: statistics.median(values) for what, values in turns.items()}
+    figures["8_clients"] = (max(frame.us for frame in at_once) - min(frame.us for frame in at_once)) / len(at_once)
+    return figures
+
+
+def budgets() -> list[Budget]:
+    """The figures against those kept, and against what the parts cost by themselves."""
+    try:
+        figures = measure()
+    except ToolError as reason:
+        return [Budget("speed gauge, emulated ESP32-C3", None, "us", None, str(reason))]
+    kept = json.loads(KEPT.read_text())
+    result = []
+    for what, figure in sorted(figures.items()):
+        result.append(Budget(f"ESP32-C3, {what}", figure, "us", kept[what] * _GROWTH, f"{kept[what]:.0f} us are kept"))
+    for size in _SIZES:
+        read, send, echo = (figures[f"{part}_{size}"] for part in ("read", "send", "echo"))
+        cost = (figures[f"lock_step_{size}"] - _AIR_US) / (read + echo - _AIR_US)
+        what = f"ESP32-C3, lock-step at {size}: a block against bare read and echo"
+        result.append(Budget(what, cost, "times", _GOAL, f"{read:.0f} + {echo:.0f} us, less {_AIR_US} us of air"))
+        cost = figures[f"window_4_{size}"] / (read + send)
+        what = f"ESP32-C3, windowsize 4 at {size}: a block against bare read and send"
+        result.append(Budget(what, cost, "times", _GOAL, f"{read:.0f} + {send:.0f} us"))
+    return result

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ..boards import ROOT
-from . import measures, peers, processors
+from . import gauge, measures, peers, processors
 from .client import Client
 from .measures import OURS, Budget, Case, Samples
 
@@ -27,6 +27,7 @@ Comparisons = list[tuple[Case, dict[str, Samples]]]  # throughput of each server
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quick", action="store_true", help="few rounds: does it all work? The figures are rough")
     output = ROOT / "build/bench.json"
+    parser.add_argument("--keep", action="store_true", help="keep the speed gauge's new figures: gauge.json")
     parser.add_argument("--output", type=Path, default=output, metavar="FILE", help="default: build/bench.json")
 
 
@@ -40,6 +41,8 @@ def run(arguments: argparse.Namespace) -> int:
         folder.chmod(0o755)  # peers may serve as another user
         measures.make_files(folder)
         client = Client(folder)
+        status.update("the emulated ESP32-C3")
+        gauged = gauge.budgets(arguments.keep)
         status.update("heap and size")
         budgets = [*measures.heap(peers.free_port()), measures.size()]
         board = stack.enter_context(peers.everyday_board(folder, measures.FLASH_SIZE))
@@ -66,6 +69,7 @@ def run(arguments: argparse.Namespace) -> int:
             budgets += measures.many_clients(client, board, min(rounds, 7), together=True)
         budgets.append(measures.far_reads(client, board, rounds))
         budgets.append(measures.relay_cost(client, board, rounds))
+    budgets += gauged
     console.print(_comparison_table(comparisons), _budget_table(budgets))
     if busy:
         console.print("The machine was busy when this began: speeds and ratios are not to be trusted.", style="yellow")

@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import math
 import sys
 import time
 from collections.abc import Callable
@@ -140,7 +141,7 @@ def wait_until_serving(port: Port, seconds: float, silence: float = _SILENCE_S) 
     restarting = False
     while time.monotonic() < end:
         if data := port.read():
-            quiet = end
+            quiet = math.inf
         *lines, said = (said + data).split(b"\n")
         for line in lines:
             last = _printable(line) or last
@@ -160,7 +161,7 @@ def wait_until_serving(port: Port, seconds: float, silence: float = _SILENCE_S) 
             restarting, said = False, b""
             port.write(b"\x04")  # Ctrl-D: restart boot.py and main.py
         if time.monotonic() > quiet and port.is_open:
-            quiet, restarting = end, True
+            quiet, restarting = math.inf, True
             port.write(b"\r\x03")  # Ctrl-C: the server stops, the prompt comes
     where = f"on {port.name}" if port.name else "on any serial port"
     if number:

@@ -352,9 +352,17 @@ class Live:
         """How often it has said that it serves."""
         return self._log.read_bytes().count(b" ready on ")
 
-    def mpremote(self, *arguments: str) -> str:
+    def mpremote(self, *arguments: str, seconds: float = 60) -> str:
         command = [sys.executable, "-m", "mpremote", "connect", self.device, "resume", *arguments]
-        return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+        return subprocess.run(command, capture_output=True, text=True, timeout=seconds, check=True).stdout
+
+    def console_loses(self) -> bool:
+        """Whether something is missing of 22,500 bytes that it says without a pause."""
+        try:
+            said = self.mpremote("exec", "for _ in range(300): print('x' * 73)", seconds=10)
+        except subprocess.TimeoutExpired:  # the end is missing
+            return True
+        return said.count("x") < 300 * 73
 
 
 @pytest.fixture(scope="module")
@@ -366,6 +374,8 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
     (where / "same").write_bytes(b"same")
     one = Live(where, where.with_name("console.log"))
     with one.board:
+        if one.console_loses():
+            pytest.skip("the emulated console loses what the board says fast, so no command can rely on it")
         yield one
 
 

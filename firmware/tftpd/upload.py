@@ -64,7 +64,7 @@ class WriteTransfer(Transfer):
                 self._echoes -= 1
             else:
                 self._repeat()
-        elif 1 < ahead <= self._window and not self._complained:
+        elif self._window > 1 and 1 < ahead < 0x8000 and not self._complained:
             self._complained = self._answer = True
 
     def pump(self, send, clock):
@@ -93,7 +93,9 @@ class WriteTransfer(Transfer):
             self._answer = self._finished or self.base - self._acked >= self._window
         busy = False
         if self._answer:
-            packet = self._oack if self._oack and not self.base else self._ack
+            # A client that sends blocks has had its OACK; by a second one atftp knows no gap.
+            first = self._oack and not self.base and not self._complained
+            packet = self._oack if first else self._ack
             if packet is self._ack:
                 packet[2] = self.base >> 8 & 0xFF
                 packet[3] = self.base & 0xFF

@@ -1,8 +1,10 @@
-"""What the tests of transfer.py play with: a file in memory, packets in a list, a clock moved by hand, strict
-clients."""
+"""What the tests of transfer.py and upload.py play with: files in memory, packets in a list, a clock moved by hand,
+strict clients."""
 
 from tftpd.options import Agreed
+from tftpd.packet import DISK_FULL, Refused
 from tftpd.transfer import ReadAhead, ReadTransfer
+from tftpd.upload import WriteTransfer
 
 
 class Data:
@@ -132,3 +134,123 @@ class Client:
             self.acked = self.block
             return ack(self.block)
         return None
+
+
+def data(block, payload=b""):
+    return bytes((0, 3, block >> 8 & 255, block & 255)) + payload
+
+
+class Memory:
+    """A sink that keeps what is written, up to `room` bytes, and whether it was committed."""
+
+    def __init__(self, room=None):
+        self.data = b""
+        self.size = 0
+        self.room = room
+        self.committed = False
+        self.path = "/files/name"
+
+    def write(self, data):
+        assert not self.committed
+        self.size += len(data)
+        if self.room is not None and self.size > self.room:
+            raise Refused(DISK_FULL, "the flash is full")
+        if self.size < 100_000:
+            self.data += bytes(data)
+
+    def commit(self):
+        assert not self.committed
+        self.committed = True
+
+    def close(self):
+        pass
+
+
+class UploadBench:
+    """A WriteTransfer with its clock and what it sends."""
+
+    def __init__(self, *asked, timeout=3, retries=8, sink=None):
+        self.now = 1000
+        self.took = 0  # ms that writes take
+        agreed = Agreed(asked, 65464, 64, upload=True)
+        self.sink = sink or Memory()
+        self.windowsize = agreed.windowsize
+        self.transfer = WriteTransfer(self.sink, agreed, timeout, retries, self.now)
+
+    def flush(self, room=1000):
+        """What is sent now (list of bytes); after `room` packets the network takes no more."""
+        sent = []
+
+        def send(packet):
+            if len(sent) < room:
+                sent.append(bytes(packet))
+                return len(packet)
+            return None
+
+        if self.transfer.outcome is None:
+            self.transfer.pump(send, lambda: self.now + self.took)
+        return sent
+
+    def acks(self, room=1000):
+        """The wire numbers of the ACKs sent now; an OACK shows as "OACK"."""
+        return ["OACK" if packet[1] == 6 else packet[2] << 8 | packet[3] for packet in self.flush(room)]
+
+    def receive(self, datagram):
+        self.transfer.receive(datagram, len(datagram), self.now)
+        return self.acks()
+
+    def data(self, block, payload=bytes(512)):
+        return self.receive(data(block, payload))
+
+    def wait(self, ms):
+        """Move the clock; returns the ACKs that the timer made the transfer send."""
+        self.now += ms
+        if self.transfer.outcome is None and self.now >= self.transfer.due:
+            self.transfer.expired(self.now)
+        return self.acks()
+
+    def wait_until_due(self):
+        return self.wait(max(self.transfer.due - self.now, 0))
+
+
+class Sender:
+    """A client that uploads as RFC 1350 and RFC 7440 have it: a window behind each new ACK, and from the ACK on again
+    when that lies inside the window."""
+
+    def __init__(self, content, blksize, windowsize):
+        self.content = content
+        self.blksize = blksize
+        self.windowsize = windowsize
+        self.last = len(content) // blksize + 1
+        self.base = -1  # last block that was acknowledged; the OACK or ACK 0 is still to come
+        self.sent = 0  # highest block sent
+        self.done = False
+
+    def block(self, number):
+        return data(number, self.content[(number - 1) * self.blksize : number * self.blksize])
+
+    def window(self):
+        """Everything that may be under way."""
+        self.sent = min(self.base + self.windowsize, self.last)
+        return [self.block(number) for number in range(self.base + 1, self.sent + 1)]
+
+    def receive(self, packet):
+        """The client's answer to `packet`: a list of datagrams."""
+        if packet[1] == 6:
+            number = 0
+        else:
+            assert packet[1] == 4, packet
+            number = packet[2] << 8 | packet[3]
+        if self.base < 0:
+            if number:
+                return []
+            self.base = 0
+            return self.window()
+        ahead = (number - self.base) & 0xFFFF
+        if self.done or not ahead <= self.sent - self.base or (not ahead and self.windowsize == 1):
+            return []  # stale, or the second ACK of a block (RFC 1123 4.2.3.1)
+        self.base += ahead
+        if self.base == self.last:
+            self.done = True
+            return []
+        return self.window()

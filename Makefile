@@ -12,7 +12,6 @@ help:
 	@echo 'make test   run the whole test suite'
 	@echo 'make bench  measure the server against its budgets and other servers'
 	@echo 'make lint   ruff and the type checkers'
-	@echo 'make qemu-esp32  build the emulator of ESP32 and ESP32-C3, once (8 minutes)'
 	@echo 'make setup  only make .venv with all that the rest needs'
 	@echo 'make clean  remove what was made'
 
@@ -39,9 +38,6 @@ test: $(STAMP)
 bench: $(STAMP)
 	@$(VENV)/bin/python -m tools bench
 
-qemu-esp32: $(STAMP)
-	@$(VENV)/bin/python -m tools.qemu_build
-
 lint: $(STAMP)
 	@$(VENV)/bin/ruff check .
 	@$(VENV)/bin/ruff format --check .
@@ -53,4 +49,4 @@ clean:
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 
-.PHONY: help setup run test bench qemu-esp32 lint clean
+.PHONY: help setup run test bench lint clean

@@ -11,16 +11,13 @@ import tempfile
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-import platformdirs
-
-from .. import ToolError
+from .. import ToolError, firmware
 from ..processes import die_with_parent
 from . import Wiring, add_arguments, main, read, write_whole
 
 _SIZES = (4 << 20, 8 << 20, 16 << 20)  # of flash chips
-REPAIRED = "micropython-tftpd repairs 1"  # what --version says of a QEMU with the repairs of tools/qemu_build.py
 _PATIENCE = 5  # seconds for the board to stop
-_HOW = "run 'make qemu-esp32', or name the folder of such a QEMU in $QEMU_ESP32"
+_HOW = "name the folder of PICSimLab's QEMU in $QEMU_ESP32 (docs/testing.md)"
 
 
 class _Chip(NamedTuple):
@@ -51,7 +48,7 @@ def find(program: str, machine: str) -> tuple[str, list[str]]:
 
     Looked for in the folder $QEMU_ESP32, in this project's cache, and in $PATH.
     """
-    cache = platformdirs.user_cache_path("micropython-tftpd") / "qemu-esp32"
+    cache = firmware.cache() / "qemu-esp32"
     named = os.environ.get("QEMU_ESP32")
     for folder in [Path(named)] if named else [cache]:
         for place in ("bin", "build", "."):
@@ -85,8 +82,6 @@ def _checked(program: str, machine: str) -> str:
 
     if not any(line.startswith(machine + " ") for line in ask(["-M", "help"]).splitlines()):
         raise ToolError(f"{program} has no machine {machine}: {_HOW}")
-    if REPAIRED not in ask(["--version"]):
-        raise ToolError(f"{program} lacks the repairs that this project's servers need: {_HOW}")
     return program
 
 
@@ -101,20 +96,25 @@ class Esp32:
         name = chip.machine
         program, roms = find_chip(arguments.chip)
         self._net, net = socket.socketpair()
-        self._serial, serial = socket.socketpair()
+        # Pipes for the console: it writes byte by byte and drops what finds no room. Of single bytes 64 KiB find room
+        # in a pipe, and 278 in a socket.
+        self._console, console = os.pipe()
+        keys, self._keyboard = os.pipe()
+        os.set_blocking(self._keyboard, False)
         self._frames = bytearray()
         # Files without a name: nothing is left behind, whatever ends us.
         self._flash = self._file(flash)
         efuse = self._file(chip.efuse)
         self._errors = self._file(b"")
-        self.wiring = Wiring(arguments, self._to_board, self._serial.sendall, _PATIENCE)
+        self.wiring = Wiring(arguments, self._to_board, self._type, _PATIENCE)
         self._command = [
             *(program, *roms, "-M", f"{name}-picsimlab", "-display", "none", "-monitor", "none", "-no-user-config"),
             *("-drive", f"file=/dev/fd/{self._flash.fileno()},if=mtd,format=raw"),
             *("-drive", f"file=/dev/fd/{efuse.fileno()},if=none,format=raw,id=efuse"),
             *("-global", f"driver=nvram.{name}.efuse,property=drive,value=efuse"),
             *("-global", f"driver=timer.{name}.timg,property=wdt_disable,value=true"),
-            *("-chardev", f"socket,id=console,fd={serial.fileno()}", "-serial", "chardev:console"),
+            *("-chardev", f"file,id=console,path=/dev/fd/{console},input-path=/dev/fd/{keys}"),
+            *("-serial", "chardev:console"),
             *("-netdev", f"socket,id=wifi,fd={net.fileno()}"),
             *("-net", f"nic,model={name}_wifi,netdev=wifi"),
         ]
@@ -122,8 +122,8 @@ class Esp32:
             self._command += ["-icount", "3"]
         if arguments.pcap:
             self._command += ["-object", f"filter-dump,id=dump,netdev=wifi,file={arguments.pcap}"]
-        self._theirs = [net, serial]
-        self._inherited = [net.fileno(), serial.fileno(), self._flash.fileno(), efuse.fileno()]
+        self._theirs = [net.detach(), console, keys]
+        self._inherited = [*self._theirs, self._flash.fileno(), efuse.fileno()]
         self._efuse = efuse
 
     @staticmethod
@@ -132,6 +132,10 @@ class Esp32:
         file.write(content)
         file.flush()
         return file
+
+    def _type(self, keys: bytes) -> None:
+        with contextlib.suppress(OSError):  # QEMU is gone, or the board has not read for 64 KiB
+            os.write(self._keyboard, keys)
 
     # On QEMU's network socket a frame is its length in four bytes and itself.
 
@@ -155,20 +159,17 @@ class Esp32:
             del self._frames[:end]
 
     def _said(self) -> None:
-        try:
-            data = self._serial.recv(65536)
-        except ConnectionError:
-            data = b""
+        data = os.read(self._console, 65536)
         if data:
             self.wiring.console.said(data)
         else:
-            self.wiring.selector.unregister(self._serial)
+            self.wiring.selector.unregister(self._console)
 
     def run(self) -> None:
         """Run the board until it is over. Raises ToolError."""
         selector = self.wiring.selector
         selector.register(self._net, 1, self._from_board)
-        selector.register(self._serial, 1, self._said)
+        selector.register(self._console, 1, self._said)
         # A session of its own: Ctrl-C in a terminal goes to us alone.
         process = subprocess.Popen(
             self._command,
@@ -181,7 +182,7 @@ class Esp32:
         )
         try:
             for one in self._theirs:
-                one.close()
+                os.close(one)
             while not self.wiring.over:
                 self.wiring.poll(0.2)
                 if process.poll() is not None:

@@ -44,6 +44,7 @@ from .upload import WriteTransfer
 _LISTEN_MS = const(10)  # while transfers are under way, new requests are looked for this often,
 _STRANGERS_MS = const(200)  # and strangers on their ports this often
 _TICK_MS = const(1000)
+_PROVE_MS = const(250)  # what a client gets to answer, when others want its place
 
 
 def _host_port(address):
@@ -67,10 +68,11 @@ class _Port:
 class _Session:
     """A transfer with its place on the network and what the journal wants to know of it."""
 
-    def __init__(self, transfer, file, port, client, request, label, now):
+    def __init__(self, transfer, file, port, client, host, request, label, now):
         self.transfer = transfer
         self.file = file  # its source or sink
         self.client = client  # address as recvfrom gives it
+        self.host = host  # the same as a text
         self.request = request  # the datagram, to know its repeat from a new one
         self.label = label  # for the journal; None once that has been told
         self.started = now
@@ -86,7 +88,8 @@ class _Session:
 class Server:
     """Serves the files below `settings["root"]` over TFTP.
 
-    settings   dict as settings.load() gives it: address, port, single_port, root, transfers,
+    settings   dict as settings.load() gives it: address, port, single_port, root, client_folders,
+               transfers, transfers_per_client,
                blksize, windowsize, read_ahead, timeout (s), retries, log, read_from,
                and for uploads wrq_windowsize, write_from, write_to, overwrite, write_limit
     """
@@ -98,6 +101,7 @@ class Server:
             settings["write_to"],
             settings["overwrite"],
             settings["write_limit"],
+            settings["client_folders"],
         )
         self._store.recover()
         self._may_read = Ranges(settings["read_from"])
@@ -167,7 +171,10 @@ class Server:
         now = ticks_ms()
         for sock, _ in ready:
             if sock not in twins:
-                self._hear(sock, now)
+                try:
+                    self._hear(sock, now)
+                except Exception as trouble:  # no memory for a datagram: it is lost
+                    sys.print_exception(trouble)
                 continue
             session = twins[sock]
             try:
@@ -306,8 +313,7 @@ class Server:
         session = self._clients.get(client)
         opcode = datagram[1] if len(datagram) > 1 and not datagram[0] else 0
         if session and session.port is port and not (listening and opcode in (RRQ, WRQ)):
-            session.transfer.receive(datagram, len(datagram), now)
-            self._drive(session)
+            self._drive(session, session.transfer.receive, datagram, len(datagram), now)
             if session.transfer.dallying(now):  # an upload is whole, and stays to repeat its ACK
                 self._tell(session, DONE)
         elif listening:
@@ -332,7 +338,7 @@ class Server:
             request = parse_request(datagram)
             if request:
                 self._journal.count("requests")
-                self._start(request, datagram, client, now)
+                self._start(request, datagram, client, host, now)
             else:
                 self._journal.count("garbage")
             return
@@ -346,11 +352,11 @@ class Server:
         self._journal.log(INFO, "%s:%d %s refused: %s", host, number, repr(datagram[2:66]), text)
         self._reply(self._listener.sock, client, code, text)
 
-    def _start(self, request, datagram, client, now):
+    def _start(self, request, datagram, client, host, now):
         opcode, name, mode, asked = request
         settings = self._settings
         upload = opcode == WRQ
-        if _host_port(client)[0] not in (self._may_write if upload else self._may_read):
+        if host not in (self._may_write if upload else self._may_read):
             if upload:
                 raise Refused(ACCESS, "this server takes no uploads from you")
             raise Refused(ACCESS, "this server is not for you")
@@ -358,16 +364,20 @@ class Server:
             mode = "octet"
         if mode not in ("octet", "netascii"):
             raise Refused(ILLEGAL, "mode not supported, use octet or netascii")
-        if len(self._sessions) >= settings["transfers"]:
-            self._make_room(now)
+        self._make_room(
+            [session for session in self._sessions if session.host == host],
+            settings["transfers_per_client"],
+            now,
+        )
+        self._make_room(self._sessions, settings["transfers"], now)
         gc.collect()  # or what is to stay comes to lie among garbage, and cuts the heap to pieces
         store = self._store
         if upload:
-            path = store.place(name)
+            path = store.place(name, host)
             agreed = Agreed(asked, settings["blksize"], settings["wrq_windowsize"], upload=True)
             file = store.create(path, mode, agreed.tsize)
         else:
-            path, size = store.find(name)
+            path, size = store.find(name, host)
             if mode == "netascii":
                 size = None  # not known before the file has been read
             agreed = Agreed(asked, settings["blksize"], settings["windowsize"], size)
@@ -381,7 +391,7 @@ class Server:
             port = self._listener if settings["single_port"] else self._new_port()
             served = path[len(settings["root"]) :]
             label = "%s %s %s %s" % ("WRQ" if upload else "RRQ", served, mode, agreed.text)
-            session = _Session(transfer, file, port, client, datagram, label.rstrip(), now)
+            session = _Session(transfer, file, port, client, host, datagram, label.rstrip(), now)
         except Exception:
             store.close(file)
             raise
@@ -398,25 +408,35 @@ class Server:
         self._watch(port)
         self._drive(session)
 
-    def _make_room(self, now):
-        for session in self._sessions:
+    def _make_room(self, sessions, limit, now):
+        """See that one more of `sessions` is within `limit`, or raise Refused."""
+        if len(sessions) < limit:
+            return
+        for session in sessions:
             if session.transfer.dallying(now):
                 self._end(session, DONE)
                 return
-        raise Refused(UNDEFINED, "busy with %d transfers, try again" % len(self._sessions))
+        # Whoever asks and never answers, perhaps with a false address, keeps nobody out.
+        for session in sessions:  # the oldest first
+            if not session.transfer.proven and ticks_diff(now, session.started) >= _PROVE_MS:
+                self._end(session, "has not answered, and gives way")
+                return
+        raise Refused(UNDEFINED, "busy with %d transfers, try again" % len(sessions))
 
     def _reply(self, sock, client, code, text):
         try:
             sock.sendto(error(code, text), client)
-        except OSError:  # lost like a packet on the air; the client asks again
+        except (OSError, MemoryError):  # lost like a packet on the air; the client asks again
             pass
 
     # -- transfers
 
-    def _drive(self, session):
-        """Send what the transfer wants to send, or end it. Hot path."""
+    def _drive(self, session, step=None, *arguments):
+        """step(*arguments), then send what the transfer wants to send, or end it. Hot path."""
         transfer = session.transfer
         try:
+            if step:
+                step(*arguments)
             if transfer.outcome is None:
                 transfer.pump(session.send, ticks_ms)
                 if ticks_diff(transfer.due, self._due) < 0:
@@ -446,8 +466,7 @@ class Server:
             session = self._sessions[i]
             transfer = session.transfer
             if ticks_diff(now, transfer.due) >= 0:
-                transfer.expired(now)
-                self._drive(session)
+                self._drive(session, transfer.expired, now)
             if transfer.outcome is None and ticks_diff(transfer.due, due) < 0:
                 due = transfer.due
         self._due = due
@@ -456,13 +475,13 @@ class Server:
         """Give back all that the transfer holds; with a `code` its client gets an ERROR."""
         port = session.port
         session.transfer.outcome = outcome
-        if code is not None:
-            self._reply(port.sock, session.client, code, outcome)
+        self._sessions.remove(session)
+        del self._clients[session.client]
         self._store.close(session.file)
         if self._ahead.owner is session.transfer:
             self._ahead.owner = None
-        self._sessions.remove(session)
-        del self._clients[session.client]
+        if code is not None:
+            self._reply(port.sock, session.client, code, outcome)
         self._close_twin(session)
         port.users -= 1
         if port.users:

@@ -75,8 +75,11 @@ class Sink:
     def close(self):
         """Remove it unless it has been committed."""
         if self._temporary:
-            self._file.close()
-            os.remove(self._temporary)
+            try:
+                self._file.close()
+            except OSError:  # a full flash did not even take what was buffered
+                pass
+            _remove(self._temporary)
             self._temporary = None
 
 
@@ -92,6 +95,13 @@ def _exists(path):
         return True
     except OSError:
         return False
+
+
+def _remove(path):
+    try:
+        os.remove(path)
+    except OSError:  # out of sight in any case; recover() tries again
+        pass
 
 
 def components(name):
@@ -123,21 +133,37 @@ def components(name):
 class Store:
     """The files below `root` (an absolute path on the board)."""
 
-    def __init__(self, root, folders=(), overwrite=False, limit=None):
-        """`folders`: those below `root` that take uploads; `overwrite`: whether these may replace
-        a file; `limit`: bytes that one may have, None for no limit."""
+    def __init__(self, root, folders=(), overwrite=False, limit=None, own=False):
+        """As in the settings:
+
+        folders    those below `root` that take uploads
+        overwrite  whether these may replace a file
+        limit      bytes that one may have, None for no limit
+        own        whether a client has a folder of its own, called by its address, which goes
+                   before the others; "only": it sees nothing else
+        """
         self._root = root.rstrip("/")
         self._folders = [self._root + folder.rstrip("/") + "/" for folder in folders]
         self._overwrite = overwrite
         self._limit = limit
+        self._own = own
         self._number = 0  # of the next file in _UPLOADS
         self._readers = {}  # source: path
         self._writers = []  # paths
 
-    def find(self, name):
-        """The path and the size in bytes of the file with that name (bytes of a request). Raises
-        Refused."""
+    def find(self, name, host):
+        """The path and the size in bytes of the file with that name (bytes of a request), for the
+        client at `host`. Raises Refused."""
         parts = components(name)
+        if self._own:
+            try:
+                return self._find([host] + parts)
+            except Refused as refusal:
+                if self._own == "only" or refusal.code != NOT_FOUND:
+                    raise
+        return self._find(parts)
+
+    def _find(self, parts):
         path = self._root + "".join(["/" + part for part in parts])
         try:
             stat = os.stat(path)
@@ -184,20 +210,25 @@ class Store:
             if path and not _exists("/" + path):
                 os.rename(_UPLOADS + "/" + name, "/" + path)
             else:
-                os.remove(_UPLOADS + "/" + name)
+                _remove(_UPLOADS + "/" + name)
 
-    def place(self, name):
-        """The path at which a file with that name (bytes of a request) is to be put. Raises
-        Refused."""
+    def place(self, name, host):
+        """The path at which a file with that name (bytes of a request) from the client at `host`
+        is to be put. Raises Refused."""
         parts = components(name)
         if not parts:
             raise Refused(ACCESS, "is a folder, not a file")
+        if self._own and (self._own == "only" or _exists(self._root + "/" + host)):
+            parts.insert(0, host)
         try:
-            path, _ = self.find(name)
+            path, _ = self._find(parts)
         except Refused as refusal:
             if refusal.code != NOT_FOUND:
                 raise
-            path = self._find_any_case(parts[:-1]) + "/" + parts[-1]
+            folder = self._find_any_case(parts[:-1])
+            if not os.stat(folder)[0] & _FOLDER:
+                raise Refused(NOT_FOUND, "no such folder")
+            path = folder + "/" + parts[-1]
         if not any(path.startswith(folder) for folder in self._folders):
             raise Refused(ACCESS, "no uploads to this folder")
         if not self._overwrite and _exists(path):
@@ -211,16 +242,19 @@ class Store:
 
         size  bytes that are to come, None where the client has not said
 
-        Raises Refused, OSError.
+        Raises Refused.
         """
         if size is not None:
             stat = os.statvfs(self._root)
             if size > stat[0] * stat[3] or (self._limit is not None and size > self._limit):
                 raise Refused(DISK_FULL, "no room for %d bytes" % size)
-        if not _exists(_UPLOADS):
-            os.mkdir(_UPLOADS)
-        self._number += 1
-        sink = Sink(self, path, self._number, self._limit)
+        try:
+            if not _exists(_UPLOADS):
+                os.mkdir(_UPLOADS)
+            self._number += 1
+            sink = Sink(self, path, self._number, self._limit)
+        except OSError as trouble:
+            raise _refused(trouble)
         self._writers.append(path.lower())
         return NetasciiSink(sink) if mode == "netascii" else sink
 
@@ -247,6 +281,6 @@ class Store:
         if source in self._readers:
             path = self._readers.pop(source)
             if path.startswith(_UPLOADS) and path not in self._readers.values():
-                os.remove(path)
+                _remove(path)
         else:
             self._writers.remove(source.path.lower())

@@ -56,6 +56,7 @@ class Transfer:
     progress   when the client last brought the transfer on, in ticks_ms
     resent     number of packets sent again
     delivered  bytes of data that have arrived for certain, headers excluded
+    proven     the client has shown that it is there: its address is not a false one
     outcome    None while it goes on, then how it ended: DONE, PROBED, or other words for the
                journal
     peer_error code of the ERROR packet that the client ended with, None without one
@@ -73,7 +74,7 @@ class Transfer:
         self._window = agreed.windowsize
         self._blksize = agreed.blksize
         self.resent = 0
-        self._proven = False
+        self.proven = False
         self._allowance = _UNPROVEN_DATAGRAMS
         self._rto_max = (agreed.timeout or timeout_s) * 1000
         self._patience = self._rto_max * retries
@@ -115,7 +116,7 @@ class Transfer:
         A client that has brought the transfer on and then asks again after a second of silence has
         been restarted (PXE ROMs always use the same port).
         """
-        if not self._proven:
+        if not self.proven:
             self.progress = now
             self._rto = min(_RTO_FIRST_MS, self._rto_max)
             self._allowance = _UNPROVEN_DATAGRAMS
@@ -133,7 +134,7 @@ class Transfer:
             return
         if self._blocked:
             return
-        if not self._proven and self._allowance <= 0:
+        if not self.proven and self._allowance <= 0:
             self.due = ticks_add(now, self._patience - silence)
             return
         self._rto = min(self._rto * 2, self._rto_max)
@@ -247,7 +248,7 @@ class ReadTransfer(Transfer):
         self._blocked = busy
         self._stamp = now = clock()
         self.due = ticks_add(now, BLOCKED_MS if busy else self._rto)
-        if not self._proven:
+        if not self.proven:
             self._allowance -= 1
         elif alone and have <= block <= last:
             # While the client thinks. The network has a copy of what was sent, and a repeat reads
@@ -292,7 +293,7 @@ class ReadTransfer(Transfer):
             return
         if block > self.top:
             return  # of another life of this client, or never sent
-        self._proven = True
+        self.proven = True
         self.progress = now
         self.base = block
         if block != self.top:
@@ -310,7 +311,7 @@ class ReadTransfer(Transfer):
 
     def dallying(self, now):
         """As Transfer; after a second, for before that it is most likely on its way."""
-        return self._proven and self.top == self.last and ticks_diff(now, self.progress) >= 1000
+        return self.proven and self.top == self.last and ticks_diff(now, self.progress) >= 1000
 
     def _go_back(self, block):
         self._repeated = self.top

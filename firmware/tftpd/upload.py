@@ -55,7 +55,7 @@ class WriteTransfer(Transfer):
             if self.base == self._acked and not self._repeated:
                 self._measured(ticks_diff(now, self._stamp))
             self._block = memoryview(datagram)[4:size]
-            self._proven = True
+            self.proven = True
             self.progress = now
         elif ahead == 0 and self.base == self._acked and self.base:
             # The last block of a window once more: the ACK was lost. Or it answers an ACK that was
@@ -76,7 +76,7 @@ class WriteTransfer(Transfer):
         block = self._block
         if block is None and not self._answer:
             return
-        begins = block is not None or self._blocked or not self._proven  # a new wait
+        begins = block is not None or self._blocked or not self.proven  # a new wait
         if block is not None:
             self._block = None
             if len(block) > self._blksize:
@@ -105,7 +105,7 @@ class WriteTransfer(Transfer):
                 busy = trouble.errno in BUSY
             self._answer = busy
             self._acked = self.base
-            if not self._proven:
+            if not self.proven:
                 self._allowance -= 1
         self._blocked = busy
         self._stamp = now = clock()

@@ -14,6 +14,7 @@ from .boards import ROOT
 
 SERVED = "/files"  # the default of the setting `root`
 _NO_SPACE = -28
+_INVALID = -22
 _MAX_COMPONENT = 255  # bytes of a file name, LittleFS's own limit
 
 
@@ -112,21 +113,30 @@ class _Recorder(UserContext):
 
 def _open(layout: dict[str, int], size: int, image: bytes | None, context: UserContext | None = None) -> LittleFS:
     block_size = layout["block_size"]
-    filesystem = LittleFS(
-        context=context,
-        block_size=block_size,
-        block_count=size // block_size,
-        read_size=layout["read_size"],
-        prog_size=layout["prog_size"],
-        disk_version=0x00020000,  # MicroPython up to 1.21 reads no later one
-        mount=False,
-    )
-    if image is None:
-        filesystem.format()
-    elif context is None:
-        filesystem.context.buffer = bytearray(image)
-    filesystem.mount()
-    return filesystem
+
+    def attempt(disk_version: int) -> LittleFS:
+        filesystem = LittleFS(
+            context=context,
+            block_size=block_size,
+            block_count=size // block_size,
+            read_size=layout["read_size"],
+            prog_size=layout["prog_size"],
+            disk_version=disk_version,
+            mount=False,
+        )
+        if image is None:
+            filesystem.format()
+        elif context is None:
+            filesystem.context.buffer = bytearray(image)
+        filesystem.mount()
+        return filesystem
+
+    try:
+        return attempt(0x00020000)  # MicroPython up to 1.21 reads no later one
+    except LittleFSError as error:
+        if error.code != _INVALID:
+            raise
+        return attempt(0x00020001)  # which later ones write with the first upload
 
 
 def _fill(filesystem: LittleFS, files: dict[str, bytes]) -> None:

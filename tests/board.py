@@ -7,19 +7,41 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
 
+from tools import boards, firmware
+
 ROOT = Path(__file__).resolve().parent.parent
+STARTED: Counter[str] = Counter()  # what was started, and how often
+ROUND_TRIPS = {"esp32_c3": 1000, "esp32": 50, "rpi_pico_w": 50}  # that a test takes at most on an emulated chip
+PATIENCE = {"unix": 2, "esp32_c3": 5, "esp32": 30, "rpi_pico_w": 60}  # seconds that an answer may take at worst
+
+
+@cache
+def describe(name: str, base: Path | None) -> str:
+    """A board and its firmware, for the report; `base`: another file of MicroPython than the board's default."""
+    facts = boards.load(name)
+    if name == "unix":
+        asked = [boards.micropython(), "-c", "import sys; print(sys.version)"]
+        version = subprocess.run(asked, capture_output=True, text=True).stdout.strip().split("; ")[-1]
+        return f"unix, {version} (Unix port)"
+    path = base or firmware.cache() / "firmware" / facts["firmware"][0]["file"]
+    return f"{name}, {firmware.read_base(path.read_bytes(), path)} (genuine firmware, emulated)"
 
 
 class Board:
     """`python -m tools emulate ARGUMENTS`, started and serving."""
 
+    base: tuple[str, ...] | list[str] = ()  # arguments for all: another file of MicroPython
+
     def __init__(self, *arguments: str, files: Path, port: int = 0):
-        Wire.patience = 60 if "rpi_pico_w" in arguments else 2
+        self.name = arguments[arguments.index("--board") + 1] if "--board" in arguments else "unix"
+        arguments = (*arguments, *self.base)
         command = [sys.executable, "-m", "tools", "emulate", "--files", str(files), "--port", str(port), *arguments]
         self.process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         self.console: list[str] = []
@@ -34,6 +56,9 @@ class Board:
             raise AssertionError(f"not ready: {self.ready!r}, {self.console}")
         self.address = (match[1], int(match[2]))
         self.url = self.ready.split()[1]
+        Wire.patience[self.address] = PATIENCE[self.name]
+        base = Path(arguments[arguments.index("--base") + 1]) if "--base" in arguments else None
+        STARTED[describe(self.name, base)] += 1
 
     def _read(self) -> None:
         assert self.process.stderr
@@ -49,6 +74,12 @@ class Board:
                     return line
             time.sleep(0.01)
         raise AssertionError(f"no {text!r} on the console in {seconds} s: {self.console[after:]}")
+
+    def skip_if_too_slow(self, round_trips: float) -> None:
+        """Skip the test if that many round trips take this board too long (the C3 some 4 ms each, others far more)."""
+        limit = ROUND_TRIPS.get(self.name)
+        if limit and round_trips > limit:
+            pytest.skip(f"more than {limit:,} round trips take the emulated {self.name} too long")
 
     def heap_when_idle(self, seconds: float = 10) -> int:
         """Bytes of heap in use after a transfer, from the journal (--set log=debug)."""
@@ -75,11 +106,13 @@ class RealBoard(Board):
     """A board over the air: no console, so that tests which read the journal are skipped."""
 
     def __init__(self, address: str):
+        self.name = "hardware"
         host, _, port = address.partition(":")
         self.address = (host, int(port or 69))
         self.url = f"tftp://{host}:{self.address[1]}/"
         self.console = []
-        Wire.patience = 5
+        Wire.patience[self.address] = 5
+        STARTED[f"the board at {address}, with a firmware of its own"] += 1
 
     def wait_for(self, text: str, seconds: float = 10, after: int = 0) -> str:
         pytest.skip("the journal of a real board is on its own console")
@@ -120,13 +153,13 @@ def parse_oack(packet: bytes) -> dict[str, str]:
 class Wire:
     """One client, datagram by datagram. `server` is where requests go, `tid` where the last answer came from."""
 
-    patience: float = 2  # seconds that an answer may take; the emulated Pico W is slow
+    patience: dict[tuple[str, int], int] = {}  # noqa: RUF012  # by server: seconds that an answer may take
 
     def __init__(self, server: tuple[str, int], timeout: float | None = None):
         self.server = self.tid = server
         self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self.socket.bind(("127.0.0.1" if server[0].startswith("127.") else "", 0))
-        self.socket.settimeout(timeout or self.patience)
+        self.socket.settimeout(timeout or self.patience.get(server, 2))
 
     def ask(self, name: str | bytes, *options: tuple[str, object], mode: str = "octet", opcode: int = 1) -> bytes:
         """Send a request and return the first answer."""

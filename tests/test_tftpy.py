@@ -22,6 +22,7 @@ def download(board: Board, name: str, mode: str = "octet", **options: int) -> by
 def test_every_size_arrives_whole(board: Board, name: str, blksize: int | None):
     if blksize == 8 and len(SERVED[name]) > 10_000:
         pytest.skip("a large file in 8-byte blocks: once, in test_more_than_65535_blocks")
+    board.skip_if_too_slow(len(SERVED[name]) / (blksize or 512))
     options = {"blksize": blksize} if blksize else {}
     assert download(board, name, **options) == SERVED[name]  # pyright: ignore[reportArgumentType]
 
@@ -32,6 +33,7 @@ def test_a_mebibyte_arrives_whole(board: Board, blksize: int):
 
 
 def test_more_than_65535_blocks(board: Board):
+    board.skip_if_too_slow(65536)
     assert download(board, "rollover.bin", blksize=8) == SERVED["rollover.bin"]
 
 

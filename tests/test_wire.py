@@ -6,6 +6,7 @@ import pytest
 from conftest import SERVED
 
 from board import Board, TftpError, Wire, ack, fetch, parse_oack, request
+from tools import boards
 
 # -- modes -------------------------------------------------------------------------------------------------------------
 
@@ -90,6 +91,7 @@ def test_windowsize_is_granted_up_to_the_limit_and_used(board: Board, asked: int
 @pytest.mark.parametrize("blksize", [8, 512, 1428, 1468])
 @pytest.mark.parametrize("name", ["empty", "size-8", "size-5000", "size-100000"])
 def test_files_arrive_whole_in_every_window(board: Board, name: str, blksize: int, windowsize: int):
+    board.skip_if_too_slow(len(SERVED[name]) / blksize / windowsize)
     assert fetch(board.address, name, ("blksize", blksize), ("windowsize", windowsize)) == SERVED[name]
 
 
@@ -119,11 +121,10 @@ def test_a_duplicate_ack_sends_nothing_in_lock_step(board: Board):
     with Wire(board.address) as wire:
         wire.ask("size-100000")
         for block in (1, 2, 3):
-            for _ in range(3):
+            for _ in range(3):  # no more: a Pico W queues 4 datagrams
                 wire.send(ack(block))
-        # Three blocks that were asked for once, and no copies of them before the timer's.
-        assert [wire.receive()[3] for _ in range(3)] == [2, 3, 4]
-        assert wire.silent(0.015)
+            assert wire.receive()[3] == block + 1
+        assert wire.silent(0.015)  # and no copies before the timer's
 
 
 def test_one_ack_on_a_gap_rolls_the_window_back(board: Board):
@@ -221,7 +222,9 @@ def test_each_transfer_has_a_tid_of_its_own(board: Board):
     wires = [Wire(board.address) for _ in range(8)]
     for wire in wires:
         wire.ask("size-5000")
-    assert len({wire.tid for wire in wires} | {board.address}) == 9
+    # Two sockets a transfer, as long as there are some.
+    sockets = 3 if board.name == "hardware" else boards.load(board.name)["udp_sockets"] or 99
+    assert len({wire.tid for wire in wires} | {board.address}) >= 1 + min(8, sockets // 2)
     for wire in wires:
         wire.send(b"\0\5\0\0enough\0")
         wire.socket.close()
@@ -337,6 +340,8 @@ def test_errors_and_crumbs_are_not_answered(board: Board, datagram: bytes):
 
 @pytest.mark.parametrize("size", [513, 514, 1472, 65_507])
 def test_an_over_long_request_is_illegal(board: Board, size: int):
+    if size > 1472 and board.name != "unix":
+        pytest.skip("a real board's network stack drops a datagram in so many fragments")
     with Wire(board.address) as wire:
         wire.send(b"\0\1" + b"a" * (size - 9) + b"\0octet\0")
         assert wire.error().code == 4

@@ -95,7 +95,6 @@ class NetasciiSink:
         """`sink`: as store.Sink."""
         self._sink = sink
         self.close = sink.close
-        self.path = sink.path
         self._cr = False  # the last byte was a CR: LF or NUL is to follow
 
     def write(self, data):

@@ -43,14 +43,16 @@ class OctetSource:
 class Sink:
     """A file that grows out of sight until commit() puts it in its place."""
 
-    def __init__(self, store, path, number, limit):
-        """`path`: where it is to go; `number`: its own; `limit`: bytes, None for no limit. Raises
-        OSError."""
-        self._store = store
+    def __init__(self, put, writers, path, number, limit):
+        """`put`: Store.put; `writers`: the list of sinks that it is in until then; `path`: where
+        it is to go; `number`: its own; `limit`: bytes, None for no limit. Raises OSError."""
+        self._put = put
+        self._writers = writers
         self.path = path
         self._temporary = "%s/%08d" % (_UPLOADS, number)
         self._room = limit
         self._file = open(self._temporary, "wb")
+        writers.append(self)
 
     def write(self, data):
         """Add `data` (bytes-like). Raises Refused."""
@@ -67,10 +69,11 @@ class Sink:
         """Make it the file at `path`, or leave all as it was and raise Refused."""
         try:
             self._file.close()
-            self._store.put(self._temporary, self.path)
+            self._put(self._temporary, self.path)
         except OSError as trouble:
             raise _refused(trouble)
         self._temporary = None
+        self._writers.remove(self)
 
     def close(self):
         """Remove it unless it has been committed."""
@@ -81,6 +84,7 @@ class Sink:
                 pass
             _remove(self._temporary)
             self._temporary = None
+            self._writers.remove(self)
 
 
 def _refused(trouble):
@@ -149,7 +153,7 @@ class Store:
         self._own = own
         self._number = 0  # of the next file in _UPLOADS
         self._readers = {}  # source: path
-        self._writers = []  # paths
+        self._writers = []  # sinks that are not yet in their place
 
     def find(self, name, host):
         """The path and the size in bytes of the file with that name (bytes of a request), for the
@@ -233,7 +237,7 @@ class Store:
             raise Refused(ACCESS, "no uploads to this folder")
         if not self._overwrite and _exists(path):
             raise Refused(EXISTS, "file exists")
-        if path.lower() in self._writers:
+        if any(sink.path.lower() == path.lower() for sink in self._writers):
             raise Refused(UNDEFINED, "somebody else is writing this file")
         return path
 
@@ -252,10 +256,9 @@ class Store:
             if not _exists(_UPLOADS):
                 os.mkdir(_UPLOADS)
             self._number += 1
-            sink = Sink(self, path, self._number, self._limit)
+            sink = Sink(self.put, self._writers, path, self._number, self._limit)
         except OSError as trouble:
             raise _refused(trouble)
-        self._writers.append(path.lower())
         return NetasciiSink(sink) if mode == "netascii" else sink
 
     def put(self, temporary, path):
@@ -282,5 +285,3 @@ class Store:
             path = self._readers.pop(source)
             if path.startswith(_UPLOADS) and path not in self._readers.values():
                 _remove(path)
-        else:
-            self._writers.remove(source.path.lower())

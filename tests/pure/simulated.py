@@ -148,7 +148,6 @@ class Memory:
         self.size = 0
         self.room = room
         self.committed = False
-        self.path = "/files/name"
 
     def write(self, data):
         assert not self.committed

@@ -75,6 +75,19 @@ class Board:
             time.sleep(0.01)
         raise AssertionError(f"no {text!r} on the console in {seconds} s: {self.console[after:]}")
 
+    def lines_when_silent(self) -> int:
+        """How many lines the console has, once none has come for a moment: those after are of what is done next."""
+        lines = -1
+        while lines != len(self.console):
+            lines = len(self.console)
+            time.sleep(0.05 if self.name == "unix" else 0.5)
+        return lines
+
+    def seen_as(self, wire: "Wire") -> str:
+        """What the board takes a client of this host for, "host:port": see tools/emulators/bridge.py."""
+        host = "127.0.0.1" if self.name == "unix" else "10.0.0.1"
+        return f"{host}:{wire.socket.getsockname()[1]}"
+
     def skip_if_too_slow(self, round_trips: float) -> None:
         """Skip the test if that many round trips take this board too long (the C3 some 4 ms each, others far more)."""
         limit = ROUND_TRIPS.get(self.name)
@@ -238,3 +251,45 @@ def fetch(server: tuple[str, int], name: str | bytes, *options: tuple[str, objec
     with Wire(server) as wire:
         first = wire.ask(name, *options, mode=mode)
         return b"".join(blocks(wire, first))
+
+
+def patient_fetch(
+    server: tuple[str, int],
+    name: str,
+    *options: tuple[str, object],
+    mode: str = "octet",
+    patience: float = 0.5,
+    tries: int = 20_000,
+) -> bytes:
+    """As fetch(), but says its last word again after `patience` seconds of silence, as every client does."""
+    sizes = dict(options)
+    blksize, windowsize = int(str(sizes.get("blksize", 512))), int(str(sizes.get("windowsize", 1)))
+    with Wire(server, timeout=patience) as wire:
+        word, data, last, acked = request(name, *options, mode=mode), b"", 0, 0
+        wire.send(word)
+        for _ in range(tries):
+            try:
+                packet = wire.receive()
+            except TimeoutError:
+                wire.send(word)
+                continue
+            if packet[:2] == b"\0\6":
+                if last == 0:
+                    word = ack(0)
+                    wire.send(word)
+                continue
+            if packet[:2] != b"\0\3":
+                raise TftpError(packet)
+            number = packet[2] << 8 | packet[3]
+            if number == (last + 1) & 0xFFFF:
+                last += 1
+                data += packet[4:]
+                if len(packet) - 4 < blksize or last - acked >= windowsize:
+                    acked, word = last, ack(last)
+                    wire.send(word)
+                if len(packet) - 4 < blksize:
+                    return data
+            elif (number - last) & 0xFFFF >= 0x8000 or number == last & 0xFFFF or acked != last:
+                acked, word = last, ack(last)  # for each old block again, for a gap once
+                wire.send(word)
+    raise AssertionError("no end to it")

@@ -16,7 +16,7 @@ def test_one_line_for_a_transfer(board: Board):
         wire.ask("/BOOT/bcd", ("blksize", 1024), ("timeout", 3), ("tsize", 0), ("nonsense", 1))
         wire.ack(0)
         wire.send(b"\0\4\0\1")
-        client = f"127.0.0.1:{wire.socket.getsockname()[1]}"
+        client = board.seen_as(wire)
         match = LINE.fullmatch(board.wait_for(client, after=seen))
     assert match, board.console[seen:]
     line = match.groupdict()
@@ -68,7 +68,7 @@ def test_the_level_is_a_setting(start):
 
 
 def test_nothing_is_logged_per_block(board: Board):
-    seen = len(board.console)
+    seen = board.lines_when_silent()
     fetch(board.address, "mebi.bin")
     board.wait_for("mebi.bin", after=seen)
     assert len(board.console) - seen <= 2

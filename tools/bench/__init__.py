@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ..boards import ROOT
-from . import gauge, measures, peers, processors
+from . import gauge, measures, peers, pico, processors
 from .client import Client
 from .measures import OURS, Budget, Case, Samples
 
@@ -43,6 +43,9 @@ def run(arguments: argparse.Namespace) -> int:
         client = Client(folder)
         status.update("the emulated ESP32-C3")
         gauged = gauge.budgets(arguments.keep)
+        if not arguments.quick:
+            status.update("the emulated Pico W, which takes two minutes")
+            gauged += pico.budgets()
         status.update("heap and size")
         budgets = [*measures.heap(peers.free_port()), measures.size()]
         board = stack.enter_context(peers.everyday_board(folder, measures.FLASH_SIZE))

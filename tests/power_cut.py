@@ -1,0 +1,200 @@
+"""Run inside MicroPython: `micropython power_cut.py FIRMWARE OLD_SIZE NEW_SIZE READER TEAR`.
+
+An upload of NEW_SIZE bytes over a file of OLD_SIZE (-1: there is none), on a LittleFS flash in memory whose power fails
+at the n-th program or erase: for every n until the upload gets through. READER (0, 1): somebody is reading the old
+file. TEAR (0, 1): the operation under way leaves half of its work, else nothing. After each cut the flash is mounted
+anew, as a boot does; what must be there then is asserted below. The cuts of that boot are tried as well. The last line
+that is printed is the number of cuts of each kind.
+"""
+
+import os
+import sys
+
+import vfs
+
+old_size, new_size, reader, tear = [int(argument) for argument in sys.argv[2:]]
+sys.path.insert(0, sys.argv[1])
+
+from tftpd.options import Agreed  # noqa: E402
+from tftpd.packet import Refused  # noqa: E402
+from tftpd.store import Store  # noqa: E402
+from tftpd.upload import WriteTransfer  # noqa: E402
+
+BLOCK = 4096
+BLOCKS = 48
+NAME = b"old.bin"
+OLD = bytes([i * 7 & 255 for i in range(max(old_size, 0))])
+NEW = bytes([i * 11 + 3 & 255 for i in range(new_size)])
+
+
+class Flash:
+    """NOR flash: an erase sets all bits of a block, a program clears some. Fails for good at operation number `cut`."""
+
+    def __init__(self, memory, cut=0):
+        self.memory = memory
+        self.left = cut  # operations until the power fails; 0: it never does
+        self.dead = False
+        self.gone = False  # nobody uses it any more but finalisers
+
+    def _operate(self, at, data):
+        """Put `data` at `at`."""
+        self.left -= 1
+        if self.left == 0:
+            self.dead = True
+            if tear:
+                half = len(data) // 2
+                self.memory[at : at + half] = data[:half]
+                for i in range(at + half, at + half + 8):  # and what is between a zero and a one
+                    self.memory[i] &= i * 37 & 255 | data[i - at]
+            raise OSError(5)
+        self.memory[at : at + len(data)] = data
+
+    def readblocks(self, number, buffer, offset=0):
+        if self.gone:
+            return
+        if self.dead:
+            raise OSError(5)
+        at = number * BLOCK + offset
+        buffer[:] = self.memory[at : at + len(buffer)]
+
+    def writeblocks(self, number, buffer, offset=0):
+        if self.gone:
+            return
+        if self.dead:
+            raise OSError(5)
+        at = number * BLOCK + offset
+        assert self.memory[at : at + len(buffer)] == b"\xff" * len(buffer), "programmed without an erase"
+        self._operate(at, bytes(buffer))
+
+    def ioctl(self, operation, argument):
+        if operation == 4:
+            return BLOCKS
+        if operation == 5:
+            return BLOCK
+        if operation == 6 and not self.gone:
+            if self.dead:
+                raise OSError(5)
+            self._operate(argument * BLOCK, b"\xff" * BLOCK)
+        return 0
+
+
+def mount(flash):
+    os.chdir("/")
+    vfs.umount("/")
+    vfs.mount(vfs.VfsLfs2(flash, readsize=256, progsize=256), "/")
+
+
+def boot(flash):
+    """The served tree as the server opens it."""
+    mount(flash)
+    store = Store("/files", ["/"], overwrite=True)
+    store.recover()
+    return store
+
+
+def content(name):
+    try:
+        with open("/files/" + name, "rb") as file:
+            return file.read()
+    except OSError:
+        return None
+
+
+def upload(store, data):
+    """Returns True once the last ACK was sent; raises OSError or Refused if the power fails."""
+    agreed = Agreed(((b"blksize", b"1000"), (b"windowsize", b"4")), 1468, 4, upload=True)
+    sink = store.create(store.place(NAME, ""), "octet", None)
+    transfer = WriteTransfer(sink, agreed, 3, 8, 0)
+    sent = []
+
+    def send(packet):
+        sent.append(bytes(packet))
+        return len(packet)
+
+    try:
+        for block in range(len(data) // 1000 + 1):
+            datagram = bytes((0, 3, block + 1 >> 8, block + 1 & 255)) + data[block * 1000 : block * 1000 + 1000]
+            transfer.receive(datagram, len(datagram), 0)
+            transfer.pump(send, lambda: 0)
+        return sent[-1] == bytes((0, 4, block + 1 >> 8, block + 1 & 255))
+    finally:
+        store.close(sink)
+
+
+def check(memory, acknowledged):
+    """What must be true after a boot from that flash. Returns the state of the file."""
+    store = boot(Flash(memory))
+    found = content("old.bin")
+    before = OLD if old_size >= 0 else None
+    assert found == NEW or (found == before and not acknowledged), "half a file, or the wrong one"
+    assert content("other.bin") == OTHER
+    assert ".uploads" not in os.listdir("/") or os.listdir("/.uploads") == []
+    for data in (b"short", NEW + b"and more"):
+        assert upload(store, data)
+        assert content("old.bin") == data
+    return found
+
+
+OTHER = bytes(range(256)) * 20
+fresh = bytearray(b"\xff" * (BLOCK * BLOCKS))
+vfs.VfsLfs2.mkfs(Flash(fresh), readsize=256, progsize=256)
+mount(Flash(fresh))
+os.mkdir("/files")
+for name, data in (("old.bin", OLD if old_size >= 0 else None), ("other.bin", OTHER)):
+    if data is not None:
+        with open("/files/" + name, "wb") as file:
+            file.write(data)
+if old_size < 0:
+    upload(boot(Flash(fresh)), b"")  # /.uploads exists
+    os.remove("/files/old.bin")
+
+cuts = again = 0
+outcomes = set()
+while True:
+    cuts += 1
+    memory = bytearray(fresh)
+    flash = Flash(memory, cuts)
+    acknowledged = False
+    source = None
+    try:
+        store = boot(flash)
+        if reader:
+            source = store.open("/files/old.bin", "octet", Agreed((), 512, 1))
+            first = bytearray(512)
+            first = bytes(first[: source.readinto(first)])
+        acknowledged = upload(store, NEW)
+        if source:
+            assert acknowledged
+            for _ in range(20):  # that it may be written over, were it free
+                with open("/files/filler", "wb") as file:
+                    file.write(bytes(4096))
+            os.remove("/files/filler")
+            rest = bytearray(len(OLD))
+            assert first + bytes(rest[: source.readinto(rest)]) == OLD
+            store.close(source)
+    except (OSError, Refused):
+        assert flash.dead
+        if source:
+            store.close(source)
+        flash.gone = True
+    if not flash.dead:
+        assert acknowledged and content("old.bin") == NEW
+        assert os.listdir("/.uploads") == []
+        break
+    # The power comes back, and fails at each operation of the boot in turn.
+    second = 0
+    while True:
+        second += 1
+        half = bytearray(memory)
+        flash = Flash(half, second)
+        try:
+            boot(flash)
+        except OSError:
+            assert flash.dead
+            flash.gone = True
+        outcomes.add(check(half, acknowledged) == NEW)
+        if not flash.dead:
+            break
+        again += 1
+assert outcomes == {True, False}, "the cuts do not reach from before the rename to behind it"
+print(cuts - 1, again)

@@ -1,0 +1,55 @@
+"""Power cuts: at every program and erase of an upload over an existing file, losing or tearing the one under way, and
+at every one of the boot behind it. What must hold is in power_cut.py, which runs inside MicroPython on its LittleFS."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from board import ROOT
+from tools.boards import micropython
+
+
+def power_cut(old: int, new: int, reader: bool, tear: bool, firmware: Path = ROOT / "firmware") -> tuple[int, int]:
+    """The number of cuts in the upload, and in the boots behind them."""
+    values = [str(int(value)) for value in (old, new, reader, tear)]
+    command = [micropython(), "-X", "heapsize=8M", "tests/power_cut.py", str(firmware), *values]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100)
+    assert result.returncode == 0, result.stdout + result.stderr[-2000:]
+    cuts, again = result.stdout.splitlines()[-1].split()
+    return int(cuts), int(again)
+
+
+@pytest.mark.parametrize("tear", [False, True], ids=["lost", "torn"])
+@pytest.mark.parametrize("reader", [False, True], ids=["unread", "read"])
+@pytest.mark.parametrize("old, new", [(30_000, 40_000), (40_000, 900), (100, 50), (0, 20_000), (20_000, 0)])
+def test_every_cut_leaves_the_whole_old_or_the_whole_new_file(old: int, new: int, reader: bool, tear: bool):
+    cuts, again = power_cut(old, new, reader, tear)
+    assert cuts >= 5 + new // 1024 and again > 0
+
+
+@pytest.mark.parametrize("tear", [False, True], ids=["lost", "torn"])
+def test_every_cut_leaves_no_file_or_the_whole_new_one(tear: bool):
+    assert power_cut(-1, 20_000, False, tear)[0] >= 25
+
+
+@pytest.mark.parametrize(
+    "right, wrong, reader",
+    [
+        ("            os.rename(temporary, path)", "            _remove(path); os.rename(temporary, path)", False),
+        ("if path and not _exists", "if False and not _exists", True),
+        ("                _remove(_UPLOADS + ", "                str(_UPLOADS + ", False),
+        ("            self._file.close()\n            self._put", "            self._put", False),
+    ],
+    ids=["not atomic", "not put back", "not cleaned", "not closed before it is put in its place"],
+)
+def test_the_cuts_find_a_store_that_is_wrong(tmp_path: Path, right: str, wrong: str, reader: bool):
+    (tmp_path / "tftpd").mkdir()
+    for source in (ROOT / "firmware/tftpd").glob("*.py"):
+        text = source.read_text()
+        if source.name == "store.py":
+            assert text.count(right) == 1
+            text = text.replace(right, wrong)
+        (tmp_path / "tftpd" / source.name).write_text(text)
+    with pytest.raises(AssertionError, match="AssertionError"):
+        power_cut(30_000, 20_000, reader, False, firmware=tmp_path)

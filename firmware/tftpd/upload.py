@@ -65,7 +65,8 @@ class WriteTransfer(Transfer):
             else:
                 self._repeat()
         elif self._window > 1 and 1 < ahead < 0x8000 and not self._complained:
-            self._complained = self._answer = True
+            self._complained = True
+            self._answer = self.proven or self._allowance > 0
 
     def pump(self, send, clock):
         """Write the block that came, and send the ACK that is due; `send` and `clock` as for
@@ -105,7 +106,7 @@ class WriteTransfer(Transfer):
                 busy = trouble.errno in BUSY
             self._answer = busy
             self._acked = self.base
-            if not self.proven:
+            if not self.proven and not busy:
                 self._allowance -= 1
         self._blocked = busy
         self._stamp = now = clock()

@@ -2,6 +2,7 @@
 gives the prompt."""
 
 import sys
+import time
 
 import link
 import panel
@@ -16,7 +17,12 @@ if panel.safe_mode(chosen):
     print("safe mode: the server is not started; remove /safe or let go of the button, and reset")
 else:
     board = panel.Panel(chosen)
+    started = time.time()
     try:
         Server(chosen).serve_forever(lambda server: board.tick(link.keep(), server.stats()["transfers"]))
     except KeyboardInterrupt:
         board.rest()
+    except Exception as fault:
+        import crash
+
+        crash.restart(fault, time.time() - started, board.rest)

@@ -118,17 +118,17 @@ def components(name):
     """
     try:
         text = name.decode()
-        # MicroPython lets over-long forms pass (C0 AE for "."); written anew they are another
-        # text.
-        if "".join([chr(ord(character)) for character in text]) != text:
-            raise UnicodeError
-    except UnicodeError:
+        # MicroPython lets over-long forms pass (C0 AE for "."), which written anew are another
+        # text, and surrogates.
+        if "".join([chr(ord(one)) for one in text if not 0xD800 <= ord(one) < 0xE000]) != text:
+            raise ValueError
+    except ValueError:
         raise Refused(NOT_FOUND, "file name is not UTF-8")
     parts = [part for part in text.replace("\\", "/").split("/") if part not in ("", ".")]
     for part in parts:
         if part == "..":
             raise Refused(ACCESS, "'..' is not allowed in a file name")
-        control = any(ord(character) < 32 or ord(character) == 127 for character in part)
+        control = any(ord(one) < 32 or 127 <= ord(one) < 160 for one in part)
         if part[0] == "." or control or len(part.encode()) > _MAX_COMPONENT:
             raise Refused(NOT_FOUND, "file not found")
     return parts

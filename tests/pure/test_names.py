@@ -28,7 +28,7 @@ def test_hidden_names_are_not_found():
 
 
 def test_what_is_not_utf8_is_not_found():
-    for name in (b"\xff", b"a\xc0\xafb", b"\xc0\xae\xc0\xae/x", b"\xed\xa0", b"x\x80"):
+    for name in (b"\xff", b"a\xc0\xafb", b"\xc0\xae\xc0\xae/x", b"\xed\xa0", b"x\x80", b"\xed\xa0\xae\xed\xb0\xae"):
         assert refusal(name) == NOT_FOUND, name
 
 
@@ -40,3 +40,8 @@ def test_a_component_is_at_most_255_bytes():
     assert components(b"a" * 255) == ["a" * 255]
     assert refusal(b"a" * 256) == NOT_FOUND
     assert refusal(("ü" * 128).encode()) == NOT_FOUND
+
+
+def test_control_characters_are_not_found():
+    for name in (b"a\n", b"\x1b[2J", b"a/\x7f", b"\xc2\x9b2J", b"\x01files\x01a"):
+        assert refusal(name) == NOT_FOUND, name

@@ -364,12 +364,9 @@ class Server:
             mode = "octet"
         if mode not in ("octet", "netascii"):
             raise Refused(ILLEGAL, "mode not supported, use octet or netascii")
-        self._make_room(
-            [session for session in self._sessions if session.host == host],
-            settings["transfers_per_client"],
-            now,
-        )
-        self._make_room(self._sessions, settings["transfers"], now)
+        own = [session for session in self._sessions if session.host == host]
+        self._make_room(own, settings["transfers_per_client"], host, now)
+        self._make_room(self._sessions, settings["transfers"], host, now)
         gc.collect()  # or what is to stay comes to lie among garbage, and cuts the heap to pieces
         store = self._store
         if upload:
@@ -408,17 +405,22 @@ class Server:
         self._watch(port)
         self._drive(session)
 
-    def _make_room(self, sessions, limit, now):
-        """See that one more of `sessions` is within `limit`, or raise Refused."""
+    def _make_room(self, sessions, limit, host, now):
+        """See that one more of `sessions`, for `host`, is within `limit`, or raise Refused."""
         if len(sessions) < limit:
             return
         for session in sessions:
             if session.transfer.dallying(now):
                 self._end(session, DONE)
                 return
-        # Whoever asks and never answers, perhaps with a false address, keeps nobody out.
-        for session in sessions:  # the oldest first
-            if not session.transfer.proven and ticks_diff(now, session.started) >= _PROVE_MS:
+        # Whoever asks and never answers, perhaps with a false address, keeps nobody out: the
+        # oldest such transfer gives way, at once to a client that has fewer.
+        hosts = [session.host for session in sessions]
+        for session in sessions:
+            late = ticks_diff(now, session.started) >= _PROVE_MS
+            if not session.transfer.proven and (
+                late or hosts.count(session.host) > hosts.count(host) + 1
+            ):
                 self._end(session, "has not answered, and gives way")
                 return
         raise Refused(UNDEFINED, "busy with %d transfers, try again" % len(sessions))

@@ -179,19 +179,23 @@ class Store:
         return path, stat[6]
 
     def _find_any_case(self, parts):
-        # For Windows, whose names have no case. An exact match goes first at each level.
+        # For Windows, whose names have no case. An exact match goes first at each level. The names
+        # are not kept: there may be thousands.
         path = self._root
         for part in parts:
+            found = None
             try:
-                names = [entry[0] for entry in os.ilistdir(path)]
+                for entry in os.ilistdir(path):
+                    if entry[0] == part:
+                        found = part
+                        break
+                    if not found and entry[0].lower() == part.lower():
+                        found = entry[0]
             except OSError:  # a file where a folder is asked for
-                names = ()
-            if part not in names:
-                names = [name for name in names if name.lower() == part.lower()]
-                if not names:
-                    raise Refused(NOT_FOUND, "file not found")
-                part = names[0]
-            path += "/" + part
+                pass
+            if not found:
+                raise Refused(NOT_FOUND, "file not found")
+            path += "/" + found
         return path
 
     def open(self, path, mode, agreed):

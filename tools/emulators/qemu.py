@@ -3,11 +3,15 @@ PICSimLabWifi. The C3 serves 2 s after its start, the ESP32 within 15."""
 
 import argparse
 import contextlib
+import fcntl
 import os
 import socket
 import struct
 import subprocess
 import tempfile
+import termios
+import time
+from collections import deque
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -16,6 +20,10 @@ from ..processes import die_with_parent
 from . import Wiring, add_arguments, main, read, write_whole
 
 _SIZES = (4 << 20, 8 << 20, 16 << 20)  # of flash chips
+# Its emulated access point never takes a frame again once more than 20 wait in it, and hands on one each 0.2 ms
+# (Esp32_WLAN_can_receive in hw/misc/esp32_wifi_ap.c). So it gets the next when it has read the last, and not sooner.
+_FRAME_S = 0.00025
+_MAX_FRAMES = 64  # that wait; what comes beyond is lost, as on the air
 _PATIENCE = 5  # seconds for the board to stop
 _HOW = "name the folder of PICSimLab's QEMU in $QEMU_ESP32 (docs/testing.md)"
 
@@ -102,6 +110,8 @@ class Esp32:
         keys, self._keyboard = os.pipe()
         os.set_blocking(self._keyboard, False)
         self._frames = bytearray()
+        self._waiting: deque[bytes] = deque()
+        self._next = 0.0  # when the board may get the next of them
         # Files without a name: nothing is left behind, whatever ends us.
         self._flash = self._file(flash)
         efuse = self._file(chip.efuse)
@@ -140,8 +150,18 @@ class Esp32:
     # On QEMU's network socket a frame is its length in four bytes and itself.
 
     def _to_board(self, frame: bytes) -> None:
-        with contextlib.suppress(OSError):  # QEMU is gone
-            self._net.sendall(struct.pack("!I", len(frame)) + frame)
+        if len(self._waiting) < _MAX_FRAMES:
+            self._waiting.append(struct.pack("!I", len(frame)) + frame)
+        self._feed()
+
+    def _feed(self) -> None:
+        now = time.monotonic()
+        if self._waiting and now >= self._next:
+            with contextlib.suppress(OSError):  # QEMU is gone
+                unread = struct.unpack("i", fcntl.ioctl(self._net, termios.TIOCOUTQ, bytes(4)))[0]
+                if not unread:
+                    self._net.sendall(self._waiting.popleft())
+                    self._next = now + _FRAME_S
 
     def _from_board(self) -> None:
         try:
@@ -184,7 +204,8 @@ class Esp32:
             for one in self._theirs:
                 os.close(one)
             while not self.wiring.over:
-                self.wiring.poll(0.2)
+                self.wiring.poll(_FRAME_S if self._waiting else 0.2)
+                self._feed()
                 if process.poll() is not None:
                     self._errors.seek(0)
                     last = self._errors.read().decode(errors="replace").strip().splitlines()[-1:]

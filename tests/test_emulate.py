@@ -223,7 +223,8 @@ print("fine")
     assert result.stdout.endswith("fine\n"), result.stdout + result.stderr
 
 
-def test_the_watchdog_restarts_a_board_that_hangs(start, monkeypatch):
+@pytest.mark.everyday_only("a genuine board cannot be made to hang from outside")
+def test_the_watchdog_restarts_a_board_that_hangs(start):
     board = start("--set", "windowsize=8")
     assert fetch(board.address, "hello.txt")
     pids = subprocess.run(["pgrep", "-P", str(board.process.pid)], capture_output=True, text=True).stdout.split()

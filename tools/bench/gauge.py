@@ -186,13 +186,15 @@ def _figures(frames: list[Frame]) -> dict[str, float]:
                 at_once += [frame for frame in one if frame.data[1] == _DATA]
                 continue
             turns["rrq"].append(one[1].us - one[0].us)
-            pairs = [(before, after) for before, after in itertools.pairwise(one[2:]) if not after.inbound]
+            sent = [
+                list(run) for inbound, run in itertools.groupby(one[2:], lambda frame: frame.inbound) if not inbound
+            ]
             if window == 1:
-                data = [frame.us for frame in one[2:] if not frame.inbound]
+                data = [frame.us for run in sent for frame in run]
                 turns[f"lock_step_{size}"] = [after - before for before, after in itertools.pairwise(data)]
-            else:  # a mean, for several blocks are read at once
-                gaps = [after.us - before.us for before, after in pairs if not before.inbound]
-                turns[f"window_{window}_{size}"] = [statistics.mean(gaps)]
+            else:  # a mean for each window, for several blocks are read at once
+                means = [(run[-1].us - run[0].us) / (len(run) - 1) for run in sent if len(run) == window]
+                turns[f"window_{window}_{size}"] = [statistics.median(means)]
     # The quickest tenth: a board that finds nothing to do sleeps, and for how long is the host's affair.
     figures = {
         what: statistics.quantiles(values, n=10)[0] if values[1:] else values[0] for what, values in turns.items()

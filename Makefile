@@ -10,6 +10,7 @@ STAMP := $(VENV)/stamp
 help:
 	@echo 'make run    boot an emulated board that serves ./files on UDP 6969  (BOARD=, FILES=, PORT=)'
 	@echo 'make test   run the whole test suite'
+	@echo 'make soak   a million datagrams and 10,000 transfers (15 minutes)'
 	@echo 'make bench  measure the server against its budgets and other servers'
 	@echo 'make lint   ruff and the type checkers'
 	@echo 'make setup  only make .venv with all that the rest needs'
@@ -35,6 +36,9 @@ run: $(STAMP)
 test: $(STAMP)
 	@$(VENV)/bin/pytest
 
+soak: $(STAMP)
+	@SOAK=1 $(VENV)/bin/pytest tests/test_soak.py
+
 bench: $(STAMP)
 	@$(VENV)/bin/python -m tools bench
 
@@ -49,4 +53,4 @@ clean:
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 
-.PHONY: help setup run test bench lint clean
+.PHONY: help setup run test soak bench lint clean

@@ -1,0 +1,167 @@
+"""Everything at once and for long: fuzzed datagrams at a board that takes uploads, mixed transfers, a bad network.
+
+A small part of it runs with the rest of the suite; `make soak` runs the whole (SOAK=1): a million datagrams, 10,000
+transfers. Afterwards heap, sockets and files are what they were.
+"""
+
+import os
+import random
+import socket
+import time
+from pathlib import Path
+
+import pytest
+import test_fuzz
+from conftest import SERVED, content
+from test_uploads import flash_files, store
+
+from board import Board, TftpError, Wire, ack, fetch, patient_fetch, request
+from tools.relay import Relay
+
+WHOLE = bool(os.environ.get("SOAK"))
+PARTS = 4 if WHOLE else 1
+DATAGRAMS = 250_000 if WHOLE else 20_000  # in each part
+TRANSFERS = 10_000 if WHOLE else 400
+pytestmark = [
+    pytest.mark.everyday_only("its process and its flash are looked into"),
+    pytest.mark.timeout(3600 if WHOLE else 120),
+]
+
+UPLOADS = [
+    request("fuzz-1", opcode=2),
+    request("fuzz-2", ("blksize", 8), ("windowsize", 4), opcode=2),
+    request("Fuzz-3", ("tsize", 100), ("timeout", 1), mode="netascii", opcode=2),
+    request("hello.txt", opcode=2),
+    *(b"\0\3\0" + bytes((block,)) + bytes(size) for block in (1, 2, 3) for size in (0, 7, 8, 512)),
+]
+
+
+def open_files(board: Board) -> int:
+    """How many files and sockets the board's MicroPython has open."""
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            parent = (process / "stat").read_text().rsplit(")", 1)[1].split()[1]
+            if int(parent) == board.process.pid:
+                return len(list((process / "fd").iterdir()))
+        except (OSError, IndexError):  # it has ended in the meantime
+            continue
+    raise AssertionError("no process of the board")
+
+
+def check(board: Board, heap: int, opened: int) -> None:
+    """Heap and open files are what they were."""
+    after = min(board.heap_when_idle(seconds=60) for _ in range(3))
+    assert after <= heap + 1024, f"{after - heap} bytes of heap are gone"
+    assert open_files(board) == opened
+    assert not any("Traceback" in line or "internal error" in line for line in board.console)
+
+
+@pytest.mark.parametrize("part", range(PARTS))
+def test_no_datagram_harms_a_board_that_takes_uploads(start, tmp_path: Path, part: int, monkeypatch):
+    monkeypatch.setattr(test_fuzz, "SEEDS", test_fuzz.SEEDS + UPLOADS)
+    arguments = ["--writable", "--set", "log=debug", "--set", "timeout=1", "--set", "retries=1"]
+    with start(*arguments, "--save", str(tmp_path / "flash")) as board:
+        with pytest.raises(TftpError):  # so that what the first upload of all needs is there
+            store(board.address, "hello.txt", b"")
+        store(board.address, "first", b"")
+        heap = max(board.heap_when_idle() for _ in range(3))
+        opened = open_files(board)
+        chance = random.Random(1350 + part)
+        sender = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        tid = board.address
+        uploads = 0
+        with Wire(board.address, timeout=0.02) as probe:
+            for _ in range(DATAGRAMS // 32):
+                for _ in range(32):
+                    sender.sendto(test_fuzz.mutated(chance), chance.choice((board.address, tid)))
+                for attempt in range(100):  # until all of it has been taken in
+                    probe.socket.sendto(request("no such file"), board.address)
+                    try:
+                        assert probe.error().code == 1
+                        break
+                    except TimeoutError:
+                        assert attempt < 99, "the board does not answer"
+                sender.setblocking(False)
+                try:
+                    while True:
+                        answer, origin = sender.recvfrom(70_000)
+                        if answer[:2] in (b"\0\3", b"\0\4", b"\0\6"):
+                            tid = origin
+                            uploads += answer[:2] == b"\0\4"
+                except BlockingIOError:
+                    sender.setblocking(True)
+                if chance.random() < 0.2:
+                    sender.close()
+                    sender = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        sender.close()
+        assert uploads > DATAGRAMS // 1000
+        check(board, heap, opened)
+        board.console.clear()
+    files = flash_files(tmp_path / "flash")
+    assert not any(name.startswith("/.uploads/") for name in files)
+    assert all(files[f"/files/{name}"] == data for name, data in SERVED.items())
+
+
+def test_mixed_transfers_leave_everything_as_it_was(start, tmp_path: Path):
+    arguments = ["--writable", "--set", "overwrite=true", "--set", "log=debug", "--set", "timeout=1"]
+    arguments += ["--set", "retries=1", "--set", "transfers=8"]
+    chance = random.Random(7440)
+    uploaded: dict[str, bytes] = {}
+    with start(*arguments, "--save", str(tmp_path / "flash")) as board:
+        store(board.address, "first", b"")
+        heap = max(board.heap_when_idle() for _ in range(5))
+        opened = open_files(board)
+        with Relay(board.address[1], loss=0.02, duplicate=0.02, reorder=0.02, seed=1) as relay:
+            for number in range(TRANSFERS):
+                one_transfer(board, ("127.0.0.1", relay.port), number, chance, uploaded)
+                if number % 1000 == 999:
+                    check(board, heap, opened)
+                    board.console.clear()
+        time.sleep(2.5)  # what was left behind is given up
+        check(board, heap, opened)
+        for name, data in uploaded.items():
+            assert fetch(board.address, name, ("blksize", 1468), ("windowsize", 8)) == data
+    files = flash_files(tmp_path / "flash")
+    assert not any(name.startswith("/.uploads/") for name in files)
+    wanted = {f"/files/{name}": data for name, data in {**SERVED, **uploaded, "first": b""}.items()}
+    assert {name: data for name, data in files.items() if name.startswith("/files/")} == wanted
+
+
+def one_transfer(
+    board: Board, bad: tuple[str, int], number: int, chance: random.Random, uploaded: dict[str, bytes]
+) -> None:
+    """A transfer of some kind; `bad`: the board behind a bad network; `uploaded`: what lies on the board afterwards."""
+    options = (("blksize", chance.choice((60, 512, 1428, 1468))), ("windowsize", chance.choice((1, 2, 8))))
+    data = content(chance.choice((0, 1, 511, 512, 3000, 6000)), number)
+    name = f"upload-{number % 7}"
+    kind = number % 12
+    if kind < 3:
+        assert fetch(board.address, "size-5000", *options) == SERVED["size-5000"]
+    elif kind == 3:
+        fetch(board.address, "text.txt", *options, mode="netascii")
+    elif kind == 4:
+        with pytest.raises(TftpError):
+            fetch(board.address, chance.choice(("missing", "../boot.py", "folder", b"\xff", "x" * 300)))
+    elif kind < 8:
+        store(board.address, name, data, *options)
+        uploaded[name] = data
+    elif kind == 8:
+        assert (
+            patient_fetch(bad, "size-5000", ("windowsize", chance.choice((1, 4))), patience=0.03) == SERVED["size-5000"]
+        )
+    elif kind == 9:
+        store(bad, name, data, ("windowsize", chance.choice((1, 4))), patience=0.03)
+        uploaded[name] = data
+    elif kind == 10:
+        with pytest.raises(TftpError):
+            store(board.address, chance.choice(("folder", "missing/x", "../x", ".x")), data)
+    else:  # goes away in the middle: with an ERROR, without one, or a reader of what is then replaced
+        wire = Wire(board.address)
+        wire.ask(name, opcode=chance.choice((1, 2)))
+        wire.send(chance.choice((ack(1), b"\0\3\0\1" + bytes(512))))
+        if chance.random() < (0.95 if WHOLE else 0.97):
+            wire.send(b"\0\5\0\0enough\0")
+            time.sleep(0.002)
+        else:
+            time.sleep(2.5)  # until it has been given up: nobody else could write that file
+        wire.socket.close()

@@ -2,7 +2,7 @@
 
 import pytest
 import settings
-from tftpd.server import Server, _host_port
+from tftpd.server import Server, _host_port, _Port
 
 
 class Deaf:
@@ -19,11 +19,12 @@ class Deaf:
         self.sent.append((datagram, address))
 
 
-def answers(datagram, address):
+def answers(datagram, address, listening=True):
     server = Server(settings.defaults())
     sock = Deaf(datagram, address)
-    server._listener.sock = sock  # type: ignore[assignment]
-    server._ports[sock] = server._listener
+    port = server._listener if listening else _Port(50_000)
+    port.sock = sock  # type: ignore[assignment]
+    server._ports[sock] = port
     server._hear(sock, 0)
     return sock.sent
 
@@ -32,15 +33,18 @@ def answers(datagram, address):
 def test_multicast_and_broadcast_sources_are_never_answered(host):
     assert answers(b"\0\1missing\0octet\0", (host, 1234)) == []
     assert answers(b"\0\7", (host, 1234)) == []
+    assert answers(b"\0\4\0\1", (host, 1234), listening=False) == []
 
 
 def test_port_0_is_never_answered():
     assert answers(b"\0\1missing\0octet\0", ("10.0.0.5", 0)) == []
+    assert answers(b"\0\4\0\1", ("10.0.0.5", 0), listening=False) == []
 
 
 def test_others_are_answered():
     assert answers(b"\0\7", ("10.0.0.5", 1234))[0][1] == ("10.0.0.5", 1234)
     assert answers(b"\0\7", ("223.0.0.5", 1))[0][0][:4] == b"\0\5\0\4"
+    assert answers(b"\0\4\0\1", ("10.0.0.5", 1234), listening=False)[0][0][:4] == b"\0\5\0\5"
 
 
 def test_addresses_of_boards_and_of_the_unix_port():

@@ -174,7 +174,7 @@ class Server:
                 try:
                     self._hear(sock, now)
                 except Exception as trouble:  # no memory for a datagram: it is lost
-                    sys.print_exception(trouble)
+                    self._fault(trouble)
                 continue
             session = twins[sock]
             try:
@@ -316,18 +316,18 @@ class Server:
             self._drive(session, session.transfer.receive, datagram, len(datagram), now)
             if session.transfer.dallying(now):  # an upload is whole, and stays to repeat its ACK
                 self._tell(session, DONE)
-        elif listening:
-            self._request(datagram, client, session, now)
-        elif opcode != ERROR:
-            self._journal.count("garbage")
-            self._reply(sock, client, UNKNOWN_TID, "unknown transfer ID")
-
-    def _request(self, datagram, client, session, now):
+            return
         host, number = _host_port(client)
         first = int(host.split(".")[0])
         if number == 0 or first == 0 or first >= 224:  # nobody, multicast, broadcast: no answer
             self._journal.count("garbage")
-            return
+        elif listening:
+            self._request(datagram, client, host, number, session, now)
+        elif opcode != ERROR:
+            self._journal.count("garbage")
+            self._reply(sock, client, UNKNOWN_TID, "unknown transfer ID")
+
+    def _request(self, datagram, client, host, number, session, now):
         if session and session.request == datagram and session.transfer.repeat_request(now):
             self._drive(session)
             return
@@ -348,6 +348,8 @@ class Server:
             code, text = UNDEFINED, "no memory just now, try again"
         except OSError as trouble:
             code, text = UNDEFINED, "can't open the file: %s" % trouble
+        except Exception as trouble:
+            code, text = UNDEFINED, self._fault(trouble)
         self._journal.count("refused")
         self._journal.log(INFO, "%s:%d %s refused: %s", host, number, repr(datagram[2:66]), text)
         self._reply(self._listener.sock, client, code, text)
@@ -450,8 +452,11 @@ class Server:
         except OSError as trouble:
             self._end(session, "can't read the file: %s" % trouble, UNDEFINED)
         except Exception as trouble:  # a fault of ours ends one transfer, not the server
-            sys.print_exception(trouble)
-            self._end(session, "internal error: %s" % repr(trouble), UNDEFINED)
+            self._end(session, self._fault(trouble), UNDEFINED)
+
+    def _fault(self, trouble):
+        sys.print_exception(trouble)
+        return "internal error: %s" % repr(trouble)
 
     def _run_timers(self, now):
         due = ticks_add(now, _LISTEN_MS)

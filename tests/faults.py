@@ -1,0 +1,86 @@
+"""Run inside MicroPython: `micropython faults.py FIRMWARE ROOT PORT`. The server, with a fault in each transfer of a
+file that is called after it: where, and what it raises."""
+
+import sys
+
+sys.path.insert(0, sys.argv[1])
+
+import settings
+from tftpd import Server
+from tftpd import store as tftpd_store
+from tftpd.store import Sink
+from tftpd.transfer import Transfer
+from tftpd.upload import WriteTransfer
+
+FAULTS = {
+    "ValueError": ValueError,
+    "MemoryError": MemoryError,
+    "OSError": lambda: OSError(5),
+    "StopIteration": StopIteration,
+    "RuntimeError": lambda: RuntimeError("maximum recursion depth exceeded"),
+}
+
+
+def fault(path):
+    """Raise what the name says."""
+    raise FAULTS[path.rsplit("-", 1)[1]]()
+
+
+def faulty(path, where):
+    return "/" + where + "-" in path
+
+
+def wrap(cls, method, where, path_of):
+    right = getattr(cls, method)
+
+    def wrong(self, *arguments):
+        path = path_of(self)
+        if path and faulty(path, where):
+            fault(path)
+        return right(self, *arguments)
+
+    setattr(cls, method, wrong)
+
+
+tftpd_store._UPLOADS = sys.argv[2] + "/.uploads"  # not on the host's own root
+chosen = settings.defaults()
+settings.update(
+    chosen,
+    {
+        "address": "127.0.0.1",
+        "port": int(sys.argv[3]),
+        "root": sys.argv[2],
+        "write_from": ["127.0.0.1"],
+        "overwrite": True,
+        "timeout": 1,
+        "retries": 2,
+    },
+)
+server = Server(chosen)
+store = server._store
+right_open = store.open
+
+
+def opened(path, mode, agreed):
+    """A source whose second read fails."""
+    if faulty(path, "open"):
+        fault(path)
+    source = right_open(path, mode, agreed)
+    right_read, reads = source.readinto, [0]
+
+    def read(payload):
+        reads[0] += 1
+        if faulty(path, "read") and reads[0] == 2:
+            fault(path)
+        return right_read(payload)
+
+    source.readinto = read
+    return source
+
+
+store.open = opened
+wrap(Sink, "write", "write", lambda sink: sink.path)
+wrap(Sink, "commit", "commit", lambda sink: sink.path)
+wrap(WriteTransfer, "receive", "receive", lambda transfer: transfer._sink.path)
+wrap(Transfer, "expired", "timer", lambda transfer: getattr(getattr(transfer, "_sink", None), "path", None))
+server.serve_forever()

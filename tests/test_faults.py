@@ -1,0 +1,101 @@
+"""Faults of any kind inside one transfer end that transfer, with an ERROR to its client, and nothing else."""
+
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import content
+from test_uploads import store
+
+from board import ROOT, TftpError, Wire, ack, blocks, fetch
+from tools.bench.peers import free_port
+from tools.boards import micropython
+
+KINDS = ["ValueError", "MemoryError", "OSError", "StopIteration", "RuntimeError"]
+DATA = content(20_000)
+Address = tuple[str, int]
+
+
+@pytest.fixture(scope="module")
+def faulty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Address, Path]]:
+    """The server of faults.py and what it serves."""
+    root, port = tmp_path_factory.mktemp("served"), free_port()
+    for name in ["good"] + [f"{where}-{kind}" for where in ("open", "read") for kind in KINDS]:
+        (root / name).write_bytes(DATA)
+    command = [micropython(), "-X", "heapsize=1M", "tests/faults.py", "firmware", str(root), str(port)]
+    console = root.parent / "faults.console"
+    with console.open("wb") as out, subprocess.Popen(command, cwd=ROOT, stdout=out, stderr=out) as server:
+        while "ready on" not in console.read_text():
+            assert server.poll() is None
+            time.sleep(0.01)
+        yield ("127.0.0.1", port), root
+        assert server.poll() is None, console.read_text()[-2000:]
+        server.send_signal(signal.SIGINT)
+        server.wait(5)
+
+
+def alive(address: Address) -> None:
+    assert fetch(address, "good", ("blksize", 1428), ("windowsize", 4)) == DATA
+    store(address, "new", DATA, ("windowsize", 4))
+    assert fetch(address, "new") == DATA
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("where", ["open", "read"])
+def test_a_fault_in_a_download(faulty, where: str, kind: str):
+    address, _ = faulty
+    with Wire(address) as other:
+        first = other.ask("good")
+        with pytest.raises(TftpError, match="ERROR 0") as refusal:
+            fetch(address, f"{where}-{kind}", ("blksize", 1428))
+        assert refusal.value.text
+        alive(address)
+        assert b"".join(blocks(other, first)) == DATA
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("where", ["write", "commit", "receive"])
+def test_a_fault_in_an_upload(faulty, where: str, kind: str):
+    address, root = faulty
+    name = f"{where}-{kind}"
+    (root / name).write_bytes(b"old")
+    for data in (DATA, b""):
+        with Wire(address) as other:
+            assert other.ask(f"other-{kind}", opcode=2) == ack(0)
+            with pytest.raises(TftpError, match="ERROR 0"):
+                store(address, name, data)
+            alive(address)
+            other.send(b"\0\3\0\1end")
+            assert other.receive() == ack(1)
+        assert (root / name).read_bytes() == b"old"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_fault_in_a_timer(faulty, kind: str):
+    address, _ = faulty
+    with Wire(address) as wire, Wire(address) as other:
+        first = other.ask("good")
+        assert wire.ask(f"timer-{kind}", opcode=2) == ack(0)
+        assert wire.error().code == 0
+        alive(address)
+        assert b"".join(blocks(other, first)) == DATA
+
+
+@pytest.mark.everyday_only("--heap is for the everyday board")
+def test_a_board_that_is_short_of_memory_refuses_uploads_and_lives(start):
+    board = start("--heap", "100K", "--set", "read_ahead=0", "--set", "log=debug", "--writable")
+    wires = [Wire(board.address) for _ in range(32)]
+    answers = [wire.ask(f"new-{number}", ("blksize", 1468), opcode=2) for number, wire in enumerate(wires)]
+    refusals = {(error.code, error.text) for error in (TftpError(a) for a in answers if a[:2] == b"\0\5")}
+    assert refusals == {(0, "no memory just now, try again")}
+    for wire, answer in zip(wires, answers, strict=True):
+        if answer[:2] == b"\0\6":
+            wire.send(b"\0\3\0\1" + bytes(1468))
+    for wire in wires:
+        wire.__exit__()
+    board.wait_for("idle,", seconds=40)
+    store(board.address, "new", DATA)
+    assert fetch(board.address, "new") == DATA

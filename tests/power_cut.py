@@ -165,10 +165,12 @@ while True:
         acknowledged = upload(store, NEW)
         if source:
             assert acknowledged
+            left, flash.left = flash.left, 0  # no cuts in what is not part of it
             for _ in range(20):  # that it may be written over, were it free
                 with open("/files/filler", "wb") as file:
                     file.write(bytes(4096))
             os.remove("/files/filler")
+            flash.left = left
             rest = bytearray(len(OLD))
             assert first + bytes(rest[: source.readinto(rest)]) == OLD
             store.close(source)

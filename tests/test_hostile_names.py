@@ -138,7 +138,8 @@ def test_there_are_many_of_them():
 
 def test_no_hostile_name_reads_a_file_outside(board: Board):
     wrong = []
-    for name in NAMES:
+    # A genuine board gets a part of them: each takes it 20 ms.
+    for name in NAMES if board.name == "unix" else [*NAMES[::20], *BYTES]:
         try:
             data = fetch(board.address, name)
         except TftpError as error:

@@ -66,7 +66,7 @@ def kept(board: Board, options: tuple, step: Callable[[int], object], rate: int,
     """
     best = 0.0
     for _ in range(3):
-        times = max(3, round(3 / honest(board, 3, options)))
+        times = max(3, round(1.5 / honest(board, 3, options)))
         quiet = honest(board, times, options)
         with attack(step, rate) as count:
             started = time.monotonic()

@@ -20,8 +20,8 @@ from tools.relay import Relay
 
 WHOLE = bool(os.environ.get("SOAK"))
 PARTS = 4 if WHOLE else 1
-DATAGRAMS = 250_000 if WHOLE else 20_000  # in each part
-TRANSFERS = 10_000 if WHOLE else 400
+DATAGRAMS = 250_000 if WHOLE else 10_000  # in each part
+TRANSFERS = 10_000 if WHOLE else 150
 pytestmark = [
     pytest.mark.everyday_only("its process and its flash are looked into"),
     pytest.mark.timeout(3600 if WHOLE else 120),

@@ -271,6 +271,27 @@ def test_an_unproven_client_can_not_get_more_by_what_proves_nothing():
     assert len(sent) == 2
 
 
+def test_a_gap_is_not_told_when_the_three_are_spent():
+    bench = window_of_4()
+    assert bench.wait_until_due() == bench.wait_until_due() == ["OACK"]
+    assert bench.data(2, eight(2)) == []
+
+
+def test_an_ack_that_was_sent_twice_measures_no_round_trip():
+    # Karn: the block may answer the first copy.
+    bench = lock_step()
+    bench.now += 10
+    bench.data(1)
+    assert bench.wait_until_due() == [1]
+    doubled = bench.transfer.due - bench.now
+    bench.now += 1
+    bench.data(2)
+    assert bench.transfer.due - bench.now == doubled
+    bench.now += 10
+    bench.data(3)
+    assert bench.transfer.due - bench.now < doubled
+
+
 def test_a_client_that_falls_silent_is_given_up():
     bench = lock_step(timeout=2, retries=8)
     bench.data(1)

@@ -51,7 +51,7 @@ ARGUMENTS = {
     "rpi_pico_w": ["--set", "log=debug", "--set", "windowsize=64"],
     "esp32": ["--set", "log=debug", "--set", "windowsize=64"],
 }
-WHOLE_SUITE = ["unix", "esp32_c3"]  # these run every test of the wire
+WHOLE_SUITE = ["unix", "esp32_c3"]  # these run every test of the wire; without --board the C3 those of a shared board
 ONLY_WHEN_ASKED = {"esp32", "rpi_pico_w"}  # slow to start: with --board, but for what is `also_on_pico`
 OF_THE_EVERYDAY_BOARD = {"--flash-size", "--heap", "--sockets"}
 
@@ -95,8 +95,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     everyday = test.get_closest_marker("everyday_only")
     if genuine := test.get_closest_marker("genuine"):
         names = [name for name in genuine.args if name in chosen or name not in ONLY_WHEN_ASKED]
-    else:
+    elif chosen or "board" in metafunc.fixturenames:
         names = list(WHOLE_SUITE)
+    else:  # a board for each test takes minutes on the C3: with --board
+        names = ["unix"]
     if test.get_closest_marker("also_on_pico"):
         names += ["rpi_pico_w"] + ["esp32"] * ("esp32" in chosen)
     if chosen:

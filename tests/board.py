@@ -43,7 +43,9 @@ class Board:
         self.name = arguments[arguments.index("--board") + 1] if "--board" in arguments else "unix"
         arguments = (*arguments, *self.base)
         command = [sys.executable, "-m", "tools", "emulate", "--files", str(files), "--port", str(port), *arguments]
-        self.process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen(
+            command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace"
+        )
         self.console: list[str] = []
         assert self.process.stdout and self.process.stderr
         self._reader = threading.Thread(target=self._read, daemon=True)

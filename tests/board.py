@@ -1,5 +1,6 @@
 """A running board for the tests: `python -m tools emulate` as a user starts it, its journal, and a raw TFTP client."""
 
+import os
 import re
 import signal
 import socket
@@ -19,6 +20,7 @@ from tools import boards, firmware
 ROOT = Path(__file__).resolve().parent.parent
 STARTED: Counter[str] = Counter()  # what was started, and how often
 ROUND_TRIPS = {"esp32_c3": 1000, "esp32": 50, "rpi_pico_w": 50}  # that a test takes at most on an emulated chip
+STOP = {"rpi_pico_w": 60}  # seconds that a board gets to stop, if not 15
 PATIENCE = {"unix": 2, "esp32_c3": 5, "esp32": 30, "rpi_pico_w": 60}  # seconds that an answer may take at worst
 
 
@@ -106,9 +108,16 @@ class Board:
         """End it as Ctrl-C does; returns the exit status."""
         if self.process.poll() is None:
             self.process.send_signal(number)
-        status = self.process.wait(15)
+        status = self.process.wait(STOP.get(self.name, 15))
         self._reader.join(5)
         return status
+
+    def pull_plug(self) -> None:
+        """Cut the power of a genuine board: its flash is left as it is in that moment (--save keeps it)."""
+        emulator = subprocess.run(["pgrep", "-P", str(self.process.pid)], capture_output=True, text=True).stdout
+        os.kill(int(emulator), signal.SIGTERM)
+        self.process.wait(STOP.get(self.name, 15))
+        self._reader.join(5)
 
     def __enter__(self) -> "Board":
         return self

@@ -71,6 +71,11 @@ class Console:
         self._socket.sendall(code.encode() + b"\r\n\x04")
         self.board.wait_for(until, START_S[self.board.name], after=seen)
 
+    def in_3_seconds(self, code: str) -> str:
+        """Lines that have `code` run while the server serves; they want machine.Timer."""
+        number = -1 if self.board.name == "rpi_pico_w" else 0
+        return f"t = Timer({number})\nt.init(mode=Timer.ONE_SHOT, period=3000, callback=lambda _: {code})\n"
+
     def close(self) -> None:
         self._socket.close()
 
@@ -143,9 +148,7 @@ def test_after_a_reset_in_the_middle_of_a_transfer_it_serves_again(at_console):
     console = at_console()
     console.interrupt()
     console.begin(
-        "from machine import Timer, reset\n"
-        f"Timer({'-1' if console.board.name == 'rpi_pico_w' else '0'})"
-        ".init(mode=Timer.ONE_SHOT, period=3000, callback=lambda _: reset())\n" + SERVE,
+        "from machine import Timer, reset\n" + console.in_3_seconds("reset()") + SERVE,
         " ready on ",
     )
     seen = len(console.board.console)
@@ -217,8 +220,8 @@ def test_a_transfer_survives_the_wifi_lost_and_joined_again(at_console):
     console.interrupt()
     console.begin(
         "import network\nfrom machine import Timer\n"
-        f"Timer({'-1' if board.name == 'rpi_pico_w' else '0'}).init(mode=Timer.ONE_SHOT, period=3000, "
-        "callback=lambda _: network.WLAN(network.STA_IF).disconnect())\n" + SERVE,
+        + console.in_3_seconds("network.WLAN(network.STA_IF).disconnect()")
+        + SERVE,
         " ready on ",
     )
     seen = len(board.console)

@@ -11,18 +11,23 @@ from tools import boards
 # -- modes -------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.also_on_pico
 @pytest.mark.parametrize("mode", ["octet", "OCTET", "Octet", "binary", "BINARY"])
 def test_octet_in_any_case_and_binary_as_its_alias(board: Board, mode: str):
     assert fetch(board.address, "size-513", mode=mode) == SERVED["size-513"]
 
 
+@pytest.mark.also_on_pico
 @pytest.mark.parametrize("mode", ["netascii", "NetASCII"])
 @pytest.mark.parametrize("options", [(), (("blksize", 8),), (("blksize", 1468), ("windowsize", 4))])
 def test_netascii_line_ends(board: Board, mode: str, options: tuple):
     wanted = SERVED["text.txt"].replace(b"\r", b"\r\0").replace(b"\n", b"\r\n")
+    sizes = dict(options)
+    board.skip_if_too_slow(len(wanted) / sizes.get("blksize", 512) / sizes.get("windowsize", 1))
     assert fetch(board.address, "text.txt", *options, mode=mode) == wanted
 
 
+@pytest.mark.also_on_pico
 @pytest.mark.parametrize("mode", ["mail", "", "octetx", "image", "\xff"])
 def test_other_modes_are_illegal(board: Board, mode: str):
     with Wire(board.address) as wire, pytest.raises(TftpError, match="ERROR 4: mode"):
@@ -32,12 +37,14 @@ def test_other_modes_are_illegal(board: Board, mode: str):
 # -- RFC 2347, 2348, 2349, 7440 ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.also_on_pico
 def test_no_option_granted_means_data_at_once(board: Board):
     for options in ((), (("unknown", "1"),), (("blksize", "7"),), (("multicast", ""),)):
         with Wire(board.address) as wire:
             assert wire.ask("hello.txt", *options) == b"\0\3\0\1" + SERVED["hello.txt"]
 
 
+@pytest.mark.also_on_pico
 def test_the_oack_holds_what_was_asked_in_that_order_to_the_byte(board: Board):
     with Wire(board.address) as wire:
         answer = wire.ask(
@@ -46,6 +53,7 @@ def test_the_oack_holds_what_was_asked_in_that_order_to_the_byte(board: Board):
         assert answer == b"\0\6TimeOut\x007\0tsize\x00513\0blksize\x001024\0windowsize\x002\0"
 
 
+@pytest.mark.also_on_pico
 @pytest.mark.parametrize(
     "asked, granted", [(8, 8), (512, 512), (1428, 1428), (1468, 1468), (8192, 1468), (65464, 1468)]
 )
@@ -61,12 +69,14 @@ def test_timeout_is_echoed_exactly(board: Board, seconds: int):
         assert parse_oack(wire.ask("hello.txt", ("timeout", seconds))) == {"timeout": str(seconds)}
 
 
+@pytest.mark.also_on_pico
 def test_tsize_is_the_real_size_whatever_was_sent(board: Board):
     for sent in (0, 1, 4096, 4294967295, 18446744073709551615):
         with Wire(board.address) as wire:
             assert parse_oack(wire.ask("size-5000", ("tsize", sent))) == {"tsize": "5000"}
 
 
+@pytest.mark.also_on_pico
 def test_no_tsize_for_an_empty_file_nor_in_netascii(board: Board):
     with Wire(board.address) as wire:
         assert parse_oack(wire.ask("empty", ("tsize", 0), ("blksize", 1000))) == {"blksize": "1000"}
@@ -75,6 +85,7 @@ def test_no_tsize_for_an_empty_file_nor_in_netascii(board: Board):
         assert parse_oack(wire.ask("text.txt", ("tsize", 0), ("blksize", 1000), mode="netascii")) == {"blksize": "1000"}
 
 
+@pytest.mark.also_on_pico
 @pytest.mark.parametrize("asked, granted", [(1, 1), (2, 2), (64, 64), (65535, 64)])
 def test_windowsize_is_granted_up_to_the_limit_and_used(board: Board, asked: int, granted: int):
     with Wire(board.address) as wire:
@@ -108,6 +119,7 @@ def test_block_numbers_roll_over_and_the_file_is_whole(board: Board):
     assert fetch(board.address, "rollover.bin", ("blksize", 8), ("windowsize", 64)) == SERVED["rollover.bin"]
 
 
+@pytest.mark.also_on_pico
 def test_a_multiple_of_blksize_ends_with_an_empty_block(board: Board):
     with Wire(board.address) as wire:
         assert wire.ask("size-1024") == b"\0\3\0\1" + SERVED["size-1024"][:512]
@@ -117,6 +129,7 @@ def test_a_multiple_of_blksize_ends_with_an_empty_block(board: Board):
         assert wire.silent()
 
 
+@pytest.mark.also_on_pico
 def test_a_duplicate_ack_sends_nothing_in_lock_step(board: Board):
     with Wire(board.address) as wire:
         wire.ask("size-100000")
@@ -127,6 +140,7 @@ def test_a_duplicate_ack_sends_nothing_in_lock_step(board: Board):
         assert wire.silent(0.015)  # and no copies before the timer's
 
 
+@pytest.mark.also_on_pico
 def test_one_ack_on_a_gap_rolls_the_window_back(board: Board):
     # U-Boot: one ACK of the last good block, then it waits for 5 s.
     with Wire(board.address) as wire:
@@ -157,6 +171,7 @@ def test_a_lost_block_comes_again_in_well_under_a_second(board: Board):
         assert wire.receive() == first  # 2 again, though nothing was said
 
 
+@pytest.mark.also_on_pico
 def test_long_acks_are_accepted(board: Board):
     # The Windows boot manager sends bytes behind the block number.
     with Wire(board.address) as wire:
@@ -201,6 +216,7 @@ def test_a_size_probe_is_ended_by_the_client_without_a_complaint(board: Board):
             assert wire.silent(0.3)
 
 
+@pytest.mark.also_on_pico
 def test_a_repeated_request_gets_the_same_reply_from_the_same_tid(board: Board):
     with Wire(board.address) as wire:
         first = wire.ask("size-5000", ("blksize", 1000))
@@ -209,6 +225,7 @@ def test_a_repeated_request_gets_the_same_reply_from_the_same_tid(board: Board):
         assert wire.ack(0)[:4] == b"\0\3\0\1"
 
 
+@pytest.mark.also_on_pico
 def test_a_different_name_from_the_same_port_is_a_new_transfer(board: Board):
     with Wire(board.address) as wire:
         wire.ask("size-5000")
@@ -218,6 +235,7 @@ def test_a_different_name_from_the_same_port_is_a_new_transfer(board: Board):
 # -- TIDs --------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.also_on_pico
 def test_each_transfer_has_a_tid_of_its_own(board: Board):
     wires = [Wire(board.address) for _ in range(8)]
     for wire in wires:
@@ -257,6 +275,7 @@ def test_single_port_answers_from_the_listening_port(start):
 # -- names -------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.also_on_pico
 @pytest.mark.parametrize(
     "asked, name",
     [
@@ -277,6 +296,7 @@ def test_names_that_are_found(board: Board, asked: str, name: str):
     assert fetch(board.address, asked) == SERVED[name]
 
 
+@pytest.mark.also_on_pico
 @pytest.mark.parametrize(
     "asked, code",
     [
@@ -313,6 +333,7 @@ def test_names_that_are_refused(board: Board, asked: str, code: int):
         assert answer.code == code and answer.text
 
 
+@pytest.mark.also_on_pico
 def test_uploads_are_refused(board: Board):
     with Wire(board.address) as wire:
         answer = TftpError(wire.ask("new.txt", opcode=2))
@@ -322,6 +343,7 @@ def test_uploads_are_refused(board: Board):
 # -- garbage and who is never answered --------------------------------------------------------------------------------
 
 
+@pytest.mark.also_on_pico
 @pytest.mark.parametrize(
     "datagram", [b"\0\0", b"\0\3\0\1data", b"\0\4\0\1", b"\0\6x\0y\0", b"\0\7", b"\0\1", b"\0\1a\0octet"]
 )

@@ -47,6 +47,15 @@ def test_others_are_answered():
     assert answers(b"\0\4\0\1", ("10.0.0.5", 1234), listening=False)[0][0][:4] == b"\0\5\0\5"
 
 
+def test_no_memory_for_a_datagram_loses_that_datagram_only(monkeypatch):
+    def recvfrom(self, size):
+        raise MemoryError
+
+    monkeypatch.setattr(Deaf, "recvfrom", recvfrom)
+    monkeypatch.setattr("sys.print_exception", lambda trouble: None, raising=False)
+    assert answers(b"\0\7", ("10.0.0.5", 1234)) == []
+
+
 def test_addresses_of_boards_and_of_the_unix_port():
     assert _host_port(("10.1.2.3", 69)) == ("10.1.2.3", 69)
     assert _host_port(b"\x02\x00\x1b\x39\x0a\x01\x02\x03" + bytes(8)) == ("10.1.2.3", 6969)

@@ -1,6 +1,6 @@
 """The server: its sockets, the poll loop, the timers and the limits. The only file that waits.
 
-One thread, one poll set. Requests come to the listening port. A transfer gets a port (TID) of its
+One thread. Requests come to the listening port. A transfer gets a port (TID) of its
 own as RFC 1350 section 4 asks, while the board gives out sockets; a Pico W has 3 in all, and a
 request that finds none left shares a port. Two kinds of sockets live on such a port:
 - its own, which hears everyone: the transfers that share it, and strangers, who get ERROR 5;
@@ -8,7 +8,7 @@ request that finds none left shares a port. Two kinds of sockets live on such a 
   readinto and write on it allocate nothing. Linux and lwIP hand a datagram to the connected socket
   first. Where no socket is left for a twin, the port's does its work with recvfrom and sendto.
 
-Each socket in the poll set costs an ESP32 0.17 ms a turn, a quarter of a block. So while transfers
+Each socket in the poll set costs an ESP32 0.17 ms a turn, a seventh of a block. So while transfers
 are under way, sockets that none of them needs are out of it and only looked at now and then.
 """
 
@@ -44,6 +44,7 @@ from .upload import WriteTransfer
 _LISTEN_MS = const(10)  # while transfers are under way, new requests are looked for this often,
 _STRANGERS_MS = const(200)  # and strangers on their ports this often
 _TICK_MS = const(1000)
+_RESERVE = const(2048)  # bytes of heap in one piece that a transfer must leave
 _PROVE_MS = const(250)  # what a client gets to answer, when others want its place
 
 
@@ -171,15 +172,12 @@ class Server:
         now = ticks_ms()
         for sock, _ in ready:
             if sock not in twins:
-                try:
-                    self._hear(sock, now)
-                except Exception as trouble:  # no memory for a datagram: it is lost
-                    self._fault(trouble)
+                self._hear(sock, now)
                 continue
             session = twins[sock]
             try:
                 size = sock.readinto(inbox)
-                if size == 0:  # see _hear
+                if size == 0:  # see _take
                     size = sock.readinto(inbox)
             except OSError:  # an ICMP message about an earlier packet: the timers know better
                 continue
@@ -294,8 +292,22 @@ class Server:
 
     # -- requests
 
+    def _look(self, poller, now):
+        """Hear what has come to the sockets in `poller`; returns whether something has."""
+        heard = False
+        for sock, _ in poller.ipoll(0):
+            self._hear(sock, now)
+            heard = True
+        return heard
+
     def _hear(self, sock, now):
         """A datagram on a socket that hears everyone."""
+        try:
+            self._take(sock, now)
+        except Exception as trouble:  # no memory for a datagram: it is lost
+            self._fault(trouble)
+
+    def _take(self, sock, now):
         port = self._ports[sock]
         listening = port is self._listener
         try:
@@ -387,9 +399,10 @@ class Server:
                 transfer = WriteTransfer(file, *limits)
             else:
                 transfer = ReadTransfer(file, self._ahead, *limits)
-            port = self._listener if settings["single_port"] else self._new_port()
             served = path[len(settings["root"]) :]
             label = "%s %s %s %s" % ("WRQ" if upload else "RRQ", served, mode, agreed.text)
+            bytearray(_RESERVE)  # or the next request could not even be heard, and refused
+            port = self._listener if settings["single_port"] else self._new_port()
             session = _Session(transfer, file, port, client, host, datagram, label.rstrip(), now)
         except Exception:
             store.close(file)
@@ -459,14 +472,11 @@ class Server:
         return "internal error: %s" % repr(trouble)
 
     def _run_timers(self, now):
-        due = ticks_add(now, _LISTEN_MS)
-        for sock, _ in self._requests.ipoll(0):
-            self._hear(sock, now)
-            due = now  # one seldom comes alone
+        # At once again after a request: one seldom comes alone.
+        due = now if self._look(self._requests, now) else ticks_add(now, _LISTEN_MS)
         if ticks_diff(now, self._looked) >= _STRANGERS_MS:
             self._looked = now
-            for sock, _ in self._strangers.ipoll(0):
-                self._hear(sock, now)
+            self._look(self._strangers, now)
         i = len(self._sessions)
         while i:  # backwards, for a transfer that ends leaves the list
             i -= 1

@@ -228,18 +228,20 @@ class Store:
             raise Refused(ACCESS, "is a folder, not a file")
         if self._own and (self._own == "only" or _exists(self._root + "/" + host)):
             parts.insert(0, host)
+        exists = True
         try:
             path, _ = self._find(parts)
         except Refused as refusal:
             if refusal.code != NOT_FOUND:
                 raise
+            exists = False
             folder = self._find_any_case(parts[:-1])
             if not os.stat(folder)[0] & _FOLDER:
                 raise Refused(NOT_FOUND, "no such folder")
             path = folder + "/" + parts[-1]
         if not any(path.startswith(folder) for folder in self._folders):
             raise Refused(ACCESS, "no uploads to this folder")
-        if not self._overwrite and _exists(path):
+        if exists and not self._overwrite:
             raise Refused(EXISTS, "file exists")
         if any(sink.path.lower() == path.lower() for sink in self._writers):
             raise Refused(UNDEFINED, "somebody else is writing this file")
@@ -278,8 +280,8 @@ class Store:
             if aside:
                 os.rename(aside, path)
             raise
-        for source in self._readers:
-            if aside and self._readers[source] == path:
+        for source, old in self._readers.items():
+            if old == path:  # then it was moved aside
                 self._readers[source] = aside
 
     def close(self, source):

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from board import ROOT
 from tools import boards, filesystem
 
 LAYOUT = boards.load("unix")["filesystem"]
@@ -77,8 +76,7 @@ def boot(tmp_path: Path) -> Callable[[], str]:
     image = tmp_path / "flash"
     files = filesystem.board_files({"ssid": "x", "port": 69, "address": "192.0.2.1"}, {})
     image.write_bytes(filesystem.build(LAYOUT, LAYOUT["size"], files))
-    run = [boards.micropython(), "-X", "heapsize=192K", str(ROOT / "board/unix/run.py"), str(image)]
-    run += [str(LAYOUT[size]) for size in ("block_size", "read_size", "prog_size")] + ["0"]
+    run = boards.everyday(image, LAYOUT, "192K")
 
     def once() -> str:
         console = ""

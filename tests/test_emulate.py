@@ -156,17 +156,7 @@ def board_with(tmp_path: Path, **scripts: str) -> list[str]:
     files = filesystem.board_files({"ssid": "x", "address": "127.0.0.1", "port": 0}, board["settings"])
     files |= {f"/{name}.py": text.encode() for name, text in scripts.items()}
     (tmp_path / "flash").write_bytes(filesystem.build(board["filesystem"], 868_352, files))
-    return [
-        boards.micropython(),
-        "-X",
-        "heapsize=256K",
-        "board/unix/run.py",
-        str(tmp_path / "flash"),
-        "4096",
-        "512",
-        "256",
-        "0",
-    ]
+    return boards.everyday(tmp_path / "flash", board["filesystem"], "256K")
 
 
 def test_safe_mode_skips_the_server(tmp_path: Path):

@@ -124,6 +124,18 @@ def micropython() -> str:
     return found
 
 
+def everyday(flash: object, layout: dict[str, int], heap: object, sockets: int = 0) -> list[str]:
+    """The command that runs the everyday board on the image in the file `flash`. Raises ToolError.
+
+    layout   block_size, read_size, prog_size in bytes (board.json, `filesystem`)
+    heap     bytes, or as -X heapsize takes it
+    sockets  UDP sockets that it gives, 0 for any number
+    """
+    values = [layout[size] for size in ("block_size", "read_size", "prog_size")]
+    command = [micropython(), "-X", f"heapsize={heap}", ROOT / "board/unix/run.py", flash, *values, sockets]
+    return [str(word) for word in command]
+
+
 def read_settings(path: Path) -> dict[str, Any]:
     """The user's settings in a JSON file, not yet checked. Raises ToolError."""
     try:

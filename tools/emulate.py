@@ -108,12 +108,16 @@ def _only(arguments: argparse.Namespace, board: dict[str, Any], *names: str) -> 
             raise ToolError(f"--{name} is not for --board {arguments.board} ({board['product']})")
 
 
+def _settings(arguments: argparse.Namespace, settings: dict[str, Any], local: str) -> dict[str, Any]:
+    """`settings` with what the command line adds, checked; `local`: as what the board sees clients at 127.0.0.0/8."""
+    if arguments.writable:
+        settings["write_from"] = [local]
+    return boards.check_settings(settings, arguments.set)
+
+
 def _everyday(arguments: argparse.Namespace, board: dict[str, Any], folder: Path, port: int) -> _Machine:
     _only(arguments, board, "serial", "pcap", "base")
-    settings = {"ssid": "emulated", "address": arguments.host, "port": port}
-    if arguments.writable:
-        settings["write_from"] = ["127.0.0.0/8"]
-    settings = boards.check_settings(settings, arguments.set)
+    settings = _settings(arguments, {"ssid": "emulated", "address": arguments.host, "port": port}, "127.0.0.0/8")
     layout = board["filesystem"]
     files = filesystem.user_files(arguments.files)
     kept = None
@@ -126,18 +130,13 @@ def _everyday(arguments: argparse.Namespace, board: dict[str, Any], folder: Path
     flash.write_bytes(filesystem.build(layout, arguments.flash_size or layout["size"], files, kept))
     heap = arguments.heap or board["heap"]
     sockets = arguments.sockets if arguments.sockets is not None else board["udp_sockets"] or 0
-    command = [boards.micropython(), "-X", f"heapsize={heap}", str(boards.ROOT / "board/unix/run.py"), str(flash)]
-    command += [str(layout[size]) for size in ("block_size", "read_size", "prog_size")]
-    return _Machine([*command, str(sockets)], flash, 60, 5)
+    return _Machine(boards.everyday(flash, layout, heap, sockets), flash, 60, 5)
 
 
 def _genuine(arguments: argparse.Namespace, board: dict[str, Any], folder: Path, port: int) -> _Machine:
     _only(arguments, board, "heap", "sockets")
     emulator = board["emulator"]
-    settings = {"ssid": emulator["ssid"], **emulator["settings"]}
-    if arguments.writable:
-        settings["write_from"] = ["10.0.0.0/8"]  # as which the bridge shows 127.0.0.0/8
-    settings = boards.check_settings(settings, arguments.set)
+    settings = _settings(arguments, {"ssid": emulator["ssid"], **emulator["settings"]}, "10.0.0.0/8")
     base = arguments.base or firmware.base_image(board)
     kept = None
     if arguments.save and arguments.save.exists():

@@ -8,7 +8,6 @@ nothing of the flash and the air. What the board waits for the host is left out:
 
 import itertools
 import json
-import random
 import select
 import socket
 import statistics
@@ -23,9 +22,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from .. import ToolError, boards, filesystem, firmware, image
+from .. import ToolError, boards
 from ..emulators.bridge import BOARD as BOARD_ADDRESS
-from . import peers
+from . import flash, peers
 from .client import Client
 from .measures import Budget
 
@@ -37,7 +36,6 @@ _AIR_US = 200  # that QEMU's access point takes for a frame to the board: INTER_
 _SIZES = (512, 1428, 1468)  # blksize
 _WINDOWS = (1, 4, 16)
 _AT_ONCE = 1464  # blksize of the eight clients that come at once: so they are known in the record
-_BYTES = 64 << 10
 _ECHOES = 20
 _BOOT_SECONDS = 60
 _DATA = 3
@@ -57,10 +55,10 @@ def measure() -> dict[str, float]:
     """All figures in microseconds of the board's clock. Raises ToolError where the board can't be emulated here."""
     with tempfile.TemporaryDirectory(prefix="gauge-") as name:
         folder = Path(name)
-        (folder / "gauge.bin").write_bytes(random.Random(1350).randbytes(_BYTES))
-        flash, record, port = folder / "flash.bin", folder / "record.pcap", peers.free_port()
-        flash.write_bytes(_image(folder))
-        with _board(flash, record, port) as wait_for:
+        (folder / flash.FILE).write_bytes(flash.CONTENT)
+        whole, record, port = folder / "flash.bin", folder / "record.pcap", peers.free_port()
+        whole.write_bytes(flash.with_script(boards.load(BOARD), "bare.py"))
+        with _board(whole, record, port) as wait_for:
             wait_for("bare: waiting")
             bare = _bare(port, wait_for)
             wait_for(" ready on ")
@@ -68,21 +66,10 @@ def measure() -> dict[str, float]:
         return bare | _figures(_frames(record.read_bytes()))
 
 
-def _image(folder: Path) -> bytes:
-    board = boards.load(BOARD)
-    base = firmware.base_image(board)
-    settings = boards.check_settings({"ssid": board["emulator"]["ssid"], **board["emulator"]["settings"]}, [])
-    whole = image.build_image(board, folder, settings, base=base, whole=True)
-    offset, size = image.place(board, firmware.read_base(boards.read_bytes(base), base))
-    main = Path(__file__).with_name("bare.py").read_bytes() + (boards.ROOT / "main.py").read_bytes()
-    part = filesystem.build(board["filesystem"], size, {"/main.py": main}, whole[offset : offset + size])
-    return whole[:offset] + part + whole[offset + size :]
-
-
 @contextmanager
-def _board(flash: Path, record: Path, port: int) -> Iterator[Callable[[str], str]]:
+def _board(whole: Path, record: Path, port: int) -> Iterator[Callable[[str], str]]:
     """The board while it runs; the value waits for a line of its console that holds a text, and returns it."""
-    command = [sys.executable, "-m", "tools.emulators.qemu", str(flash), "--chip", "esp32c3", "--port", str(port)]
+    command = [sys.executable, "-m", "tools.emulators.qemu", str(whole), "--chip", "esp32c3", "--port", str(port)]
     command += ["--icount", "--pcap", str(record)]
     with subprocess.Popen(
         command, cwd=boards.ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, bufsize=0
@@ -116,7 +103,8 @@ def _bare(port: int, wait_for: Callable[[str], str]) -> dict[str, float]:
         client.connect(("127.0.0.1", port))
         client.send(bytes(2))
         figures = json.loads(wait_for("bare: {").partition(": ")[2])
-        with _no_more_than_silence(client):
+        client.settimeout(0.3)
+        with suppress(TimeoutError):
             while True:  # what the sends have left behind
                 client.recv(2048)
         client.settimeout(5)
@@ -128,19 +116,12 @@ def _bare(port: int, wait_for: Callable[[str], str]) -> dict[str, float]:
     return figures
 
 
-@contextmanager
-def _no_more_than_silence(client: socket.socket) -> Iterator[None]:
-    client.settimeout(0.3)
-    with suppress(TimeoutError):
-        yield
-
-
 def _fetch_all(folder: Path, port: int) -> None:
     client = Client(folder)
     for size in _SIZES:
         for window in _WINDOWS:
-            client.fetch(port, "gauge.bin", blksize=size, windowsize=window)
-    for fetch in [client.start(port, "gauge.bin", blksize=_AT_ONCE) for _ in range(8)]:
+            client.fetch(port, flash.FILE, blksize=size, windowsize=window)
+    for fetch in [client.start(port, flash.FILE, blksize=_AT_ONCE) for _ in range(8)]:
         client.finish(fetch)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as stranger:
         stranger.settimeout(5)

@@ -230,13 +230,7 @@ def _run_heap_script(port: int) -> dict[str, int]:
     with tempfile.TemporaryDirectory() as folder:
         flash = Path(folder) / "flash.img"
         flash.write_bytes(filesystem.build(layout, 2 << 20, files))
-        command = [
-            boards.micropython(),
-            "-X",
-            f"heapsize={boards.load('unix')['heap']}",
-            str(boards.ROOT / "board/unix/run.py"),
-        ]
-        command += [str(flash), *(str(layout[size]) for size in ("block_size", "read_size", "prog_size")), "0"]
+        command = boards.everyday(flash, layout, boards.load("unix")["heap"])
         try:
             result = subprocess.run(command, check=False, capture_output=True, text=True, timeout=_HEAP_SECONDS)
         except subprocess.TimeoutExpired:

@@ -9,7 +9,6 @@ cost at least is measured in the same run: a bare read of the file, a bare send,
 import argparse
 import asyncio
 import json
-import random
 import struct
 import subprocess
 import sys
@@ -17,13 +16,13 @@ import tempfile
 from collections.abc import Callable, Generator
 from pathlib import Path
 
-from .. import boards, filesystem, firmware, image
+from .. import boards, firmware
 from ..emulators.picow import PicoW
+from . import flash
 from .measures import Budget
 
 BOARD = "rpi_pico_w"
 _BLKSIZE = 1468
-_BYTES = 64 << 10
 _CLIENT = bytes((10, 0, 0, 1))
 _FIRST_PORT = 40000
 _ROUND_TRIPS_US = (0, 5000)
@@ -37,8 +36,8 @@ Peer = Generator[bytes, bytes, bytes]
 class _Bench(PicoW):
     """The board with clients in its bridge, which come one after the other."""
 
-    def __init__(self, base: Path, flash: Path) -> None:
-        arguments = argparse.Namespace(image=base, flash=flash, host="127.0.0.1", port=0, board_port=_TFTP, serial=None)
+    def __init__(self, base: Path, whole: Path) -> None:
+        arguments = argparse.Namespace(image=base, flash=whole, host="127.0.0.1", port=0, board_port=_TFTP, serial=None)
         super().__init__(arguments)
         self.figures: dict[str, float] = {}
         self._clients: dict[int, tuple[Peer, int]] = {}  # by port: and the round trip in microseconds
@@ -112,7 +111,9 @@ class _Bench(PicoW):
                 times: list[float] = []
                 self._start(self._client(windowsize, times), round_trip)
                 yield None
-                self.figures[f"block_{windowsize}_{round_trip}"] = (times[1] - times[0]) / (_BYTES // _BLKSIZE + 1)
+                self.figures[f"block_{windowsize}_{round_trip}"] = (times[1] - times[0]) / (
+                    len(flash.CONTENT) // _BLKSIZE + 1
+                )
 
     @staticmethod
     def _bare() -> Peer:
@@ -122,7 +123,7 @@ class _Bench(PicoW):
 
     def _client(self, windowsize: int, times: list[float]) -> Peer:
         """Fetches the file, and notes when it sent its first ACK and when the last block came."""
-        data = yield b"\0\1gauge.bin\0octet\0blksize\0%d\0windowsize\0%d\0" % (_BLKSIZE, windowsize)
+        data = yield b"\0\1%s\0octet\0blksize\0%d\0windowsize\0%d\0" % (flash.FILE.encode(), _BLKSIZE, windowsize)
         assert data[:2] == b"\0\6", data
         times.append(self.now)
         got, block = 0, 0
@@ -136,7 +137,7 @@ class _Bench(PicoW):
                 data = yield struct.pack("!HH", 4, block) if block % windowsize == 0 else b""
             else:
                 data = yield struct.pack("!HH", 4, block)
-        assert got == _BYTES, got
+        assert got == len(flash.CONTENT), got
         times.append(self.now)
         return struct.pack("!HH", 4, block)
 
@@ -144,17 +145,10 @@ class _Bench(PicoW):
 def measure() -> dict[str, float]:
     """The figures, by the board's clock; microseconds for a block. Raises ToolError."""
     board = boards.load(BOARD)
-    path = firmware.base_image(board)
-    base = firmware.read_base(boards.read_bytes(path), path)
-    offset, size = image.place(board, base)
-    settings = boards.check_settings({"ssid": board["emulator"]["ssid"], "log": "debug"}, [])
-    files = filesystem.board_files(settings, board["settings"])
-    files["/main.py"] = Path(__file__).with_name("bare_pico.py").read_bytes() + files["/main.py"]
-    files["/files/gauge.bin"] = random.Random(1350).randbytes(_BYTES)
     with tempfile.TemporaryDirectory() as folder:
-        flash = Path(folder) / "flash"
-        flash.write_bytes(base.flash.ljust(offset, b"\xff") + filesystem.build(board["filesystem"], size, files))
-        bench = _Bench(path, flash)
+        whole = Path(folder) / "flash"
+        whole.write_bytes(flash.with_script(board, "bare_pico.py"))
+        bench = _Bench(firmware.base_image(board), whole)
         asyncio.run(bench.run())
     return bench.figures
 

@@ -3,6 +3,7 @@
 import os
 import random
 import socket
+from collections import Counter
 
 import pytest
 from conftest import SERVED
@@ -27,14 +28,14 @@ SEEDS = [
 ]
 
 
-def mutated(chance: random.Random) -> bytes:
-    """A datagram of 0 to 65,507 bytes, most of them near to what is valid."""
+def mutated(chance: random.Random, seeds: list[bytes]) -> bytes:
+    """A datagram of 0 to 65,507 bytes, most of them near to one of `seeds`."""
     kind = chance.random()
     if kind < 0.15:
         return chance.randbytes(chance.choice((0, 1, 2, 3, 4, 5, 20, 511, 512, 513, 600)))
     if kind < 0.152:
         return chance.randbytes(chance.randrange(65_508))
-    data = bytearray(chance.choice(SEEDS))
+    data = bytearray(chance.choice(seeds))
     for _ in range(chance.randrange(4)):
         place = chance.randrange(len(data) + 1)
         what = chance.randrange(5)
@@ -47,27 +48,26 @@ def mutated(chance: random.Random) -> bytes:
                 (b"\0", b"\0\0", b"..", b"/", b"\\", b"%s%n", b"9" * 30, chance.randbytes(8))
             )
         elif what == 3:
-            data += chance.choice(SEEDS)[2:]
+            data += chance.choice(seeds)[2:]
         else:
             data += chance.randbytes(chance.choice((1, 2, 100, 500)))
     return bytes(data)
 
 
-@pytest.mark.timeout(600)
-@pytest.mark.parametrize("sockets", [(), ("--sockets", "3")], ids=["all sockets", "3 sockets"])
-def test_no_datagram_harms_the_board(start, sockets: tuple[str, ...]):
-    board: Board = start(*sockets, "--set", "log=debug", "--set", "timeout=1", "--set", "retries=1")
+def bombard(board: Board, chance: random.Random, count: int, seeds: list[bytes], fresh: float) -> Counter[int]:
+    """Send `count` mutated datagrams, in batches that the board's queue holds; returns the opcodes of the answers.
+
+    fresh  the probability that the next batch comes from another port
+    """
     batch = _BATCH[board.name]
-    count = DATAGRAMS if board.name == "unix" else DATAGRAMS // 20
-    before = max(board.heap_when_idle() for _ in range(3))
-    chance = random.Random(2347)
+    opcodes: Counter[int] = Counter()
     sender = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     tid = board.address
     with Wire(board.address, timeout=0.02 if board.name == "unix" else 0.2) as probe:
-        for _ in range(count // 2 // batch):
+        for _ in range(count // batch):
             for _ in range(batch):
                 # Half to the listening port, half to the TID of a transfer that is (or was) this sender's own.
-                sender.sendto(mutated(chance), chance.choice((board.address, tid)))
+                sender.sendto(mutated(chance, seeds), chance.choice((board.address, tid)))
             # Wait until all of that has been taken in, so that the board's queue drops none of it. An empty
             # datagram makes the board open a new socket, and what was queued in the old one is asked for again.
             for attempt in range(100):
@@ -81,14 +81,25 @@ def test_no_datagram_harms_the_board(start, sockets: tuple[str, ...]):
             try:
                 while True:
                     answer, origin = sender.recvfrom(70_000)
-                    if answer[:2] in (b"\0\3", b"\0\6"):
+                    opcodes[answer[1]] += 1
+                    if answer[:2] in (b"\0\3", b"\0\4", b"\0\6"):
                         tid = origin
             except BlockingIOError:
                 sender.setblocking(True)
-            if chance.random() < 0.05:
+            if chance.random() < fresh:
                 sender.close()
                 sender = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     sender.close()
+    return opcodes
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("sockets", [(), ("--sockets", "3")], ids=["all sockets", "3 sockets"])
+def test_no_datagram_harms_the_board(start, sockets: tuple[str, ...]):
+    board: Board = start(*sockets, "--set", "log=debug", "--set", "timeout=1", "--set", "retries=1")
+    count = DATAGRAMS if board.name == "unix" else DATAGRAMS // 20
+    before = max(board.heap_when_idle() for _ in range(3))
+    bombard(board, random.Random(2347), count // 2, SEEDS, fresh=0.05)
     board.heap_when_idle(seconds=60)  # the transfers that were left behind time out first
     assert fetch(board.address, "size-5000", ("blksize", 1428), ("windowsize", 4)) == SERVED["size-5000"]
     after = min(board.heap_when_idle() for _ in range(3))

@@ -233,38 +233,30 @@ def test_with_the_file_safe_it_starts_without_the_server(at_console):
 
 @genuine
 def test_a_transfer_survives_the_wifi_lost_and_joined_again(at_console):
-    console = at_console()
-    board: Board = console.board
-    console.interrupt()
-    console.begin(
-        "import network\nfrom machine import Timer\n"
-        + console.in_3_seconds("network.WLAN(network.STA_IF).disconnect()")
-        + SERVE,
-        " ready on ",
-    )
-    _fetch_over_a_lost_link(board)
+    _fetch_over_a_lost_link(at_console(), "", "network.WLAN(network.STA_IF).disconnect()")
 
 
 @pytest.mark.genuine("rpi_pico_w")
 def test_a_transfer_survives_the_wifi_chip_without_power_for_a_second(at_console):
     # deinit() takes the chip's power, active(True) gives it and loads its firmware. Power that goes behind the driver's
     # back is not noticed by it: isconnected() stays True for ever, and only a reset helps.
-    console = at_console()
-    board: Board = console.board
-    console.interrupt()
-    console.begin(
-        "import network\nfrom machine import Timer\nwlan = network.WLAN(network.STA_IF)\n"
+    off = (
+        "wlan = network.WLAN(network.STA_IF)\n"
         "def off(t):\n    wlan.active(False)\n    wlan.deinit()\n"
         "    t.init(mode=Timer.ONE_SHOT, period=1000, callback=lambda _: wlan.active(True))\n"
-        + console.in_3_seconds("off(_)")
-        + SERVE,
-        " ready on ",
     )
-    _fetch_over_a_lost_link(board)
+    _fetch_over_a_lost_link(at_console(), off, "off(_)")
 
 
-def _fetch_over_a_lost_link(board: Board) -> None:
-    """A transfer whose second block is acknowledged once the link was down and is up again."""
+def _fetch_over_a_lost_link(console: Console, prepare: str, lose: str) -> None:
+    """A transfer whose second block is acknowledged once the link was down and is up again.
+
+    lose  takes the link down; `prepare` is what it needs
+    """
+    board = console.board
+    console.interrupt()
+    code = "import network\nfrom machine import Timer\n" + prepare + console.in_3_seconds(lose) + SERVE
+    console.begin(code, " ready on ")
     seen = len(board.console)
     with Wire(board.address) as wire:
         packet = first = wire.ask("size-5000")

@@ -6,13 +6,12 @@ transfers. Afterwards heap, sockets and files are what they were.
 
 import os
 import random
-import socket
 import time
 from pathlib import Path
 
 import pytest
-import test_fuzz
 from conftest import SERVED, content
+from test_fuzz import SEEDS, bombard
 from test_uploads import flash_files, store
 
 from board import Board, TftpError, Wire, ack, fetch, patient_fetch, request
@@ -69,40 +68,12 @@ def check(board: Board, heap: int, opened: int) -> None:
 
 
 @pytest.mark.parametrize("part", range(PARTS))
-def test_no_datagram_harms_a_board_that_takes_uploads(start, tmp_path: Path, part: int, monkeypatch):
-    monkeypatch.setattr(test_fuzz, "SEEDS", test_fuzz.SEEDS + UPLOADS)
+def test_no_datagram_harms_a_board_that_takes_uploads(start, tmp_path: Path, part: int):
     arguments = ["--writable", "--set", "log=debug", "--set", "timeout=1", "--set", "retries=1"]
     with start(*arguments, "--save", str(tmp_path / "flash")) as board:
         heap, opened = before(board)
-        chance = random.Random(1350 + part)
-        sender = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        tid = board.address
-        uploads = 0
-        with Wire(board.address, timeout=0.02) as probe:
-            for _ in range(DATAGRAMS // 32):
-                for _ in range(32):
-                    sender.sendto(test_fuzz.mutated(chance), chance.choice((board.address, tid)))
-                for attempt in range(100):  # until all of it has been taken in
-                    probe.socket.sendto(request("no such file"), board.address)
-                    try:
-                        assert probe.error().code == 1
-                        break
-                    except TimeoutError:
-                        assert attempt < 99, "the board does not answer"
-                sender.setblocking(False)
-                try:
-                    while True:
-                        answer, origin = sender.recvfrom(70_000)
-                        if answer[:2] in (b"\0\3", b"\0\4", b"\0\6"):
-                            tid = origin
-                            uploads += answer[:2] == b"\0\4"
-                except BlockingIOError:
-                    sender.setblocking(True)
-                if chance.random() < 0.2:
-                    sender.close()
-                    sender = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        sender.close()
-        assert uploads > DATAGRAMS // 1000
+        opcodes = bombard(board, random.Random(1350 + part), DATAGRAMS, SEEDS + UPLOADS, fresh=0.2)
+        assert opcodes[4] > DATAGRAMS // 1000
         check(board, heap, opened)
         board.console.clear()
     files = flash_files(tmp_path / "flash")

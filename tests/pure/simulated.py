@@ -48,18 +48,15 @@ def ack(block):
     return bytes((0, 4, block >> 8 & 255, block & 255))
 
 
-class Bench:
-    """A ReadTransfer with its clock and what it sends."""
+class _Bench:
+    """A transfer with its clock and what it sends."""
 
-    def __init__(self, data, *asked, timeout=3, retries=8, source=None, ahead=None):
+    def __init__(self, agreed, transfer, *arguments, timeout=3, retries=8):
         self.now = 1000
-        self.took = 0  # ms that reads take
-        agreed = Agreed(asked, 65464, 64, len(data))
-        self.source = source or Data(data, agreed.blksize)
+        self.took = 0  # ms that reads or writes take
         self.blksize = agreed.blksize
         self.windowsize = agreed.windowsize
-        ahead = ahead or ReadAhead(max(agreed.blksize, 40))
-        self.transfer = ReadTransfer(self.source, ahead, agreed, timeout, retries, self.now)
+        self.transfer = transfer(*arguments, agreed, timeout, retries, self.now)
 
     def flush(self, room=1000):
         """What is sent now (list of bytes); after `room` packets the network takes no more."""
@@ -76,15 +73,12 @@ class Bench:
         return sent
 
     def blocks(self, room=1000):
-        """The wire numbers of the DATA sent now; an OACK shows as "OACK"."""
+        """The wire numbers of the DATA or ACKs sent now; an OACK shows as "OACK"."""
         return ["OACK" if packet[1] == 6 else packet[2] << 8 | packet[3] for packet in self.flush(room)]
 
     def receive(self, datagram):
         self.transfer.receive(datagram, len(datagram), self.now)
         return self.blocks()
-
-    def ack(self, block):
-        return self.receive(ack(block))
 
     def wait(self, ms):
         """Move the clock; returns the blocks that the timer made the transfer send."""
@@ -95,6 +89,19 @@ class Bench:
 
     def wait_until_due(self):
         return self.wait(max(self.transfer.due - self.now, 0))
+
+
+class Bench(_Bench):
+    """A ReadTransfer."""
+
+    def __init__(self, data, *asked, source=None, ahead=None, **limits):
+        agreed = Agreed(asked, 65464, 64, len(data))
+        self.source = source or Data(data, agreed.blksize)
+        ahead = ahead or ReadAhead(max(agreed.blksize, 40))
+        super().__init__(agreed, ReadTransfer, self.source, ahead, **limits)
+
+    def ack(self, block):
+        return self.receive(ack(block))
 
 
 class Client:
@@ -110,9 +117,21 @@ class Client:
         self.acked = -1 if oack else 0
         self.done = False
         self.complained = False
+        self._last_word = None  # its request
 
     def receive(self, packet):
-        """The client's answer to `packet` (bytes), or None."""
+        """The client's answer to `packet` (bytes): a list of datagrams."""
+        answer = self._answer(packet)
+        if answer is None:
+            return []
+        self._last_word = answer
+        return [answer]
+
+    def again(self):
+        """What it says after a second of silence; None for its request."""
+        return [self._last_word]
+
+    def _answer(self, packet):
         if packet[1] == 6:
             if self.block:
                 return None
@@ -165,51 +184,61 @@ class Memory:
         pass
 
 
-class UploadBench:
-    """A WriteTransfer with its clock and what it sends."""
+class UploadBench(_Bench):
+    """A WriteTransfer."""
 
-    def __init__(self, *asked, timeout=3, retries=8, sink=None):
-        self.now = 1000
-        self.took = 0  # ms that writes take
-        agreed = Agreed(asked, 65464, 64, upload=True)
+    def __init__(self, *asked, sink=None, **limits):
         self.sink = sink or Memory()
-        self.windowsize = agreed.windowsize
-        self.transfer = WriteTransfer(self.sink, agreed, timeout, retries, self.now)
-
-    def flush(self, room=1000):
-        """What is sent now (list of bytes); after `room` packets the network takes no more."""
-        sent = []
-
-        def send(packet):
-            if len(sent) < room:
-                sent.append(bytes(packet))
-                return len(packet)
-            return None
-
-        if self.transfer.outcome is None:
-            self.transfer.pump(send, lambda: self.now + self.took)
-        return sent
-
-    def acks(self, room=1000):
-        """The wire numbers of the ACKs sent now; an OACK shows as "OACK"."""
-        return ["OACK" if packet[1] == 6 else packet[2] << 8 | packet[3] for packet in self.flush(room)]
-
-    def receive(self, datagram):
-        self.transfer.receive(datagram, len(datagram), self.now)
-        return self.acks()
+        super().__init__(Agreed(asked, 65464, 64, upload=True), WriteTransfer, self.sink, **limits)
 
     def data(self, block, payload=bytes(512)):
         return self.receive(data(block, payload))
 
-    def wait(self, ms):
-        """Move the clock; returns the ACKs that the timer made the transfer send."""
-        self.now += ms
-        if self.transfer.outcome is None and self.now >= self.transfer.due:
-            self.transfer.expired(self.now)
-        return self.acks()
 
-    def wait_until_due(self):
-        return self.wait(max(self.transfer.due - self.now, 0))
+def three_datagrams_for_each_request(bench, reply):
+    """Whoever never answers gets `reply` three times, three times more when it asks again, and is given up then."""
+    sent = bench.blocks()
+    for _ in range(20):
+        sent += bench.wait(300)
+    assert sent == [reply] * 3
+    asked_again = bench.now
+    assert bench.transfer.repeat_request(bench.now)
+    sent = bench.blocks()
+    for _ in range(20):
+        sent += bench.wait(300)
+    assert sent == [reply] * 3
+    while bench.transfer.outcome is None:
+        assert bench.wait_until_due() == []
+    assert bench.transfer.outcome == "the client does not answer"
+    assert bench.now - asked_again == 24_000  # timeout x retries
+
+
+def karn(bench, step, repeated):
+    """After a repeat of block `repeated` the doubled wait holds until a packet that was sent once is answered; step(n)
+    is what the client does with block n."""
+    bench.now += 10
+    step(1)
+    assert bench.wait_until_due() == [repeated]
+    doubled = bench.transfer.due - bench.now
+    bench.now += 1
+    step(2)
+    assert bench.transfer.due - bench.now == doubled
+    bench.now += 10
+    step(3)
+    assert bench.transfer.due - bench.now < doubled
+
+
+def waits_until_given_up(bench):
+    """The waits (ms) between the repeats to a client that has fallen silent, with a timeout of 2 s and 8 retries."""
+    waits = []
+    while bench.transfer.outcome is None:
+        before = bench.now
+        bench.wait_until_due()
+        waits.append(bench.now - before)
+    assert waits[:8] == [20, 40, 80, 160, 320, 640, 1280, 2000]
+    assert 16_000 <= sum(waits) <= 18_000
+    assert bench.transfer.outcome == "the client does not answer"
+    return waits
 
 
 class Sender:
@@ -232,6 +261,12 @@ class Sender:
         """Everything that may be under way."""
         self.sent = min(self.base + self.windowsize, self.last)
         return [self.block(number) for number in range(self.base + 1, self.sent + 1)]
+
+    def again(self):
+        """What it says after a second of silence; None for its request."""
+        if self.done:
+            return []
+        return [None] if self.base < 0 else self.window()
 
     def receive(self, packet):
         """The client's answer to `packet`: a list of datagrams."""

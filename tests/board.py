@@ -10,7 +10,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 
 import pytest
@@ -27,13 +27,17 @@ PATIENCE = {"unix": 2, "esp32_c3": 5, "esp32": 30, "rpi_pico_w": 60}  # seconds 
 @cache
 def describe(name: str, base: Path | None) -> str:
     """A board and its firmware, for the report; `base`: another file of MicroPython than the board's default."""
-    facts = boards.load(name)
     if name == "unix":
         asked = [boards.micropython(), "-c", "import sys; print(sys.version)"]
         version = subprocess.run(asked, capture_output=True, text=True).stdout.strip().split("; ")[-1]
         return f"unix, {version} (Unix port)"
-    path = base or firmware.cache() / "firmware" / facts["firmware"][0]["file"]
-    return f"{name}, {firmware.read_base(path.read_bytes(), path)} (genuine firmware, emulated)"
+    return f"{name}, {read_base(name, base)} (genuine firmware, emulated)"
+
+
+def read_base(name: str, path: Path | None = None) -> firmware.Base:
+    """The genuine firmware of a board: the file at `path`, else that of --base, else the board's default."""
+    path = path or (Path(Board.base[1]) if Board.base else firmware.base_image(boards.load(name)))
+    return firmware.read_base(path.read_bytes(), path)
 
 
 class Board:
@@ -112,10 +116,14 @@ class Board:
         self._reader.join(5)
         return status
 
+    @cached_property
+    def emulator(self) -> int:
+        """The process number of a genuine board's emulator."""
+        return int(subprocess.run(["pgrep", "-P", str(self.process.pid)], capture_output=True, text=True).stdout)
+
     def pull_plug(self) -> None:
         """Cut the power of a genuine board: its flash is left as it is in that moment (--save keeps it)."""
-        emulator = subprocess.run(["pgrep", "-P", str(self.process.pid)], capture_output=True, text=True).stdout
-        os.kill(int(emulator), signal.SIGTERM)
+        os.kill(self.emulator, signal.SIGTERM)
         self.process.wait(STOP.get(self.name, 15))
         self._reader.join(5)
 

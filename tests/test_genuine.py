@@ -4,6 +4,7 @@ On the ESP32-C3; with --board also on the Pico W and the ESP32, which take half 
 """
 
 import contextlib
+import functools
 import json
 import os
 import re
@@ -11,18 +12,21 @@ import socket
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from conftest import SERVED, content
 
-from board import ROOT, Board, Wire, ack, fetch
+from board import ROOT, Board, Wire, ack, fetch, read_base
+from tools import boards, filesystem, image
 
 pytestmark = pytest.mark.timeout(400)
 
 genuine = pytest.mark.genuine("esp32_c3", "rpi_pico_w", "esp32")
 quick = pytest.mark.genuine("esp32_c3")
+CUTS = int(os.environ.get("GENUINE_CUTS", "6"))
 TIMES = int(os.environ.get("GENUINE_TIMES", "50"))  # 500 once before a release
 START_S = {"esp32_c3": 30, "rpi_pico_w": 120, "esp32": 300}  # that a start may take on a busy machine
 SERVE = "exec(open('/main.py').read())"
@@ -159,6 +163,71 @@ def test_a_power_cut_loses_nothing_of_what_was_there(start, tmp_path: Path):
     with Wire(board.address) as wire:
         assert wire.ask("half")[:4] == b"\0\5\0\1"  # not found
         assert wire.ask("half", opcode=2) == ack(0)  # and not in the way
+
+
+@genuine
+def test_power_cuts_in_an_upload_over_an_old_file_leave_the_old_or_the_new_one_whole(start, tmp_path: Path):
+    # Every operation of the flash is cut in tests/test_power_cut.py; here it is a sample, on the genuine firmware.
+    flash = tmp_path / "flash"
+    keep = ("--save", str(flash), "--writable", "--set", "overwrite=true")
+    files = {"conf": content(9_000, 1), "neighbour": content(3_000, 2)}
+    (tmp_path / "files").mkdir()
+    for name, data in files.items():
+        (tmp_path / "files" / name).write_bytes(data)
+    begin = functools.partial(start, *keep, files=tmp_path / "files")
+    seen: Counter[str] = Counter()
+    board: Board = begin()
+    conf = content(7_000, 3)
+    last_second = _upload(board, "conf", conf)  # what the last block takes, with the file put in its place
+    for cut in range(CUTS):
+        new = content(7_000 + 512 * cut, 10 + cut)
+        # Every other cut falls while blocks come, the rest between the last block and a moment after its ACK.
+        blocks, wait = (3 + cut, 0.0) if cut % 2 else (len(new) // 512 + 1, last_second * cut / max(CUTS - 2, 1))
+        acknowledged = _upload_and_cut(board, "conf", new, blocks, wait)
+        board = begin()
+        now = fetch(board.address, "conf")
+        assert now == new or (now == conf and not acknowledged), (cut, len(now), acknowledged)
+        seen["new" if now == new else "old"] += 1
+        conf = now
+        assert fetch(board.address, "neighbour") == files["neighbour"]
+        _upload(board, "other", b"nothing is in the way of the next one")
+    assert board.stop() == 0
+    facts = boards.load(board.name)
+    offset, size = image.place(facts, read_base(board.name))
+    left = filesystem.names(facts["filesystem"], flash.read_bytes()[offset : offset + size])
+    assert not [name for name in left if name.startswith("/.uploads/")], left
+    print(f"{CUTS} cuts: {seen['old']} times the old file, {seen['new']} times the new one")
+    assert seen["old"] and seen["new"], seen
+
+
+def _upload(board: Board, name: str, data: bytes) -> float:
+    """Upload it; returns the seconds from the last block to its ACK."""
+    with Wire(board.address) as wire:
+        assert wire.ask(name, opcode=2) == ack(0)
+        sent = 0.0
+        for number in range(1, len(data) // 512 + 2):
+            sent = time.monotonic()
+            wire.send(bytes((0, 3, number >> 8, number & 255)) + data[512 * (number - 1) : 512 * number])
+            assert wire.receive() == ack(number)
+        wire.tid = wire.server
+    return time.monotonic() - sent
+
+
+def _upload_and_cut(board: Board, name: str, data: bytes, blocks: int, wait: float) -> bool:
+    """Send that many blocks, and cut the power `wait` seconds after the last; returns whether that was acknowledged
+    as the last of the file."""
+    assert board.emulator  # found now: that takes longer than what is to be cut
+    with Wire(board.address) as wire:
+        assert wire.ask(name, opcode=2) == ack(0)
+        for number in range(1, blocks + 1):
+            if number > 1:
+                assert wire.receive() == ack(number - 1)
+            wire.send(bytes((0, 3, number >> 8, number & 255)) + data[512 * (number - 1) : 512 * number])
+        time.sleep(wait)
+        board.pull_plug()
+        wire.tid = wire.server
+        acknowledged = not wire.silent(0.1)
+    return acknowledged and blocks == len(data) // 512 + 1
 
 
 @genuine

@@ -320,8 +320,30 @@ def test_an_upload_that_can_not_fit_is_refused_at_once(take):
 
 
 @everyday
+def test_uploads_together_leave_what_is_to_be_kept_free(take):
+    # 4 MiB of flash with 1.7 MB in it, of which uploads may have some 250 KB.
+    board = take("--flash-size", "4M", "--set", "keep_free=2000000")
+    assert refusal(board, "large", ("tsize", 1_000_000)).code == 3
+    with Wire(board.address) as one, Wire(board.address) as other:
+        blocks_taken = 0
+        for wire, name in ((one, "one"), (other, "other")):
+            parse_oack(wire.ask(name, ("blksize", 1468), opcode=2))
+        packet = b""
+        while packet[:2] != b"\0\5":
+            blocks_taken += 1
+            number = (blocks_taken + 1) // 2
+            wire = one if blocks_taken % 2 else other
+            wire.send(bytes((0, 3, number >> 8, number & 255)) + bytes(1468))
+            packet = wire.receive()
+        assert TftpError(packet).code == 3 and TftpError(packet).text == "the flash is full"
+    assert 200_000 < blocks_taken * 1468 < 300_000
+    store(board.address, "small", b"there is room again")
+
+
+@everyday
 def test_a_full_flash_is_told_and_the_old_file_stays(take, tmp_path: Path):
-    with take("--flash-size", "4M", "--set", "overwrite=true", "--save", str(tmp_path / "flash")) as board:
+    settings = ("--set", "overwrite=true", "--set", "keep_free=0")
+    with take("--flash-size", "4M", *settings, "--save", str(tmp_path / "flash")) as board:
         for windowsize in (1, 16):
             with pytest.raises(TftpError, match="ERROR 3: the flash is full"):
                 store(board.address, "hello.txt", content(4_000_000), ("blksize", 1468), ("windowsize", windowsize))
@@ -518,6 +540,17 @@ def test_uploads_arrive_whole_over_a_bad_network(writable: Board, windowsize: in
         store(("127.0.0.1", relay.port), "lossy", data, *options, patience=0.05)
         assert fetch(writable.address, "lossy", ("blksize", 1468), ("windowsize", 8)) == data
         assert (relay.lost > 0) == (percent > 0)
+
+
+@pytest.mark.parametrize("delay_ms", [2, 20, 100])
+@pytest.mark.parametrize("windowsize", [1, 8])
+def test_uploads_arrive_whole_from_far_away(writable: Board, windowsize: int, delay_ms: int):
+    # Reordered, besides: at the longest delay several windows' worth of time lies between a block and its ACK.
+    with Relay(writable.address[1], loss=0.03, reorder=0.05, delay_ms=delay_ms, seed=delay_ms) as relay:
+        data = content(15_000, delay_ms)
+        options = (("blksize", 1000), ("windowsize", windowsize))
+        store(("127.0.0.1", relay.port), "far", data, *options, patience=0.05 + 3 * delay_ms / 1000)
+    assert fetch(writable.address, "far", ("blksize", 1468), ("windowsize", 8)) == data
 
 
 @everyday

@@ -92,7 +92,7 @@ class Server:
     settings   dict as settings.load() gives it: address, port, single_port, root, client_folders,
                transfers, transfers_per_client,
                blksize, windowsize, read_ahead, timeout (s), retries, log, read_from,
-               and for uploads wrq_windowsize, write_from, write_to, overwrite, write_limit
+               and for uploads wrq_windowsize, write_from, write_to, overwrite, write_limit, keep_free
     """
 
     def __init__(self, settings):
@@ -102,6 +102,7 @@ class Server:
             settings["write_to"],
             settings["overwrite"],
             settings["write_limit"],
+            settings["keep_free"],
             settings["client_folders"],
         )
         self._store.recover()

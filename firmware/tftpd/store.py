@@ -20,6 +20,7 @@ from .packet import ACCESS, DISK_FULL, EXISTS, NOT_FOUND, UNDEFINED, Refused
 _ENOSPC = const(28)  # not in MicroPython's errno
 _FOLDER = const(0x4000)  # bit of st_mode
 _MAX_COMPONENT = const(255)  # LittleFS
+_NO_LIMIT = const(0x3FFFFFFF)
 _UPLOADS = "/.uploads"
 _SLASH = "\x01"  # for "/" in the name of a file that was moved aside; no served name has one
 
@@ -43,23 +44,24 @@ class OctetSource:
 class Sink:
     """A file that grows out of sight until commit() puts it in its place."""
 
-    def __init__(self, put, writers, path, number, limit):
-        """`put`: Store.put; `writers`: the list of sinks that it is in until then; `path`: where
-        it is to go; `number`: its own; `limit`: bytes, None for no limit. Raises OSError."""
-        self._put = put
-        self._writers = writers
+    def __init__(self, store, path, number, limit):
+        """`store`: Store, among whose `writers` it is until then; `path`: where it is to go;
+        `number`: its own; `limit`: bytes. Raises OSError."""
+        self._store = store
         self.path = path
         self._temporary = "%s/%08d" % (_UPLOADS, number)
-        self._room = limit
+        self._limit = limit
         self._file = open(self._temporary, "wb")
-        writers.append(self)
+        store.writers.append(self)
 
     def write(self, data):
         """Add `data` (bytes-like). Raises Refused."""
-        if self._room is not None:
-            self._room -= len(data)
-            if self._room < 0:
-                raise Refused(DISK_FULL, "file too large")
+        self._limit -= len(data)
+        self._store.room -= len(data)
+        if self._limit < 0:
+            raise Refused(DISK_FULL, "file too large")
+        if self._store.room < 0:
+            raise Refused(DISK_FULL, "the flash is full")
         try:
             self._file.write(data)
         except OSError as trouble:
@@ -69,11 +71,11 @@ class Sink:
         """Make it the file at `path`, or leave all as it was and raise Refused."""
         try:
             self._file.close()
-            self._put(self._temporary, self.path)
+            self._store.put(self._temporary, self.path)
         except OSError as trouble:
             raise _refused(trouble)
         self._temporary = None
-        self._writers.remove(self)
+        self._store.writers.remove(self)
 
     def close(self):
         """Remove it unless it has been committed."""
@@ -84,7 +86,7 @@ class Sink:
                 pass
             _remove(self._temporary)
             self._temporary = None
-            self._writers.remove(self)
+            self._store.writers.remove(self)
 
 
 def _refused(trouble):
@@ -135,25 +137,32 @@ def components(name):
 
 
 class Store:
-    """The files below `root` (an absolute path on the board)."""
+    """The files below `root` (an absolute path on the board).
 
-    def __init__(self, root, folders=(), overwrite=False, limit=None, own=False):
+    writers  sinks that are not yet in their place
+    room     bytes that these may still take, all together
+    """
+
+    def __init__(self, root, folders=(), overwrite=False, limit=None, keep_free=0, own=False):
         """As in the settings:
 
         folders    those below `root` that take uploads
         overwrite  whether these may replace a file
         limit      bytes that one may have, None for no limit
+        keep_free  bytes of the flash that they leave
         own        whether a client has a folder of its own, called by its address, which goes
                    before the others; "only": it sees nothing else
         """
         self._root = root.rstrip("/")
         self._folders = [self._root + folder.rstrip("/") + "/" for folder in folders]
         self._overwrite = overwrite
-        self._limit = limit
+        self._limit = _NO_LIMIT if limit is None else limit
+        self._keep_free = keep_free
         self._own = own
         self._number = 0  # of the next file in _UPLOADS
         self._readers = {}  # source: path
-        self._writers = []  # sinks that are not yet in their place
+        self.writers = []
+        self.room = 0
 
     def find(self, name, host):
         """The path and the size in bytes of the file with that name (bytes of a request), for the
@@ -243,7 +252,7 @@ class Store:
             raise Refused(ACCESS, "no uploads to this folder")
         if exists and not self._overwrite:
             raise Refused(EXISTS, "file exists")
-        if any(sink.path.lower() == path.lower() for sink in self._writers):
+        if any(sink.path.lower() == path.lower() for sink in self.writers):
             raise Refused(UNDEFINED, "somebody else is writing this file")
         return path
 
@@ -254,15 +263,15 @@ class Store:
 
         Raises Refused.
         """
-        if size is not None:
-            stat = os.statvfs(self._root)
-            if size > stat[0] * stat[3] or (self._limit is not None and size > self._limit):
-                raise Refused(DISK_FULL, "no room for %d bytes" % size)
+        stat = os.statvfs(self._root)
+        self.room = stat[0] * stat[3] - self._keep_free
+        if size is not None and size > min(self.room, self._limit):
+            raise Refused(DISK_FULL, "no room for %d bytes" % size)
         try:
             if not _exists(_UPLOADS):
                 os.mkdir(_UPLOADS)
             self._number += 1
-            sink = Sink(self.put, self._writers, path, self._number, self._limit)
+            sink = Sink(self, path, self._number, self._limit)
         except OSError as trouble:
             raise _refused(trouble)
         return NetasciiSink(sink) if mode == "netascii" else sink

@@ -53,8 +53,10 @@ def before(board: Board) -> tuple[int, int]:
     wires = [Wire(board.address) for _ in range(33)]
     for number, wire in enumerate(wires):
         wire.ask("size-5000" if number % 2 else f"fuzz-{number}", opcode=1 + (number % 2 == 0))
+    seen = board.lines_when_silent()
     for wire in wires:
         wire.__exit__()
+    board.wait_for("idle, ", after=seen)
     store(board.address, "first", b"")  # and what the first upload of all needs is there
     return max(board.heap_when_idle(seconds=60) for _ in range(3)), open_files(board)
 

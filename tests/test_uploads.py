@@ -449,7 +449,7 @@ def test_a_client_that_goes_away_leaves_nothing(take, tmp_path: Path, goodbye: b
         store(board.address, "hello.txt", b"by another")  # nobody is writing it any more
     files = flash_files(image)
     assert files["/files/hello.txt"] == b"by another"
-    assert not any(name.startswith("/.uploads/") for name in files)
+    assert not any(name.startswith("/.uploads/") for name in files), (sorted(files), board.console[-8:])
 
 
 @everyday

@@ -44,6 +44,9 @@ from .upload import WriteTransfer
 _LISTEN_MS = const(10)  # while transfers are under way, new requests are looked for this often,
 _STRANGERS_MS = const(200)  # and strangers on their ports this often
 _TICK_MS = const(1000)
+# After a transfer has sent something the answer is looked for so often without waiting, 0.1 to 6
+# ms: an ESP32 that waits wakes at its next tick, 10 ms later (docs/performance.md).
+_EAGER_TURNS = const(32)
 _RESERVE = const(2048)  # bytes of heap in one piece that a transfer must leave
 _PROVE_MS = const(250)  # what a client gets to answer, when others want its place
 
@@ -92,7 +95,8 @@ class Server:
     settings   dict as settings.load() gives it: address, port, single_port, root, client_folders,
                transfers, transfers_per_client,
                blksize, windowsize, read_ahead, timeout (s), retries, log, read_from,
-               and for uploads wrq_windowsize, write_from, write_to, overwrite, write_limit, keep_free
+               and for uploads wrq_windowsize, write_from, write_to, overwrite, write_limit,
+               keep_free
     """
 
     def __init__(self, settings):
@@ -121,6 +125,7 @@ class Server:
         self._ahead = ReadAhead(max(settings["blksize"], settings["read_ahead"]))
         self._inbox = bytearray(4)  # an ACK, or the head of an ERROR
         self._due = 0  # ticks_ms before which no transfer's timer is due
+        self._eager = 0  # turns that are still to be made without waiting
         self._running = False
 
     # -- for the user
@@ -148,6 +153,7 @@ class Server:
     def poll(self, timeout_ms):
         """One turn of the loop: wait at most `timeout_ms` for something to do, and do it.
 
+        While transfers are under way many a turn does not wait at all, and finds nothing.
         Returns False if there is time for something else before the next turn, as there is many
         times a second. Opens the port first if it is closed; raises OSError if that can't be done.
         """
@@ -169,6 +175,9 @@ class Server:
         # readinto, only to learn that there is none, costs as much as a full one.
         twins = self._twins
         inbox = self._inbox
+        if self._eager:
+            self._eager -= 1
+            timeout_ms = 0
         ready = self._poller.ipoll(timeout_ms)
         now = ticks_ms()
         for sock, _ in ready:
@@ -382,7 +391,9 @@ class Server:
         own = [session for session in self._sessions if session.host == host]
         self._make_room(own, settings["transfers_per_client"], host, now)
         self._make_room(self._sessions, settings["transfers"], host, now)
-        gc.collect()  # or what is to stay comes to lie among garbage, and cuts the heap to pieces
+        # What is to stay must not come to lie among garbage, or it cuts the heap to pieces.
+        if self._sessions:  # else the end of the last one has collected it
+            gc.collect()
         store = self._store
         if upload:
             path = store.place(name, host)
@@ -457,6 +468,7 @@ class Server:
                 step(*arguments)
             if transfer.outcome is None:
                 transfer.pump(session.send, ticks_ms)
+                self._eager = _EAGER_TURNS
                 if ticks_diff(transfer.due, self._due) < 0:
                     self._due = transfer.due
             else:
@@ -493,9 +505,9 @@ class Server:
         """Give back all that the transfer holds; with a `code` its client gets an ERROR."""
         port = session.port
         session.transfer.outcome = outcome
+        self._store.close(session.file)  # takes long: who is interrupted here is ended by stop()
         self._sessions.remove(session)
         del self._clients[session.client]
-        self._store.close(session.file)
         if self._ahead.owner is session.transfer:
             self._ahead.owner = None
         if code is not None:

@@ -12,6 +12,7 @@ gc.collect()
 prompt = gc.mem_alloc()
 
 import json  # noqa: E402
+import select  # noqa: E402
 import socket  # noqa: E402
 import sys  # noqa: E402
 
@@ -47,7 +48,10 @@ data = bytearray(4 + _BLKSIZE)
 def begin(sock, windowsize):
     """Ask for the file, and connect `sock` to the TID that answers."""
     sock.sendto(b"\0\1heap.bin\0octet\0blksize\0%d\0windowsize\0%d\0" % (_BLKSIZE, windowsize), address)
-    server.poll(1000)
+    answered = select.poll()
+    answered.register(sock, select.POLLIN)
+    while not answered.poll(0):
+        server.poll(1000)
     _, tid = sock.recvfrom(64)
     sock.connect(tid)
 

@@ -39,7 +39,11 @@ test: $(STAMP)
 soak: $(STAMP)
 	@SOAK=1 $(VENV)/bin/pytest tests/test_soak.py
 
-bench: $(STAMP)
+$(VENV)/bench: $(STAMP)
+	@$(VENV)/bin/pip install -q --disable-pip-version-check --group bench
+	@touch $@
+
+bench: $(VENV)/bench
 	@$(VENV)/bin/python -m tools bench
 
 lint: $(STAMP)

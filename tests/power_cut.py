@@ -15,6 +15,7 @@ import vfs
 old_size, new_size, reader, tear = [int(argument) for argument in sys.argv[2:]]
 sys.path.insert(0, sys.argv[1])
 
+import settings  # noqa: E402
 from tftpd.options import Agreed  # noqa: E402
 from tftpd.packet import Refused  # noqa: E402
 from tftpd.store import Store  # noqa: E402
@@ -87,7 +88,7 @@ def mount(flash):
 def boot(flash):
     """The served tree as the server opens it."""
     mount(flash)
-    store = Store("/files", ["/"], overwrite=True)
+    store = Store(dict(settings.defaults(), root="/files", overwrite=True))
     store.recover()
     return store
 

@@ -1,6 +1,7 @@
 """Power cuts: at every program and erase of an upload over an existing file, losing or tearing the one under way, and
 at every one of the boot behind it. What must hold is in power_cut.py, which runs inside MicroPython on its LittleFS."""
 
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -44,12 +45,11 @@ def test_every_cut_leaves_no_file_or_the_whole_new_one(tear: bool):
     ids=["not atomic", "not put back", "not cleaned", "not closed before it is put in its place"],
 )
 def test_the_cuts_find_a_store_that_is_wrong(tmp_path: Path, right: str, wrong: str, reader: bool):
-    (tmp_path / "tftpd").mkdir()
-    for source in (ROOT / "firmware/tftpd").glob("*.py"):
-        text = source.read_text()
-        if source.name == "store.py":
-            assert text.count(right) == 1
-            text = text.replace(right, wrong)
-        (tmp_path / "tftpd" / source.name).write_text(text)
+    firmware = tmp_path / "firmware"
+    shutil.copytree(ROOT / "firmware", firmware)
+    store = firmware / "tftpd/store.py"
+    text = store.read_text()
+    assert text.count(right) == 1
+    store.write_text(text.replace(right, wrong))
     with pytest.raises(AssertionError, match="AssertionError"):
-        power_cut(30_000, 20_000, reader, False, firmware=tmp_path)
+        power_cut(30_000, 20_000, reader, False, firmware)

@@ -101,14 +101,7 @@ class Server:
 
     def __init__(self, settings):
         self._settings = settings
-        self._store = Store(
-            settings["root"],
-            settings["write_to"],
-            settings["overwrite"],
-            settings["write_limit"],
-            settings["keep_free"],
-            settings["client_folders"],
-        )
+        self._store = Store(settings)
         self._store.recover()
         self._may_read = Ranges(settings["read_from"])
         self._may_write = Ranges(settings["write_from"])
@@ -125,6 +118,7 @@ class Server:
         self._ahead = ReadAhead(max(settings["blksize"], settings["read_ahead"]))
         self._inbox = bytearray(4)  # an ACK, or the head of an ERROR
         self._due = 0  # ticks_ms before which no transfer's timer is due
+        self._alone = None  # what ipoll would give, where there is one twin and no other socket
         self._eager = 0  # turns that are still to be made without waiting
         self._running = False
 
@@ -178,7 +172,8 @@ class Server:
         if self._eager:
             self._eager -= 1
             timeout_ms = 0
-        ready = self._poller.ipoll(timeout_ms)
+        # To ask whether there is something to read takes an ESP32 longer than to read it.
+        ready = self._alone if not timeout_ms and self._alone else self._poller.ipoll(timeout_ms)
         now = ticks_ms()
         for sock, _ in ready:
             if sock not in twins:
@@ -259,6 +254,8 @@ class Server:
             needed, not_needed = not_needed, needed
         not_needed.unregister(port.sock)
         needed.register(port.sock, select.POLLIN)
+        sessions = self._sessions
+        self._alone = ((sessions[0].twin, 0),) if len(sessions) == 1 and sessions[0].twin else None
 
     def _close(self, port):
         del self._ports[port.sock]
@@ -381,9 +378,8 @@ class Server:
         settings = self._settings
         upload = opcode == WRQ
         if host not in (self._may_write if upload else self._may_read):
-            if upload:
-                raise Refused(ACCESS, "this server takes no uploads from you")
-            raise Refused(ACCESS, "this server is not for you")
+            what = "takes no uploads from" if upload else "is not for"
+            raise Refused(ACCESS, "this server %s you" % what)
         if mode == "binary":  # lwIP's client
             mode = "octet"
         if mode not in ("octet", "netascii"):
@@ -518,9 +514,9 @@ class Server:
             self._watch(port)
         elif port is not self._listener:
             self._close(port)
+        self._watch(self._listener)
         self._tell(session, outcome)
         if not self._sessions:
-            self._watch(self._listener)
             gc.collect()
             self._journal.log(DEBUG, "idle, %d bytes of heap in use", gc.mem_alloc())
 

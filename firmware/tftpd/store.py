@@ -137,28 +137,24 @@ def components(name):
 
 
 class Store:
-    """The files below `root` (an absolute path on the board).
+    """The files below the root.
 
     writers  sinks that are not yet in their place
     room     bytes that these may still take, all together
     """
 
-    def __init__(self, root, folders=(), overwrite=False, limit=None, keep_free=0, own=False):
-        """As in the settings:
-
-        folders    those below `root` that take uploads
-        overwrite  whether these may replace a file
-        limit      bytes that one may have, None for no limit
-        keep_free  bytes of the flash that they leave
-        own        whether a client has a folder of its own, called by its address, which goes
-                   before the others; "only": it sees nothing else
-        """
-        self._root = root.rstrip("/")
-        self._folders = [self._root + folder.rstrip("/") + "/" for folder in folders]
-        self._overwrite = overwrite
+    def __init__(self, settings):
+        """`settings`: as in docs/settings.md: root, write_to, overwrite, write_limit, keep_free,
+        client_folders."""
+        self._root = settings["root"].rstrip("/")
+        self._folders = [self._root + folder.rstrip("/") + "/" for folder in settings["write_to"]]
+        self._overwrite = settings["overwrite"]
+        limit = settings["write_limit"]
         self._limit = _NO_LIMIT if limit is None else limit
-        self._keep_free = keep_free
-        self._own = own
+        self._keep_free = settings["keep_free"]
+        # Each client has a folder of its own, which goes before the others; "only": it sees
+        # nothing else.
+        self._own = settings["client_folders"]
         self._number = 0  # of the next file in _UPLOADS
         self._readers = {}  # source: path
         self.writers = []

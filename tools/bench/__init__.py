@@ -9,6 +9,7 @@ import os
 import platform
 import signal
 import tempfile
+from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ..boards import ROOT
-from . import gauge, measures, peers, pico, processors
+from . import field, gauge, measures, peers, pico, plots, processors
 from .client import Client
 from .measures import OURS, Budget, Case, Samples
 
@@ -26,8 +27,11 @@ Comparisons = list[tuple[Case, dict[str, Samples]]]  # throughput of each server
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quick", action="store_true", help="few rounds: does it all work? The figures are rough")
+    parser.add_argument("--no-field", action="store_true", help="budgets only, without the tables of all servers")
     output = ROOT / "build/bench.json"
-    parser.add_argument("--keep", action="store_true", help="keep the speed gauge's new figures: gauge.json")
+    parser.add_argument(
+        "--keep", action="store_true", help="keep the speed gauge's new figures, gauge.json, and the plots, docs/bench/"
+    )
     parser.add_argument("--output", type=Path, default=output, metavar="FILE", help="default: build/bench.json")
 
 
@@ -49,7 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
         status.update("heap and size")
         budgets = [*measures.heap(peers.free_port()), measures.size()]
         board = stack.enter_context(peers.everyday_board(folder, measures.FLASH_SIZE))
-        ports, absent = _start_peers(stack, folder)
+        ports, absent = _start_peers(stack, folder, peers.DEBIAN)
         comparisons: Comparisons = []
         for case in measures.CASES:
             if case.together and not processors.two():
@@ -72,24 +76,63 @@ def run(arguments: argparse.Namespace) -> int:
             budgets += measures.many_clients(client, board, min(rounds, 7), together=True)
         budgets.append(measures.far_reads(client, board, rounds))
         budgets.append(measures.relay_cost(client, board, rounds))
+        rows: list[field.Row] = []
+        if not (arguments.quick or arguments.no_field):
+            others, missing = _start_peers(stack, folder, peers.PYTHON)
+            absent |= missing
+            ports = {OURS: board, **ports, **others}
+            status.update("all servers, on loopback")
+            rows += field.throughput(client, ports, 7)
+            rows += field.crowds(client, ports, 5)
+            status.update("all servers, with loss and from far away: 6 minutes")
+            rows += field.routes(folder, ports)
+            budgets += field.budgets(rows)
     budgets += gauged
-    console.print(_comparison_table(comparisons), _budget_table(budgets))
+    console.print(_comparison_table(comparisons))
+    if rows:
+        console.print(_field_table(rows))
+        plots.draw(rows, ROOT / ("docs/bench" if arguments.keep else "build/bench"))
+    for name, reason in absent.items():
+        console.print(f"{name} was not measured: {reason}", style="yellow")
+    console.print(_budget_table(budgets))
     if busy:
         console.print("The machine was busy when this began: speeds and ratios are not to be trusted.", style="yellow")
-    _write(arguments.output, {"quick": arguments.quick, "busy": busy}, comparisons, budgets)
+    _write(arguments.output, {"quick": arguments.quick, "busy": busy}, comparisons, rows, budgets)
     console.print(f"all samples: {arguments.output}")
     return int(any(budget.verdict == "FAIL" for budget in budgets))
 
 
-def _start_peers(stack: ExitStack, folder: Path) -> tuple[dict[str, int], dict[str, str]]:
+def _start_peers(stack: ExitStack, folder: Path, names: Iterable[str]) -> tuple[dict[str, int], dict[str, str]]:
     """The ports of the peers that run, and of the others why they don't."""
     ports, absent = {}, {}
-    for package in peers.PEERS:
+    for name in names:
         try:
-            ports[package] = stack.enter_context(peers.peer(package, folder))
+            ports[name] = stack.enter_context(peers.peer(name, folder))
         except peers.NotMeasured as reason:
-            absent[package] = str(reason)
+            absent[name] = str(reason)
     return ports, absent
+
+
+def _field_table(rows: list[field.Row]) -> Table:
+    table = Table(title="All servers: medians, the best in each row bold", title_justify="left")
+    servers = list(dict.fromkeys(server for row in rows for server in (*row.samples, *row.granted)))
+    table.add_column("case")
+    for server in servers:
+        table.add_column(server, justify="right")
+    for row in rows:
+        medians = {server: row.median(server) for server in row.samples}
+        known = [value for value in medians.values() if value is not None]
+        best = (max if row.unit == "MB/s" else min)(known, default=0)
+        cells = []
+        for server in servers:
+            value = medians.get(server)
+            if server not in medians:
+                cells.append(f"({row.granted.get(server, 'no window')})")
+            else:
+                text = f"> {field.PATIENCE}" if value is None else f"{value:.3g}"
+                cells.append(f"[bold]{text}[/]" if value == best else text)
+        table.add_row(f"{row.what} ({row.unit})", *cells)
+    return table
 
 
 def _comparison_table(comparisons: Comparisons) -> Table:
@@ -121,7 +164,9 @@ def _number(value: float, unit: str) -> str:
     return f"{value:,.0f}" if unit == "bytes" and value == int(value) else f"{value:,.2f}"
 
 
-def _write(path: Path, how: dict[str, bool], comparisons: Comparisons, budgets: list[Budget]) -> None:
+def _write(
+    path: Path, how: dict[str, bool], comparisons: Comparisons, rows: list[field.Row], budgets: list[Budget]
+) -> None:
     result: dict[str, Any] = {
         **how,
         "machine": {"system": platform.platform(), "processors": os.cpu_count()},
@@ -139,6 +184,7 @@ def _write(path: Path, how: dict[str, bool], comparisons: Comparisons, budgets: 
             }
             for case, samples in comparisons
         ],
+        "field": [row.as_json() for row in rows],
         "budgets": [budget.as_json() for budget in budgets],
     }
     path.parent.mkdir(parents=True, exist_ok=True)

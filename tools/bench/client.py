@@ -34,9 +34,10 @@ class Fetch:
 class Client:
     """Fetches files that lie in `folder` on the host too, and fails unless they come whole, packet by packet."""
 
-    def __init__(self, folder: Path) -> None:
-        """Compiles the client where need be. Raises ToolError."""
+    def __init__(self, folder: Path, patience: float = _FETCH_SECONDS) -> None:
+        """Compiles the client where need be; `patience`: seconds that a fetch may take. Raises ToolError."""
         self._folder = folder
+        self._patience = patience
         self._program = _build()
         self._expected: dict[str, tuple[str, str]] = {}  # name: size in bytes, CRC-32 in hexadecimal
 
@@ -59,9 +60,9 @@ class Client:
     def finish(self, process: "subprocess.Popen[str]") -> Fetch:
         """What the started fetch measured. Raises ToolError."""
         try:
-            output, complaint = process.communicate(timeout=_FETCH_SECONDS)
+            output, complaint = process.communicate(timeout=self._patience)
         except subprocess.TimeoutExpired:
-            raise ToolError(f"a fetch did not end within {_FETCH_SECONDS} s") from None
+            raise ToolError(f"a fetch did not end within {self._patience} s") from None
         finally:
             process.kill()
             process.wait()

@@ -14,7 +14,13 @@ from ..relay import Relay
 from . import processors
 from .client import Client
 
-FILES = {"speed.bin": 640 << 10, "many.bin": 4 << 20, "lossy.bin": 256 << 10, "large.bin": 16 << 20}  # bytes
+FILES = {
+    "speed.bin": 640 << 10,
+    "many.bin": 4 << 20,
+    "lossy.bin": 256 << 10,
+    "mebi.bin": 1 << 20,
+    "large.bin": 16 << 20,
+}  # bytes
 FLASH_SIZE = "24M"  # of the everyday board, to hold them
 _PORTION = 1 << 20
 _HEAP_SECONDS = 60
@@ -76,7 +82,7 @@ class Case:
     """
 
     what: str
-    peer: str  # a key of peers.PEERS
+    peer: str  # a key of peers.DEBIAN
     name: str
     blksize: int
     windowsize: int

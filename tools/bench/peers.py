@@ -1,4 +1,4 @@
-"""The servers that are measured: the everyday board, tftpd-hpa and atftpd, each on a loopback port."""
+"""The servers that are measured, each on a loopback port: the everyday board, three of Debian's, three in Python."""
 
 import getpass
 import os
@@ -21,7 +21,23 @@ _BOOT_SECONDS = 90
 _STOP_SECONDS = 10
 _UNPACKED = ROOT / "build" / "peers"
 
-PEERS = {"tftpd-hpa": "in.tftpd", "atftpd": "atftpd"}  # Debian package: its program
+DEBIAN = {"tftpd-hpa": "in.tftpd", "atftpd": "atftpd", "dnsmasq-base": "dnsmasq"}  # package: its program
+# Name on PyPI (dependency group "bench"): a program that serves the folder argv[1] on port argv[2].
+PYTHON = {
+    "tftpy": "import sys, tftpy; tftpy.TftpServer(sys.argv[1]).listen('127.0.0.1', int(sys.argv[2]))",
+    "py3tftp": (
+        "import os, runpy, sys; os.chdir(sys.argv[1])\n"
+        "sys.argv[1:] = ['--host', '127.0.0.1', '--port', sys.argv[2]]\n"
+        "runpy.run_module('py3tftp', run_name='__main__')"
+    ),
+    "tftp": (
+        "import sys, tftp\n"
+        "options = tftp.TFTPServerOptions(max_blksize=65464, max_windowsize=64)\n"
+        "tftp.TFTPServer(sys.argv[1], listen='127.0.0.1', port=int(sys.argv[2]), options=options).serve_forever()"
+    ),
+}
+LARGEST_BLKSIZE = 8192  # that is measured
+_DNSMASQ_PORT = 69  # it knows no other
 
 
 class NotMeasured(Exception):
@@ -32,7 +48,7 @@ class NotMeasured(Exception):
 def everyday_board(folder: Path, flash_size: str) -> Iterator[int]:
     """The everyday board serving `folder`; the value is its port. Raises ToolError."""
     command = [sys.executable, "-m", "tools", "emulate", "--files", str(folder), "--port", "0"]
-    command += ["--flash-size", flash_size]
+    command += ["--flash-size", flash_size, "--set", f"blksize={LARGEST_BLKSIZE}"]
     with tempfile.TemporaryFile("w+") as console:
         process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=console)
         try:
@@ -49,29 +65,34 @@ def everyday_board(folder: Path, flash_size: str) -> Iterator[int]:
 
 
 @contextmanager
-def peer(package: str, folder: Path) -> Iterator[int]:
-    """The TFTP server of that Debian package (a key of PEERS) serving `folder`; the value is its port.
+def peer(name: str, folder: Path) -> Iterator[int]:
+    """The TFTP server of that name (a key of DEBIAN or PYTHON) serving `folder`; the value is its port.
 
     Raises NotMeasured.
     """
-    program = find(package)
-    port = free_port()
+    port = _DNSMASQ_PORT if name == "dnsmasq-base" else free_port()
     user = getpass.getuser()
-    if package == "tftpd-hpa":
-        command = [program, "--listen", "--foreground", "--address", f"127.0.0.1:{port}", "--user", user, "--secure"]
+    if name in PYTHON:
+        command = [sys.executable, "-c", PYTHON[name], str(folder), str(port)]
+    elif name == "tftpd-hpa":
+        command = [find(name), "--listen", "--foreground", "--address", f"127.0.0.1:{port}", "--user", user]
+        command += ["--secure", str(folder)]
+    elif name == "atftpd":
+        command = [find(name), "--daemon", "--no-fork", "--bind-address", "127.0.0.1", "--port", str(port)]
+        command += ["--user", user, "--logfile", "/dev/null", str(folder)]
     else:
-        command = [program, "--daemon", "--no-fork", "--bind-address", "127.0.0.1", "--port", str(port)]
-        command += ["--user", user, "--logfile", "/dev/null"]
+        command = [find(name), "--no-daemon", "--conf-file=/dev/null", "--port=0", f"--user={user}"]
+        command += ["--listen-address=127.0.0.1", "--bind-interfaces", "--enable-tftp", f"--tftp-root={folder}"]
     with tempfile.TemporaryFile("w+") as console:
         # A session of its own, so that what it forks for each transfer ends with it.
         process = subprocess.Popen(
-            [*command, str(folder)], stdin=subprocess.DEVNULL, stdout=console, stderr=console, start_new_session=True
+            command, stdin=subprocess.DEVNULL, stdout=console, stderr=console, start_new_session=True
         )
         try:
             if not _answers(port, process):
                 console.seek(0)
                 said = console.read().strip().splitlines() or ["it says nothing (it may need to be run as root)"]
-                raise NotMeasured(f"{package} does not serve: {said[-1]}")
+                raise NotMeasured(f"{name} does not serve: {said[-1]}")
             yield port
         finally:
             _end(process, lambda number: os.killpg(process.pid, number))
@@ -80,9 +101,9 @@ def peer(package: str, folder: Path) -> Iterator[int]:
 def find(package: str) -> str:
     """The program of that Debian package, which is fetched into build/peers if it is not installed.
 
-    Where it lies can be set in $TFTPD_HPA and $ATFTPD. Raises NotMeasured.
+    Where it lies can be set in $TFTPD_HPA, $ATFTPD and $DNSMASQ_BASE. Raises NotMeasured.
     """
-    program = PEERS[package]
+    program = DEBIAN[package]
     variable = package.upper().replace("-", "_")
     unpacked = _UNPACKED / "usr/sbin" / program
     for place in (os.environ.get(variable), f"/usr/sbin/{program}", program, str(unpacked)):
@@ -94,7 +115,7 @@ def find(package: str) -> str:
         _UNPACKED.mkdir(parents=True, exist_ok=True)
         _quietly("apt-get", "download", package)
         _quietly("dpkg-deb", "-x", next(_UNPACKED.glob(f"{package}_*.deb")).name, ".")
-        _quietly(str(unpacked), "-V")  # are its libraries here?
+        _quietly(str(unpacked), "--version")  # are its libraries here?
     except (OSError, StopIteration, subprocess.SubprocessError):
         unpacked.unlink(missing_ok=True)
         raise NotMeasured(advice) from None

@@ -1,0 +1,201 @@
+"""The whole field: this server beside six others over blksize and windowsize, with many clients, and over a network
+that loses datagrams or is far away.
+
+A server that does not grant what is asked has no figure there. Times are those of the strict client in client.c, which
+repeats its last word after a second of silence.
+"""
+
+import multiprocessing
+import statistics
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .. import ToolError
+from ..relay import Relay
+from . import processors
+from .client import Client
+from .measures import FILES, OURS, Budget
+
+BLKSIZES = (512, 1428, 8192)
+WINDOWSIZES = (1, 4, 16, 64)
+CLIENTS = (1, 8, 32)
+LOSSES = (0.0, 0.005, 0.01, 0.02, 0.05, 0.1)  # probability, each way
+ROUND_TRIPS_MS = (0, 2, 5, 20, 100)
+_WINDOWED = 8  # windowsize of the second half of the tables below
+_BLKSIZE = 1428
+PATIENCE = 60  # seconds; whoever takes longer has not delivered
+_NEVER = 2.0 * PATIENCE  # counted for him, where a number is needed
+_EQUAL = 0.95  # as in measures: what noise lets two equals differ by
+
+
+@dataclass(frozen=True)
+class Route:
+    """One row of the tables: what is fetched, over which network."""
+
+    loss: float
+    round_trip_ms: float
+    file: str
+    windowsize: int
+
+    @property
+    def what(self) -> str:
+        how = f"windowsize {self.windowsize}" if self.windowsize > 1 else "lock-step"
+        net = f"{self.loss * 100:g} % loss each way" if self.loss else f"{self.round_trip_ms:g} ms of round trip"
+        if self.loss and self.round_trip_ms:
+            net += f", {self.round_trip_ms:g} ms of round trip"
+        return f"{net}, {FILES[self.file] >> 10:,} KiB, {how}"
+
+
+@dataclass
+class Row:
+    """A row with its figures.
+
+    samples  server: values, one a round, in `unit`; None: not delivered within a minute
+    granted  server: "blksize x windowsize" of those that did not grant what was asked; they have no samples
+    """
+
+    what: str
+    unit: str
+    facts: dict[str, Any]
+    samples: dict[str, list[float | None]] = field(default_factory=dict)
+    granted: dict[str, str] = field(default_factory=dict)
+
+    def median(self, server: str) -> float | None:
+        """None where it did not deliver in most rounds."""
+        value = statistics.median(_NEVER if one is None else one for one in self.samples[server])
+        return None if value >= _NEVER else value
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def _routes() -> Iterator[tuple[Route, int]]:
+    """Each route, and in how many rounds it is measured."""
+    for windowsize in (1, _WINDOWED):
+        for loss in LOSSES[1:]:
+            yield Route(loss, 0, "lossy.bin", windowsize), 3
+            yield Route(loss, 0, "mebi.bin", windowsize), 1
+        for round_trip in ROUND_TRIPS_MS:
+            yield Route(0, round_trip, "lossy.bin", windowsize), 3
+            yield Route(0, round_trip, "mebi.bin", windowsize), 1
+        yield Route(0.1, 5, "mebi.bin", windowsize), 3
+
+
+def throughput(client: Client, ports: dict[str, int], rounds: int) -> list[Row]:
+    """MB/s (10^6 bytes) over blksize and windowsize, the servers in turns. Raises ToolError."""
+    processors.for_clients()
+    size = FILES["speed.bin"]
+    rows = []
+    for blksize in BLKSIZES:
+        for windowsize in WINDOWSIZES:
+            row = Row(
+                f"blksize {blksize}, windowsize {windowsize}", "MB/s", {"blksize": blksize, "windowsize": windowsize}
+            )
+            for number in range(rounds + 1):
+                for server in list(ports) if number % 2 else reversed(ports):
+                    got = client.finish(
+                        client.start(ports[server], "speed.bin", blksize=blksize, windowsize=windowsize)
+                    )
+                    if (got.blksize, got.windowsize) != (blksize, windowsize):
+                        row.granted[server] = f"{got.blksize} x {got.windowsize}"
+                    elif number:
+                        row.samples.setdefault(server, []).append(size / got.seconds / 1e6)
+            rows.append(row)
+    return rows
+
+
+def crowds(client: Client, ports: dict[str, int], rounds: int) -> list[Row]:
+    """MB/s of all clients together, lock-step at blksize 1428. Raises ToolError."""
+    processors.for_clients()
+    size = FILES["speed.bin"]
+    rows = [Row(f"{number} client{'s' * (number > 1)}", "MB/s", {"clients": number}) for number in CLIENTS]
+    for _ in range(rounds):
+        for row in rows:
+            for server, port in ports.items():
+                number = row.facts["clients"]
+                started = [client.start(port, "speed.bin", blksize=_BLKSIZE) for _ in range(number)]
+                fetches = [client.finish(process) for process in started]
+                wall = max(got.ended for got in fetches) - min(got.began for got in fetches)
+                row.samples.setdefault(server, []).append(number * size / wall / 1e6)
+    return rows
+
+
+def routes(folder: Path, ports: dict[str, int]) -> list[Row]:
+    """Seconds over networks that lose or are far away. All servers at once, each with a relay in a process of its own,
+    for most of the time is waiting."""
+    processors.anywhere()
+    rows = {route: Row(route.what, "s", asdict(route)) for route, _ in _routes()}
+    with ProcessPoolExecutor(len(ports), multiprocessing.get_context("spawn")) as pool:
+        measured = {server: pool.submit(_over_routes, folder, port) for server, port in ports.items()}
+        for server, result in measured.items():
+            for route, values in result.result().items():
+                rows[route].samples[server] = values
+    return list(rows.values())
+
+
+def _over_routes(folder: Path, port: int) -> dict[Route, list[float | None]]:
+    client = Client(folder, PATIENCE)
+    measured = {}
+    for route, rounds in _routes():
+        values = [_over_route(client, port, route, seed) for seed in range(rounds)]
+        if 0 not in values:
+            measured[route] = values
+    return measured
+
+
+def _over_route(client: Client, port: int, route: Route, seed: int) -> float | None:
+    """Seconds; None if it was not delivered in time, 0 if the options were not granted."""
+    with Relay(port, loss=route.loss, delay_ms=route.round_trip_ms / 2, seed=seed) as relay:
+        try:
+            got = client.finish(client.start(relay.port, route.file, blksize=_BLKSIZE, windowsize=route.windowsize))
+        except ToolError:
+            return None
+    return got.seconds if (got.blksize, got.windowsize) == (_BLKSIZE, route.windowsize) else 0
+
+
+def budgets(rows: list[Row]) -> list[Budget]:
+    """Being first: in each table the row in which the best other server comes nearest."""
+    result = []
+    for what, wanted, limit in (
+        ("lock-step on loopback", lambda facts: facts.get("windowsize") == 1 and "loss" not in facts, _EQUAL),
+        ("loss", lambda facts: facts.get("loss"), 1.0),
+        ("round-trip time", lambda facts: "loss" in facts and not facts["loss"] and facts["round_trip_ms"], _EQUAL),
+    ):
+        ratios = [(_ahead(row), row.what) for row in rows if wanted(row.facts) and len(row.samples) > 1]
+        ratio, worst = min(ratios)
+        result.append(
+            Budget(
+                f"ahead of the best other server, {what}",
+                ratio,
+                "times",
+                limit,
+                f"worst of {len(ratios)} rows: {worst}",
+                True,
+            )
+        )
+    for row in rows:
+        facts = row.facts
+        if facts.get("loss") == 0.02 and facts["windowsize"] == _WINDOWED and facts["file"] == "lossy.bin":
+            result.append(
+                Budget(
+                    f"ahead of the best windowed server, {row.what}",
+                    _ahead(row),
+                    "times",
+                    3,
+                    "256 KiB, medians of 3",
+                    True,
+                )
+            )
+        if facts.get("loss") == 0.1 and facts["round_trip_ms"]:
+            result.append(Budget(row.what, row.median(OURS), "s", 10, "median of 3"))
+    return result
+
+
+def _ahead(row: Row) -> float:
+    """How far we are ahead of the best other server: above 1 if we are."""
+    medians = {server: row.median(server) or _NEVER for server in row.samples}
+    ours = medians.pop(OURS)
+    return ours / max(medians.values()) if row.unit == "MB/s" else min(medians.values()) / ours

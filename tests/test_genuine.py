@@ -21,13 +21,14 @@ from conftest import SERVED, content
 
 from board import ROOT, Board, Wire, ack, fetch, read_base
 from tools import boards, filesystem, image
+from tools.relay import Relay
 
 pytestmark = pytest.mark.timeout(400)
 
 genuine = pytest.mark.genuine("esp32_c3", "rpi_pico_w", "esp32")
 quick = pytest.mark.genuine("esp32_c3")
 CUTS = int(os.environ.get("GENUINE_CUTS", "6"))
-TIMES = int(os.environ.get("GENUINE_TIMES", "50"))  # 500 once before a release
+TIMES = int(os.environ.get("GENUINE_TIMES", "20"))  # 500 once before a release
 START_S = {"esp32_c3": 30, "rpi_pico_w": 120, "esp32": 300}  # that a start may take on a busy machine
 SERVE = "exec(open('/main.py').read())"
 
@@ -166,6 +167,7 @@ def test_a_power_cut_loses_nothing_of_what_was_there(start, tmp_path: Path):
 
 
 @genuine
+@pytest.mark.timeout(1500)  # a start for each cut
 def test_power_cuts_in_an_upload_over_an_old_file_leave_the_old_or_the_new_one_whole(start, tmp_path: Path):
     # Every operation of the flash is cut in tests/test_power_cut.py; here it is a sample, on the genuine firmware.
     flash = tmp_path / "flash"
@@ -389,6 +391,21 @@ def test_the_idle_server_takes_at_most_40_kb_of_heap_and_8_of_them_are_data(at_c
     print(json.dumps({"prompt": prompt, "code": loaded - prompt, "data": idle - loaded}))
     assert 1000 < prompt < loaded < idle
     assert idle - prompt <= 40 << 10 and idle - loaded <= 8 << 10, (prompt, loaded, idle)
+
+
+@quick
+def test_a_far_client_is_not_answered_at_the_next_tick_only(start, tmp_path: Path):
+    # An ESP32 that sleeps in poll() wakes every 10 ms: each block of a lock-step transfer would take that long.
+    data = content(60 * 1428, 60)
+    (tmp_path / "far").write_bytes(data)
+    board = start(files=tmp_path)
+    took = []
+    with Relay(board.address[1], delay_ms=0.5) as relay:
+        for _ in range(5):
+            started = time.monotonic()
+            assert fetch(("127.0.0.1", relay.port), "far", ("blksize", 1428)) == data
+            took.append(time.monotonic() - started)
+    assert min(took) < 61 * 0.008, took
 
 
 @quick

@@ -48,7 +48,8 @@ def test_as_many_clients_at_once_as_the_board_allows_are_served_fairly(start, op
 @pytest.mark.also_on_pico
 def test_eight_clients_at_once_on_a_shared_board(board: Board):
     """More than the 3 sockets of a Pico W; the other boards have some to spare."""
-    fetch_all(board, 8, "size-5000", ("blksize", 1468), ("windowsize", 4), patience=20)
+    patience = 8 if board.name == "rpi_pico_w" else 2
+    fetch_all(board, 8, "size-5000", ("blksize", 1468), ("windowsize", 4), patience=patience)
 
 
 @pytest.mark.parametrize("sockets", [1, 2, 3, 4, 10])

@@ -17,7 +17,6 @@ def test_octet_in_any_case_and_binary_as_its_alias(board: Board, mode: str):
     assert fetch(board.address, "size-513", mode=mode) == SERVED["size-513"]
 
 
-@pytest.mark.also_on_pico
 @pytest.mark.parametrize("mode", ["netascii", "NetASCII"])
 @pytest.mark.parametrize("options", [(), (("blksize", 8),), (("blksize", 1468), ("windowsize", 4))])
 def test_netascii_line_ends(board: Board, mode: str, options: tuple):

@@ -124,7 +124,8 @@ def at_console(start: Callable[..., Board], port: int):
 
 
 def mpremote(port: int, *command: str) -> str:
-    whole = [sys.executable, "-m", "mpremote", "connect", f"socket://127.0.0.1:{port}", *command]
+    # "resume": else it resets the board first, and gives up if the boot says nothing for 10 s, as an emulated ESP32's.
+    whole = [sys.executable, "-m", "mpremote", "connect", f"socket://127.0.0.1:{port}", "resume", *command]
     result = subprocess.run(whole, capture_output=True, text=True, timeout=120)
     assert result.returncode == 0, result.stdout + result.stderr
     return result.stdout

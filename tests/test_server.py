@@ -2,6 +2,8 @@
 
 import pytest
 import settings
+from tftpd import store
+from tftpd.options import Agreed
 from tftpd.server import Server, _host_port, _Port
 
 
@@ -54,6 +56,28 @@ def test_no_memory_for_a_datagram_loses_that_datagram_only(monkeypatch):
     monkeypatch.setattr(Deaf, "recvfrom", recvfrom)
     monkeypatch.setattr("sys.print_exception", lambda trouble: None, raising=False)
     assert answers(b"\0\7", ("10.0.0.5", 1234)) == []
+
+
+def test_ctrl_c_while_a_replaced_file_is_removed_leaves_nothing(monkeypatch, tmp_path):
+    # Its last reader ends, and Ctrl-C comes in the middle of that; stop() closes the file once more.
+    uploads = tmp_path / ".uploads"
+    uploads.mkdir()
+    monkeypatch.setattr(store, "_UPLOADS", str(uploads))
+    tree = store.Store(dict(settings.defaults(), root=str(tmp_path)))
+    (tmp_path / "file").write_bytes(b"old")
+    (tmp_path / "new").write_bytes(b"new")
+    source = tree.open(str(tmp_path / "file"), "octet", Agreed((), 512, 1))
+    tree.put(str(tmp_path / "new"), str(tmp_path / "file"))
+    assert len(list(uploads.iterdir())) == 1
+
+    def interrupted(path):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as context, pytest.raises(KeyboardInterrupt):
+        context.setattr(store, "_remove", interrupted)
+        tree.close(source)
+    tree.close(source)
+    assert not list(uploads.iterdir()) and (tmp_path / "file").read_bytes() == b"new"
 
 
 def test_addresses_of_boards_and_of_the_unix_port():

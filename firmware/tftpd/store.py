@@ -292,7 +292,7 @@ class Store:
     def close(self, source):
         """Close a source or a sink."""
         source.close()
-        if source in self._readers:
-            path = self._readers.pop(source)
-            if path.startswith(_UPLOADS) and path not in self._readers.values():
-                _remove(path)
+        path = self._readers.get(source, "")
+        if path.startswith(_UPLOADS) and list(self._readers.values()).count(path) == 1:
+            _remove(path)  # before it is forgotten, for Ctrl-C may come in between
+        self._readers.pop(source, None)

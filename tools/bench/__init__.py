@@ -127,7 +127,8 @@ def _field_table(rows: list[field.Row]) -> Table:
         for server in servers:
             value = medians.get(server)
             if server not in medians:
-                cells.append(f"({row.granted.get(server, 'no window')})")
+                granted = row.granted.get(server, "no window")  # what was wrong is in the JSON file, whole
+                cells.append(f"({granted})" if len(granted) < 15 else "(failed)")
             else:
                 text = f"> {field.PATIENCE}" if value is None else f"{value:.3g}"
                 cells.append(f"[bold]{text}[/]" if value == best else text)

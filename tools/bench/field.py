@@ -54,7 +54,8 @@ class Row:
     """A row with its figures.
 
     samples  server: values, one a round, in `unit`; None: not delivered within a minute
-    granted  server: "blksize x windowsize" of those that did not grant what was asked; they have no samples
+    granted  server: "blksize x windowsize" of those that did not grant what was asked, or what was wrong with them;
+             they have no samples
     """
 
     what: str
@@ -65,8 +66,8 @@ class Row:
 
     def median(self, server: str) -> float | None:
         """None where it did not deliver in most rounds."""
-        value = statistics.median(_NEVER if one is None else one for one in self.samples[server])
-        return None if value >= _NEVER else value
+        value = statistics.median(float("inf") if one is None else one for one in self.samples[server])
+        return None if value == float("inf") else value
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -96,9 +97,12 @@ def throughput(client: Client, ports: dict[str, int], rounds: int) -> list[Row]:
             )
             for number in range(rounds + 1):
                 for server in list(ports) if number % 2 else reversed(ports):
-                    got = client.finish(
-                        client.start(ports[server], "speed.bin", blksize=blksize, windowsize=windowsize)
-                    )
+                    started = client.start(ports[server], "speed.bin", blksize=blksize, windowsize=windowsize)
+                    try:
+                        got = client.finish(started)
+                    except ToolError as error:  # an OACK with what was not asked, or other bytes
+                        row.granted[server] = str(error).removeprefix("a fetch failed: ")
+                        continue
                     if (got.blksize, got.windowsize) != (blksize, windowsize):
                         row.granted[server] = f"{got.blksize} x {got.windowsize}"
                     elif number:
@@ -117,7 +121,11 @@ def crowds(client: Client, ports: dict[str, int], rounds: int) -> list[Row]:
             for server, port in ports.items():
                 number = row.facts["clients"]
                 started = [client.start(port, "speed.bin", blksize=_BLKSIZE) for _ in range(number)]
-                fetches = [client.finish(process) for process in started]
+                try:
+                    fetches = [client.finish(process) for process in started]
+                except ToolError as error:
+                    row.granted[server] = str(error).removeprefix("a fetch failed: ")
+                    continue
                 wall = max(got.ended for got in fetches) - min(got.began for got in fetches)
                 row.samples.setdefault(server, []).append(number * size / wall / 1e6)
     return rows

@@ -27,7 +27,7 @@ Comparisons = list[tuple[Case, dict[str, Samples]]]  # throughput of each server
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quick", action="store_true", help="few rounds: does it all work? The figures are rough")
-    parser.add_argument("--no-field", action="store_true", help="budgets only, without the tables of all servers")
+    parser.add_argument("--field", action="store_true", help="the tables of all seven servers too, and the plots")
     output = ROOT / "build/bench.json"
     parser.add_argument(
         "--keep", action="store_true", help="keep the speed gauge's new figures, gauge.json, and the plots, docs/bench/"
@@ -77,7 +77,7 @@ def run(arguments: argparse.Namespace) -> int:
         budgets.append(measures.far_reads(client, board, rounds))
         budgets.append(measures.relay_cost(client, board, rounds))
         rows: list[field.Row] = []
-        if not (arguments.quick or arguments.no_field):
+        if arguments.field:
             others, missing = _start_peers(stack, folder, peers.PYTHON)
             absent |= missing
             ports = {OURS: board, **ports, **others}

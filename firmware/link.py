@@ -41,7 +41,7 @@ def join(settings):
         if settings["password"]:
             _credentials += (settings["password"],)
     else:
-        print("link: no ssid in /settings.json, so there is no Wi-Fi to join")
+        print("link: no ssid in /settings.json")
         return False
     _nic.active(True)
     if _credentials:

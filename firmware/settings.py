@@ -61,7 +61,7 @@ _PIN = (
 _RANGES = (_list_of(_is_range), 'a list of addresses and ranges such as ["192.168.1.0/24"]')
 _FOLDERS = (
     _list_of(lambda value: isinstance(value, str) and value[:1] == "/"),
-    'a list of folders such as ["/incoming"], or ["/"] for all',
+    'a list of folders such as ["/incoming"]',
 )
 _OFF = None  # a setting whose default is None is off until it is set, and may be set to null
 
@@ -72,7 +72,7 @@ TABLE = {
     "hostname": ("tftpd", _text(32)),
     "country": (
         _OFF,
-        (lambda v: isinstance(v, str) and len(v) == 2, 'a two-letter country code such as "DE"'),
+        (lambda v: isinstance(v, str) and len(v) == 2, 'two letters such as "DE"'),
     ),
     "wired": (
         _OFF,
@@ -148,9 +148,7 @@ def load(paths=("/board.json", "/settings.json")):
         except OSError:  # not there: nothing is set
             continue
         except ValueError:
-            complaints = [
-                'is not a JSON object, as {"ssid": "lab"} would be; nothing in it is used'
-            ]
+            complaints = ['not a JSON object such as {"ssid": "lab"}: not used']
         for complaint in complaints:
             print("%s: %s" % (path, complaint))
     return settings

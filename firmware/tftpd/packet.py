@@ -49,12 +49,12 @@ def parse_request(datagram):
     if opcode == ERROR:
         return None
     if opcode != RRQ and opcode != WRQ:
-        raise Refused(ILLEGAL, "a request (RRQ or WRQ) is expected on this port")
+        raise Refused(ILLEGAL, "not a request (RRQ, WRQ)")
     if len(datagram) > MAX_REQUEST:
         raise Refused(ILLEGAL, "request longer than 512 bytes")
     fields = datagram[2:].split(b"\0")
     if len(fields) < 3:
-        raise Refused(ILLEGAL, "request without a terminated file name and mode")
+        raise Refused(ILLEGAL, "no file name and mode in the request")
     try:
         mode = fields[1].decode().lower()
     except UnicodeError:

@@ -125,11 +125,11 @@ def components(name):
         if "".join([chr(ord(one)) for one in text if not 0xD800 <= ord(one) < 0xE000]) != text:
             raise ValueError
     except ValueError:
-        raise Refused(NOT_FOUND, "file name is not UTF-8")
+        raise Refused(NOT_FOUND, "name is not UTF-8")
     parts = [part for part in text.replace("\\", "/").split("/") if part not in ("", ".")]
     for part in parts:
         if part == "..":
-            raise Refused(ACCESS, "'..' is not allowed in a file name")
+            raise Refused(ACCESS, "'..' is not allowed")
         control = any(ord(one) < 32 or 127 <= ord(one) < 160 for one in part)
         if part[0] == "." or control or len(part.encode()) > _MAX_COMPONENT:
             raise Refused(NOT_FOUND, "file not found")
@@ -249,7 +249,7 @@ class Store:
         if exists and not self._overwrite:
             raise Refused(EXISTS, "file exists")
         if any(sink.path.lower() == path.lower() for sink in self.writers):
-            raise Refused(UNDEFINED, "somebody else is writing this file")
+            raise Refused(UNDEFINED, "somebody is writing this file")
         return path
 
     def create(self, path, mode, size):

@@ -78,10 +78,11 @@ class Transfer:
         self._allowance = _UNPROVEN_DATAGRAMS
         self._rto_max = (agreed.timeout or timeout_s) * 1000
         self._patience = self._rto_max * retries
-        self._rto = min(_RTO_FIRST_MS, self._rto_max)
         # smoothed round-trip time in 1/8 ms, and its variation in 1/4 ms, as in Jacobson's paper
         self._srtt8 = -1
         self._rttvar4 = 0
+        self._doubt = False
+        self._rto = self._estimate()
         self._blocked = False
         self._stamp = self.progress = now
         self.due = ticks_add(now, self._rto)
@@ -97,8 +98,26 @@ class Transfer:
             off = rtt - (self._srtt8 >> 3)
             self._srtt8 += off
             self._rttvar4 += abs(off) - (self._rttvar4 >> 2)
-        margin = max(self._rttvar4, _MARGIN_MIN_MS)
-        self._rto = min((self._srtt8 >> 3) + margin, self._rto_max)
+        self._doubt = False
+        self._rto = self._estimate()
+
+    def _estimate(self):
+        """How long to wait by what has been measured (ms)."""
+        rto = _RTO_FIRST_MS
+        if self._srtt8 >= 0:
+            rto = (self._srtt8 >> 3) + max(self._rttvar4, _MARGIN_MIN_MS)
+        return min(rto, self._rto_max)
+
+    def _unmeasured(self):
+        """The client has come on by a packet that was sent more than once: its answer measures
+        nothing (Karn).
+
+        RFC 6298 keeps the doubled wait until something is measured, which a far client needs once.
+        Where much is lost most windows have such a packet, and the wait would stay at its limit.
+        """
+        if self._doubt:
+            self._rto = max(self._rto >> 1, self._estimate())
+        self._doubt = True
 
     def dallying(self, now):
         """True if all has arrived, as far as we can know, and only the last ACK may be lost."""
@@ -118,7 +137,7 @@ class Transfer:
         """
         if not self.proven:
             self.progress = now
-            self._rto = min(_RTO_FIRST_MS, self._rto_max)
+            self._rto = self._estimate()
             self._allowance = _UNPROVEN_DATAGRAMS
         elif ticks_diff(now, self.progress) > 1000:
             return False
@@ -296,12 +315,15 @@ class ReadTransfer(Transfer):
         self.proven = True
         self.progress = now
         self.base = block
+        repeated = block <= self._repeated
+        if repeated:
+            self._unmeasured()
         if block != self.top:
             self._go_back(block)
             return
         self.next = block + 1
         # Not each one is measured: that would be a tenth of all that a block costs.
-        if block >= self._measure_at and block > self._repeated:
+        if block >= self._measure_at and not repeated:
             self._measure_at = block + _MEASURE_BLOCKS
             self._measured(ticks_diff(now, self._stamp))
         if block == self.last:

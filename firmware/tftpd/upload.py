@@ -54,6 +54,8 @@ class WriteTransfer(Transfer):
         if ahead == 1 and not self._finished:
             if self.base == self._acked and not self._repeated:
                 self._measured(ticks_diff(now, self._stamp))
+            if self._repeated:
+                self._unmeasured()
             self._block = memoryview(datagram)[4:size]
             self.proven = True
             self.progress = now

@@ -44,7 +44,7 @@ def test_a_bad_value_is_named_with_what_is_allowed_and_changes_nothing():
         ("ip", "1.2.3.x", "an IPv4 address"),
         ("ssid", 7, "a text of at most 32 characters"),
         ("ssid", "x" * 33, "a text of at most 32 characters"),
-        ("country", "Germany", "two-letter"),
+        ("country", "Germany", "two letters"),
         ("log", "loud", 'one of "error", "warning", "info", "debug"'),
         ("single_port", 1, "one of true, false"),
         ("led", "25", "GPIO number"),

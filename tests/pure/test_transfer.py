@@ -239,6 +239,19 @@ def test_a_repeated_packet_measures_no_round_trip():
     karn(bench, bench.ack, repeated=2)
 
 
+def test_a_wait_that_was_doubled_comes_down_where_each_window_loses_something():
+    # Nothing is measured there, for the client always comes on by a block that was sent twice.
+    bench = window_of_4(200)
+    bench.now += 10
+    bench.ack(4)
+    first = bench.transfer.due - bench.now
+    for block in range(5, 20):
+        assert bench.wait_until_due()[0] == block  # the ACK was lost
+        bench.now += 10
+        bench.ack(block)  # and of the repeat all but the first
+    assert bench.transfer.due - bench.now <= 4 * first
+
+
 def test_a_window_is_repeated_from_the_first_block_not_acknowledged():
     bench = window_of_4()
     bench.ack(4)

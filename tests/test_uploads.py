@@ -377,7 +377,7 @@ def test_two_writers_of_one_name_the_second_is_refused(writable: Board):
         assert first.ask("twice", opcode=2) == ack(0)
         for name in ("twice", "/TWICE", ".\\Twice"):
             error = refusal(writable, name)
-            assert error.code == 0 and "somebody else" in error.text
+            assert error.code == 0 and "somebody is writing" in error.text
         first.send(b"\0\3\0\1first")
         assert first.receive() == ack(1)
         store(writable.address, "TWICE", b"second")  # while the first still dallies

@@ -409,11 +409,16 @@ def test_a_far_client_is_not_answered_at_the_next_tick_only(start, tmp_path: Pat
     assert min(took) < 61 * 0.008, took
 
 
-@quick
+@pytest.mark.genuine("esp32_c3", "esp32")
+@pytest.mark.timeout(3000)  # 500 times on an emulated ESP32
 @pytest.mark.parametrize(
-    ("options", "seconds"), [((("blksize", 512),), 2), ((("blksize", 1428), ("windowsize", 4)), 1)]
+    ("options", "seconds"),
+    [
+        ((("blksize", 512),), {"esp32_c3": 2}),
+        ((("blksize", 1428), ("windowsize", 4)), {"esp32_c3": 1, "esp32": 5}),
+    ],
 )
-def test_64_kb_in_seconds_every_byte_right_many_times(start, tmp_path: Path, options: tuple, seconds: int):
+def test_64_kb_in_seconds_every_byte_right_many_times(start, tmp_path: Path, options: tuple, seconds: dict[str, int]):
     data = content(1 << 16, 64)
     (tmp_path / "64k").write_bytes(data)
     board = start(files=tmp_path)
@@ -424,4 +429,4 @@ def test_64_kb_in_seconds_every_byte_right_many_times(start, tmp_path: Path, opt
         took.append(time.monotonic() - started)
     took.sort()
     print(f"64 KB: median {took[len(took) // 2]:.3f} s, longest {took[-1]:.3f} s")
-    assert took[len(took) // 2] < seconds, took
+    assert took[len(took) // 2] < seconds.get(board.name, 30), took

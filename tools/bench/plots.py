@@ -15,11 +15,11 @@ _BLKSIZE = 1428
 def draw(rows: list[Row], folder: Path) -> None:
     """throughput.png, loss.png and delay.png in `folder`. Raises ToolError."""
     try:
-        import matplotlib
+        import matplotlib  # pyright: ignore[reportMissingImports]  # of the group bench
     except ImportError:
         raise ToolError("the plots need matplotlib: make bench installs it (dependency group bench)") from None
     matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib import pyplot  # pyright: ignore[reportMissingImports]
 
     folder.mkdir(parents=True, exist_ok=True)
     servers = list(dict.fromkeys(server for row in rows for server in row.samples))

@@ -99,7 +99,7 @@ TABLE = {
     "overwrite": (False, _SWITCH),
     "write_limit": (_OFF, _whole(0, 1 << 30)),
     "keep_free": (16384, _whole(0, 1 << 30)),
-    "read_ahead": (4500, _whole(0, 262144)),
+    "read_ahead": (5900, _whole(0, 262144)),
     "flash_cache": (_OFF, _one_of(128, 256, 512, 1024, 2048, 4096)),
     "timeout": (3, _whole(1, 255)),
     "retries": (8, _whole(1, 100)),

@@ -40,7 +40,8 @@ def play(bench: Any, client: Any, fates: list[list[int]], most: int) -> int:
             if datagram is None:
                 bench.transfer.repeat_request(bench.now)
             else:
-                bench.transfer.receive(datagram, len(datagram), bench.now)
+                put(bench.answer(datagram), True)
+                continue
         elif next_event == bench.transfer.due:
             bench.now = max(bench.now, bench.transfer.due)
             bench.transfer.expired(bench.now)

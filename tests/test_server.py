@@ -1,5 +1,7 @@
 """What of server.py can't be shown from outside: sources that are never answered, addresses of both forms."""
 
+from errno import EAGAIN
+
 import pytest
 import settings
 from tftpd import store
@@ -11,11 +13,14 @@ class Deaf:
     """A socket that hands out one datagram and notes what is sent."""
 
     def __init__(self, datagram, address):
-        self._waiting = (datagram, address)
+        self._waiting = [(datagram, address)]
         self.sent = []
 
     def recvfrom(self, size):
-        return self._waiting[0][:size], self._waiting[1]
+        if not self._waiting:
+            raise OSError(EAGAIN)
+        datagram, address = self._waiting.pop()
+        return datagram[:size], address
 
     def sendto(self, datagram, address):
         self.sent.append((datagram, address))
@@ -27,7 +32,7 @@ def answers(datagram, address, listening=True):
     port = server._listener if listening else _Port(50_000)
     port.sock = sock  # type: ignore[assignment]
     server._ports[sock] = port
-    server._hear(sock, 0)
+    server._hear(sock)
     return sock.sent
 
 

@@ -13,7 +13,7 @@ from schedule import FATES, play
 from simulated import Bench, Client
 from tftpd.netascii import NetasciiSource
 from tftpd.options import Agreed
-from tftpd.transfer import DONE
+from tftpd.transfer import DONE, ReadAhead
 
 
 @settings(max_examples=300, deadline=None)
@@ -22,11 +22,13 @@ from tftpd.transfer import DONE
     blksize=st.integers(8, 24),
     windowsize=st.integers(1, 9),
     acks_all=st.booleans(),
+    alone=st.booleans(),
     fates=FATES,
 )
-def test_every_schedule_delivers_the_exact_bytes(size, blksize, windowsize, acks_all, fates):
+def test_every_schedule_delivers_the_exact_bytes(size, blksize, windowsize, acks_all, alone, fates):
     data = bytes(i * 7 & 255 for i in range(size))
-    bench = Bench(data, (b"blksize", b"%d" % blksize), (b"windowsize", b"%d" % windowsize), retries=100)
+    asked = (b"blksize", b"%d" % blksize), (b"windowsize", b"%d" % windowsize)
+    bench = Bench(data, *asked, alone=alone, retries=100)
     client = Client(blksize, windowsize, oack=True, acks_all=acks_all)
     sent = play(bench, client, fates, most=10_000)
     assert bench.transfer.outcome == DONE
@@ -39,12 +41,13 @@ def test_every_schedule_delivers_the_exact_bytes(size, blksize, windowsize, acks
 @given(
     text=st.lists(st.sampled_from([b"\r", b"\n", b"a", b"bc"]), max_size=80).map(b"".join),
     windowsize=st.integers(1, 6),
+    alone=st.booleans(),
     fates=FATES,
 )
-def test_netascii_survives_every_schedule_too(text, windowsize, fates):
+def test_netascii_survives_every_schedule_too(text, windowsize, alone, fates):
     asked = ((b"blksize", b"8"), (b"windowsize", b"%d" % windowsize))
     source = NetasciiSource(io.BytesIO(text), Agreed(asked, 65464, 64, None))
-    bench = Bench(b"", *asked, retries=100, source=source)
+    bench = Bench(b"", *asked, retries=100, source=source, ahead=ReadAhead(200), alone=alone)
     client = Client(8, windowsize, oack=True)
     play(bench, client, fates, most=10_000)
     assert client.data == text.replace(b"\r", b"\r\0").replace(b"\n", b"\r\n")

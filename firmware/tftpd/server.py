@@ -41,12 +41,13 @@ from .store import Store
 from .transfer import DONE, ReadAhead, ReadTransfer
 from .upload import WriteTransfer
 
-_LISTEN_MS = const(10)  # while transfers are under way, new requests are looked for this often,
-_STRANGERS_MS = const(200)  # and strangers on their ports this often
+_LISTEN_MS = const(20)  # while transfers are under way, new requests and strangers wait so long,
+_ALONE_MS = const(40)  # and so long while a single transfer goes on and on
 _TICK_MS = const(1000)
 # After a transfer has sent something the answer is looked for so often without waiting, 0.1 to 6
 # ms: an ESP32 that waits wakes at its next tick, 10 ms later (docs/performance.md).
 _EAGER_TURNS = const(32)
+_BURST = const(8)  # datagrams taken from one socket before the others have their turn
 _RESERVE = const(2048)  # bytes of heap in one piece that a transfer must leave
 _PROVE_MS = const(250)  # what a client gets to answer, when others want its place
 
@@ -56,6 +57,18 @@ def _host_port(address):
     if isinstance(address, tuple):
         return address[0], address[1]
     return "%d.%d.%d.%d" % tuple(address[4:8]), address[2] << 8 | address[3]
+
+
+def _explained(trouble):
+    """(code, text) of the ERROR that tells a client of an exception."""
+    if isinstance(trouble, Refused):
+        return trouble.code, trouble.text
+    if isinstance(trouble, MemoryError):
+        return UNDEFINED, "no memory just now, try again"
+    if isinstance(trouble, OSError):
+        return UNDEFINED, "can't read the file: %s" % trouble
+    sys.print_exception(trouble)
+    return UNDEFINED, "internal error: %s" % repr(trouble)
 
 
 class _Port:
@@ -82,11 +95,19 @@ class _Session:
         self.started = now
         self.port = port
         self.twin = None  # connected socket, or None
+        self.hear = None  # its readinto
+        self.heard = b""  # what came to the port instead
         self.send = self.send_from_port
 
     def send_from_port(self, packet):
         """Put `packet` on the wire without a twin. Raises OSError."""
         return self.port.sock.sendto(packet, self.client)
+
+    def overhear(self, inbox):
+        """What the twin's readinto would do, with what came to the port."""
+        size = min(len(self.heard), 4)
+        inbox[:size] = self.heard[:size]
+        return size
 
 
 class Server:
@@ -107,16 +128,13 @@ class Server:
         self._may_write = Ranges(settings["write_from"])
         self._journal = Journal(settings["log"])
         self._poller = select.poll()
-        self._requests = select.poll()  # the listener, and
-        self._strangers = select.poll()  # the other ports, while no transfer needs them
-        self._looked = ticks_ms()  # at them, last
+        self._others = select.poll()  # sockets that no transfer needs, while there is one
         self._listener = _Port(settings["port"], MAX_REQUEST + 1)
         self._ports = {}  # socket: _Port, the listener's among them
         self._twins = {}  # socket: _Session
         self._sessions = []
         self._clients = {}  # address: _Session
         self._ahead = ReadAhead(max(settings["blksize"], settings["read_ahead"]))
-        self._inbox = bytearray(4)  # an ACK, or the head of an ERROR
         self._due = 0  # ticks_ms before which no transfer's timer is due
         self._alone = None  # what ipoll would give, where there is one twin and no other socket
         self._eager = 0  # turns that are still to be made without waiting
@@ -161,14 +179,16 @@ class Server:
                 settings["port"],
                 settings["root"],
             )
+        until = None
         if self._sessions:
-            wait = ticks_diff(self._due, ticks_ms())
+            now = ticks_ms()
+            if self._alone:
+                until = ticks_add(now, min(timeout_ms, _ALONE_MS))
+            wait = ticks_diff(self._due, now)
             if wait < timeout_ms:
                 timeout_ms = wait if wait > 0 else 0
-        # Hot path. One datagram a socket and turn: the next one waits in its queue, and an empty
-        # readinto, only to learn that there is none, costs as much as a full one.
+        # Hot path.
         twins = self._twins
-        inbox = self._inbox
         if self._eager:
             self._eager -= 1
             timeout_ms = 0
@@ -176,26 +196,15 @@ class Server:
         ready = self._alone if not timeout_ms and self._alone else self._poller.ipoll(timeout_ms)
         now = ticks_ms()
         for sock, _ in ready:
-            if sock not in twins:
-                self._hear(sock, now)
-                continue
-            session = twins[sock]
-            try:
-                size = sock.readinto(inbox)
-                if size == 0:  # see _take
-                    size = sock.readinto(inbox)
-            except OSError:  # an ICMP message about an earlier packet: the timers know better
-                continue
-            if size:
-                session.transfer.receive(inbox, size, now)
-                self._drive(session)
-            elif size == 0:
-                self._close_twin(session)
-                self._open_twin(session)
-                self._watch(session.port)
-                self._looked = ticks_add(now, -_STRANGERS_MS)  # some may have come between the two
+            if sock in twins:
+                session = twins[sock]
+                self._drive(session, session.hear, until)
+            else:
+                self._hear(sock)
         if self._sessions:
             # As of the poll: what has come since may be what a timer waits for.
+            if self._alone:  # pump() has looked for it
+                now = ticks_ms()
             if ticks_diff(now, self._due) < 0:
                 return True
             self._run_timers(now)
@@ -248,19 +257,18 @@ class Server:
 
     def _watch(self, port):
         """Wait for the socket of `port` in each turn if transfers need it, else look at times."""
-        needed = self._poller
-        not_needed = self._requests if port is self._listener else self._strangers
-        if self._sessions and all(s.twin for s in self._sessions if s.port is port):
-            needed, not_needed = not_needed, needed
-        not_needed.unregister(port.sock)
-        needed.register(port.sock, select.POLLIN)
         sessions = self._sessions
+        poller, other = self._poller, self._others
+        if sessions and all(s.twin for s in sessions if s.port is port):
+            poller, other = other, poller
+        other.unregister(port.sock)
+        poller.register(port.sock, select.POLLIN)
         self._alone = ((sessions[0].twin, 0),) if len(sessions) == 1 and sessions[0].twin else None
 
     def _close(self, port):
         del self._ports[port.sock]
-        for poller in self._poller, self._requests, self._strangers:
-            poller.unregister(port.sock)
+        self._poller.unregister(port.sock)
+        self._others.unregister(port.sock)
         port.sock.close()
         port.sock = None
 
@@ -271,17 +279,23 @@ class Server:
             return
         session.twin = twin
         session.send = twin.write
+        session.hear = twin.readinto
         self._twins[twin] = session
         self._poller.register(twin, select.POLLIN)
 
     def _close_twin(self, session):
         twin = session.twin
         if twin:
-            session.twin = None
+            session.twin = session.hear = None
             session.send = session.send_from_port
             del self._twins[twin]
             self._poller.unregister(twin)
             twin.close()
+
+    def _renew_twin(self, session):
+        self._close_twin(session)
+        self._open_twin(session)
+        self._watch(session.port)
 
     def _new_port(self):
         """A port with a number of its own, or the least used one if the board has no socket."""
@@ -299,43 +313,43 @@ class Server:
 
     # -- requests
 
-    def _look(self, poller, now):
-        """Hear what has come to the sockets in `poller`; returns whether something has."""
-        heard = False
-        for sock, _ in poller.ipoll(0):
-            self._hear(sock, now)
-            heard = True
-        return heard
-
-    def _hear(self, sock, now):
-        """A datagram on a socket that hears everyone."""
+    def _hear(self, sock):
+        """A few datagrams on a socket that hears everyone: to ask anew for each takes long."""
         try:
-            self._take(sock, now)
+            for _ in range(_BURST):
+                if not self._take(sock, ticks_ms()):
+                    break
         except Exception as trouble:  # no memory for a datagram: it is lost
-            self._fault(trouble)
+            _explained(trouble)
 
     def _take(self, sock, now):
+        """One datagram; returns False if there was none, or the next one is to wait."""
         port = self._ports[sock]
         listening = port is self._listener
         try:
             datagram, client = sock.recvfrom(port.room)
             if not datagram:
                 datagram, client = sock.recvfrom(port.room)
-        except OSError:  # gone in the meantime, or an ICMP message about an earlier packet
-            return
+        except OSError:  # no more, or an ICMP message about an earlier packet
+            return False
         if not datagram:
             # After an empty datagram an ESP32's socket never receives again (seen on v1.24.0 and
             # v1.25.0: recvfrom gives b"" for ever): a new one. Twins have the same in poll().
             self._close(port)
             self._open(port)
-            return
+            return False
         session = self._clients.get(client)
         opcode = datagram[1] if len(datagram) > 1 and not datagram[0] else 0
         if session and session.port is port and not (listening and opcode in (RRQ, WRQ)):
-            self._drive(session, session.transfer.receive, datagram, len(datagram), now)
-            if session.transfer.dallying(now):  # an upload is whole, and stays to repeat its ACK
-                self._tell(session, DONE)
-            return
+            transfer = session.transfer
+            if isinstance(transfer, ReadTransfer):
+                session.heard = datagram
+                self._drive(session, session.overhear)
+            else:
+                self._drive(session, None, None, transfer.receive, datagram, len(datagram), now)
+                if transfer.dallying(now):  # it is whole, and stays to repeat its ACK
+                    self._tell(session, DONE)
+            return port.sock is not None
         host, number = _host_port(client)
         first = int(host.split(".")[0])
         if number == 0 or first == 0 or first >= 224:  # nobody, multicast, broadcast: no answer
@@ -345,6 +359,7 @@ class Server:
         elif opcode != ERROR:
             self._journal.count("garbage")
             self._reply(sock, client, UNKNOWN_TID, "unknown transfer ID")
+        return not listening
 
     def _request(self, datagram, client, host, number, session, now):
         if session and session.request == datagram and session.transfer.repeat_request(now):
@@ -361,14 +376,8 @@ class Server:
             else:
                 self._journal.count("garbage")
             return
-        except Refused as refusal:
-            code, text = refusal.code, refusal.text
-        except MemoryError:
-            code, text = UNDEFINED, "no memory just now, try again"
-        except OSError as trouble:
-            code, text = UNDEFINED, "can't open the file: %s" % trouble
         except Exception as trouble:
-            code, text = UNDEFINED, self._fault(trouble)
+            code, text = _explained(trouble)
         self._journal.count("refused")
         self._journal.log(INFO, "%s:%d %s refused: %s", host, number, repr(datagram[2:66]), text)
         self._reply(self._listener.sock, client, code, text)
@@ -426,7 +435,9 @@ class Server:
         self._clients[client] = session
         self._watch(self._listener)
         self._watch(port)
-        self._drive(session)
+        self._eager = _EAGER_TURNS
+        until = ticks_add(ticks_ms(), _ALONE_MS) if self._alone else None
+        self._drive(session, session.hear, until)
 
     def _make_room(self, sessions, limit, host, now):
         """See that one more of `sessions`, for `host`, is within `limit`, or raise Refused."""
@@ -456,43 +467,46 @@ class Server:
 
     # -- transfers
 
-    def _drive(self, session, step=None, *arguments):
-        """step(*arguments), then send what the transfer wants to send, or end it. Hot path."""
+    def _drive(self, session, hear=None, until=None, step=None, *arguments):
+        """step(*arguments), then let the transfer send and `hear`, or end it. Hot path."""
         transfer = session.transfer
         try:
+            base = transfer.base
             if step:
                 step(*arguments)
             if transfer.outcome is None:
-                transfer.pump(session.send, ticks_ms)
-                self._eager = _EAGER_TURNS
+                size = transfer.pump(session.send, ticks_ms, hear, until)
+                if size == 0:  # see _take
+                    size = transfer.pump(session.send, ticks_ms, hear)
+                if size:
+                    transfer.receive(self._ahead.inbox, size, ticks_ms())
+                    if transfer.outcome is None:
+                        transfer.pump(session.send, ticks_ms)
+                elif size == 0:
+                    self._renew_twin(session)
+            if transfer.outcome is None:
+                if hear is None or transfer.base != base:
+                    self._eager = _EAGER_TURNS
                 if ticks_diff(transfer.due, self._due) < 0:
                     self._due = transfer.due
             else:
                 self._end(session, transfer.outcome)
-        except Refused as refusal:
-            self._end(session, refusal.text, refusal.code)
-        except OSError as trouble:
-            self._end(session, "can't read the file: %s" % trouble, UNDEFINED)
         except Exception as trouble:  # a fault of ours ends one transfer, not the server
-            self._end(session, self._fault(trouble), UNDEFINED)
-
-    def _fault(self, trouble):
-        sys.print_exception(trouble)
-        return "internal error: %s" % repr(trouble)
+            code, text = _explained(trouble)
+            self._end(session, text, code)
 
     def _run_timers(self, now):
-        # At once again after a request: one seldom comes alone.
-        due = now if self._look(self._requests, now) else ticks_add(now, _LISTEN_MS)
-        if ticks_diff(now, self._looked) >= _STRANGERS_MS:
-            self._looked = now
-            self._look(self._strangers, now)
+        due = ticks_add(now, _LISTEN_MS)
+        for sock, _ in self._others.ipoll(0):
+            self._hear(sock)
+            due = now  # at once again: a request seldom comes alone
         i = len(self._sessions)
         while i:  # backwards, for a transfer that ends leaves the list
             i -= 1
             session = self._sessions[i]
             transfer = session.transfer
             if ticks_diff(now, transfer.due) >= 0:
-                self._drive(session, transfer.expired, now)
+                self._drive(session, None, None, transfer.expired, now)
             if transfer.outcome is None and ticks_diff(transfer.due, due) < 0:
                 due = transfer.due
         self._due = due

@@ -70,9 +70,9 @@ class WriteTransfer(Transfer):
             self._complained = True
             self._answer = self.proven or self._allowance > 0
 
-    def pump(self, send, clock):
+    def pump(self, send, clock, hear=None, until=None):
         """Write the block that came, and send the ACK that is due; `send` and `clock` as for
-        ReadTransfer.
+        ReadTransfer. It hears nobody.
 
         Raises Refused if the file can't be written.
         """

@@ -48,6 +48,10 @@ def ack(block):
     return bytes((0, 4, block >> 8 & 255, block & 255))
 
 
+def numbers(packets):
+    return ["OACK" if packet[1] == 6 else packet[2] << 8 | packet[3] for packet in packets]
+
+
 class _Bench:
     """A transfer with its clock and what it sends."""
 
@@ -58,7 +62,7 @@ class _Bench:
         self.windowsize = agreed.windowsize
         self.transfer = transfer(*arguments, agreed, timeout, retries, self.now)
 
-    def flush(self, room=1000):
+    def flush(self, room=1000, **hearing):
         """What is sent now (list of bytes); after `room` packets the network takes no more."""
         sent = []
 
@@ -69,16 +73,21 @@ class _Bench:
             return None
 
         if self.transfer.outcome is None:
-            self.transfer.pump(send, lambda: self.now + self.took)
+            self.left = self.transfer.pump(send, lambda: self.now + self.took, **hearing)
         return sent
 
     def blocks(self, room=1000):
         """The wire numbers of the DATA or ACKs sent now; an OACK shows as "OACK"."""
-        return ["OACK" if packet[1] == 6 else packet[2] << 8 | packet[3] for packet in self.flush(room)]
+        return numbers(self.flush(room))
+
+    def answer(self, datagram):
+        """`datagram` comes from the client; returns what is sent for it (list of bytes)."""
+        self.transfer.receive(datagram, len(datagram), self.now)
+        return self.flush()
 
     def receive(self, datagram):
-        self.transfer.receive(datagram, len(datagram), self.now)
-        return self.blocks()
+        """The same; returns the wire numbers."""
+        return numbers(self.answer(datagram))
 
     def wait(self, ms):
         """Move the clock; returns the blocks that the timer made the transfer send."""
@@ -92,13 +101,32 @@ class _Bench:
 
 
 class Bench(_Bench):
-    """A ReadTransfer."""
+    """A ReadTransfer; `alone`: it has the board for itself."""
 
-    def __init__(self, data, *asked, source=None, ahead=None, **limits):
+    def __init__(self, data, *asked, source=None, ahead=None, alone=False, **limits):
         agreed = Agreed(asked, 65464, 64, len(data))
         self.source = source or Data(data, agreed.blksize)
-        ahead = ahead or ReadAhead(max(agreed.blksize, 40))
-        super().__init__(agreed, ReadTransfer, self.source, ahead, **limits)
+        self.ahead = ahead or ReadAhead(max(agreed.blksize, 40))
+        self.alone = alone
+        super().__init__(agreed, ReadTransfer, self.source, self.ahead, **limits)
+
+    def answer(self, datagram):
+        """As server.py has it: pump() hears, and leaves what is not the usual ACK to receive()."""
+        heard = [datagram]
+
+        def hear(inbox):
+            if not heard:
+                return None
+            size = min(len(datagram), 4)
+            inbox[:size] = heard.pop()[:size]
+            return size
+
+        self.left = None
+        sent = self.flush(hear=hear, until=self.now + 40 if self.alone else None)
+        if self.left:
+            self.transfer.receive(self.ahead.inbox, self.left, self.now)
+            sent += self.flush()
+        return sent
 
     def ack(self, block):
         return self.receive(ack(block))

@@ -11,7 +11,7 @@ help:
 	@echo 'make run    boot an emulated board that serves ./files on UDP 6969  (BOARD=, FILES=, PORT=)'
 	@echo 'make test   run the whole test suite'
 	@echo 'make soak   a million datagrams and 10,000 transfers (15 minutes)'
-	@echo 'make bench  measure the server against its budgets and other servers'
+	@echo 'make bench  measure the server against its budgets and other servers (20 minutes)'
 	@echo 'make lint   ruff and the type checkers'
 	@echo 'make setup  only make .venv with all that the rest needs'
 	@echo 'make clean  remove what was made'
@@ -44,7 +44,7 @@ $(VENV)/bench: $(STAMP)
 	@touch $@
 
 bench: $(VENV)/bench
-	@$(VENV)/bin/python -m tools bench
+	@$(VENV)/bin/python -m tools bench --field
 
 lint: $(STAMP)
 	@$(VENV)/bin/ruff check .

@@ -27,7 +27,11 @@ Comparisons = list[tuple[Case, dict[str, Samples]]]  # throughput of each server
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quick", action="store_true", help="few rounds: does it all work? The figures are rough")
-    parser.add_argument("--field", action="store_true", help="the tables of all seven servers too, and the plots")
+    parser.add_argument(
+        "--field",
+        action="store_true",
+        help="tables of seven servers and of the Pico W too, and plots",
+    )
     output = ROOT / "build/bench.json"
     parser.add_argument(
         "--keep", action="store_true", help="keep the speed gauge's new figures, gauge.json, and the plots, docs/bench/"
@@ -47,9 +51,11 @@ def run(arguments: argparse.Namespace) -> int:
         client = Client(folder)
         status.update("the emulated ESP32-C3")
         gauged = gauge.budgets(arguments.keep)
+        pico_figures: dict[str, Any] = {}
         if not arguments.quick:
-            status.update("the emulated Pico W, which takes two minutes")
-            gauged += pico.budgets()
+            status.update(f"the emulated Pico W, which takes {5 if arguments.field else 3} minutes")
+            more, pico_figures = pico.budgets(arguments.field)
+            gauged += more
         status.update("heap and size")
         budgets = [*measures.heap(peers.free_port()), measures.size()]
         board = stack.enter_context(peers.everyday_board(folder, measures.FLASH_SIZE))
@@ -84,7 +90,7 @@ def run(arguments: argparse.Namespace) -> int:
             status.update("all servers, on loopback")
             rows += field.throughput(client, ports, 7)
             rows += field.crowds(client, ports, 5)
-            status.update("all servers, with loss and from far away: 6 minutes")
+            status.update("all servers, with loss and from far away: 8 minutes")
             rows += field.routes(folder, ports)
             budgets += field.budgets(rows)
     budgets += gauged
@@ -92,12 +98,15 @@ def run(arguments: argparse.Namespace) -> int:
     if rows:
         console.print(_field_table(rows))
         plots.draw(rows, ROOT / ("docs/bench" if arguments.keep else "build/bench"))
+    if pico_figures:
+        console.print(_pico_table(pico_figures))
+        console.print(pico.parts(pico_figures))
     for name, reason in absent.items():
         console.print(f"{name} was not measured: {reason}", style="yellow")
     console.print(_budget_table(budgets))
     if busy:
         console.print("The machine was busy when this began: speeds and ratios are not to be trusted.", style="yellow")
-    _write(arguments.output, {"quick": arguments.quick, "busy": busy}, comparisons, rows, budgets)
+    _write(arguments.output, {"quick": arguments.quick, "busy": busy, "pico": pico_figures}, comparisons, rows, budgets)
     console.print(f"all samples: {arguments.output}")
     return int(any(budget.verdict == "FAIL" for budget in budgets))
 
@@ -114,13 +123,13 @@ def _start_peers(stack: ExitStack, folder: Path, names: Iterable[str]) -> tuple[
 
 
 def _field_table(rows: list[field.Row]) -> Table:
-    table = Table(title="All servers: medians, the best in each row bold", title_justify="left")
+    table = Table(title="All servers: medians, under loss means; the best in each row bold", title_justify="left")
     servers = list(dict.fromkeys(server for row in rows for server in (*row.samples, *row.granted)))
     table.add_column("case")
     for server in servers:
         table.add_column(server, justify="right")
     for row in rows:
-        medians = {server: row.median(server) for server in row.samples}
+        medians = {server: row.typical(server) for server in row.samples}
         known = [value for value in medians.values() if value is not None]
         best = (max if row.unit == "MB/s" else min)(known, default=0)
         cells = []
@@ -133,6 +142,18 @@ def _field_table(rows: list[field.Row]) -> Table:
                 text = f"> {field.PATIENCE}" if value is None else f"{value:.3g}"
                 cells.append(f"[bold]{text}[/]" if value == best else text)
         table.add_row(f"{row.what} ({row.unit})", *cells)
+    return table
+
+
+def _pico_table(figures: dict[str, Any]) -> Table:
+    table = Table(title="Emulated Pico W, by its own clock", title_justify="left")
+    for heading in ("blksize", "windowsize", "round trip, ms", "us a block", "KB/s", "of the bound"):
+        table.add_column(heading, justify="right")
+    for blksize, windowsize, round_trip_us, spent in figures["block"]:
+        least = pico.bound(figures, blksize, windowsize) + round_trip_us / windowsize
+        kilobytes = f"{blksize / spent * 1000:,.0f}"
+        row = (blksize, windowsize, round_trip_us // 1000, f"{spent:,.0f}", kilobytes, f"{least / spent:.2f}")
+        table.add_row(*map(str, row))
     return table
 
 
@@ -166,7 +187,7 @@ def _number(value: float, unit: str) -> str:
 
 
 def _write(
-    path: Path, how: dict[str, bool], comparisons: Comparisons, rows: list[field.Row], budgets: list[Budget]
+    path: Path, how: dict[str, Any], comparisons: Comparisons, rows: list[field.Row], budgets: list[Budget]
 ) -> None:
     result: dict[str, Any] = {
         **how,

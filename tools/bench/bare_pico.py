@@ -1,44 +1,121 @@
-"""What a block costs at least on this board: goes before main.py (pico.py). Prints a line of JSON, in microseconds.
+"""Goes before main.py (pico.py): what a block costs at least on this board, and where the server's time goes.
 
-read   `readinto` of a block of a file
-send   `write` of a full DATA on a connected socket
-turn   the same, until a reply has been read: the peer answers a datagram that begins with 1
+Prints lines of JSON, times in microseconds of the board. For each blksize, medians of _COUNT, but the mean of `read`,
+for LittleFS reads ahead:
+read    `readinto` of a block of a file
+send    `write` of a full DATA on a connected socket
+turn    the same, until a reply has been read: the peer answers a datagram that begins with 1
+shared  the same with `sendto` and `recvfrom`, as where sockets are short
+Then, for a transfer in lock-step and one at windowsize 4, the sums over all its calls of `send`, `hear` and `read`, and
+at last how long it takes to collect garbage.
 """
 
+import gc
 import json
 import socket
 import time
 
-_BLKSIZE = 1468
-_COUNT = 44
+import settings
+import tftpd.server
 
-sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-sock.bind(("0.0.0.0", 69))
-print("bare: waiting")
-sock.connect(sock.recvfrom(2)[1])
-packet = bytearray(4 + _BLKSIZE)
-payload = memoryview(packet)[4:]
-reply = bytearray(4)
+_BLKSIZES = (512, 1468)
+_COUNT = 44
+_FILE = "/files/gauge.bin"
+_PAUSE_MS = 300  # before a line that pico.py waits for: it takes its time over the one before
 
 
 def timed(one):
-    one()
-    started = time.ticks_us()
+    times = []
     for _ in range(_COUNT):
+        started = time.ticks_us()
         one()
-    return time.ticks_diff(time.ticks_us(), started) / _COUNT
+        times.append(time.ticks_diff(time.ticks_us(), started))
+    return sorted(times)
 
 
-def turn():
-    sock.write(packet)
-    sock.readinto(reply)
+def median(one):
+    return timed(one)[_COUNT // 2] - timed(lambda: None)[_COUNT // 2]
 
 
-with open("/files/gauge.bin", "rb") as file:
-    figures = {"read": timed(lambda: file.readinto(payload))}
-packet[0] = 0
-figures["send"] = timed(lambda: sock.write(packet))
-packet[0] = 1
-figures["turn"] = timed(turn)
-sock.close()
-print("bare:", json.dumps(figures))
+def shared(sock, peer, blksize):
+    packet = b"\1" + bytes(3 + blksize)
+
+    def turn():
+        sock.sendto(packet, peer)
+        sock.recvfrom(64)
+
+    return {"shared": median(turn)}
+
+
+def connected(sock, blksize):
+    packet = bytearray(4 + blksize)
+    payload = memoryview(packet)[4:]
+    reply = bytearray(4)
+
+    def turn():
+        sock.write(packet)
+        sock.readinto(reply)
+
+    figures = {"send": median(lambda: sock.write(packet))}
+    packet[0] = 1
+    figures["turn"] = median(turn)
+    with open(_FILE, "rb") as file:
+        figures["read"] = sum(timed(lambda: file.readinto(payload))) // _COUNT
+    return figures
+
+
+def bare():
+    sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    sock.bind(("0.0.0.0", 69))
+    print("bench: waiting")
+    peer = sock.recvfrom(2)[1]
+    figures = {blksize: shared(sock, peer, blksize) for blksize in _BLKSIZES}
+    sock.connect(peer)
+    for blksize in _BLKSIZES:
+        figures[blksize].update(connected(sock, blksize))
+    sock.close()
+    return figures
+
+
+class Profiled(tftpd.server.Server):
+    """Notes how long its calls to the outside take."""
+
+    def _open_twin(self, session):
+        super()._open_twin(session)
+        session.send = self.watched("send", session.send)
+        session.hear = self.watched("hear", session.hear)
+        session.transfer._readinto = self.watched("read", session.transfer._readinto)
+
+    def watched(self, what, call):
+        spent = self.spent
+        spent[what] = 0
+
+        def run(argument):
+            started = time.ticks_us()
+            result = call(argument)
+            spent[what] += time.ticks_diff(time.ticks_us(), started)
+            return result
+
+        return run
+
+    def profile(self):
+        """Serve one transfer."""
+        self.spent = {}
+        self.poll(0)
+        time.sleep_ms(_PAUSE_MS)
+        print("bench: waiting")
+        while self._sessions or not self.spent:
+            self.poll(1000)
+        self.stop()
+        return self.spent
+
+
+print("bench:", json.dumps(bare()))
+for _ in range(2):
+    print("bench:", json.dumps(Profiled(settings.load()).profile()))
+time.sleep_ms(_PAUSE_MS)
+started = time.ticks_us()
+gc.collect()
+print("bench:", json.dumps({"collect": time.ticks_diff(time.ticks_us(), started)}))
+del Profiled
+time.sleep_ms(_PAUSE_MS)

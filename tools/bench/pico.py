@@ -1,9 +1,11 @@
 """The server on an emulated Pico W with its genuine firmware, measured by the board's own clock.
 
-The clients live in the bridge: their answers cost the board no time, or a round trip of its own time. What a block can
-cost at least is measured in the same run: a bare read of the file, a bare send, a bare send with its reply.
+The clients live in the bridge: their answers cost the board no time, or a round trip of its own time. What a block must
+cost at least is measured in the same run (bare_pico.py): a bare read of the file, a bare send, a bare send with its
+reply.
 
-`python -m tools.bench.pico` prints the figures as a line of JSON, times in microseconds of the board.
+`python -m tools.bench.pico` prints the figures as a line of JSON, with `--all` those of all combinations of blksize,
+windowsize and round trip.
 """
 
 import argparse
@@ -15,6 +17,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Generator
 from pathlib import Path
+from typing import Any
 
 from .. import boards, firmware
 from ..emulators.picow import PicoW
@@ -25,7 +28,15 @@ BOARD = "rpi_pico_w"
 _BLKSIZE = 1468
 _CLIENT = bytes((10, 0, 0, 1))
 _FIRST_PORT = 40000
-_ROUND_TRIPS_US = (0, 5000)
+_CROWD = 8
+_WANTED = 0.75  # the same for a crowd
+_CASES = [(_BLKSIZE, windowsize, round_trip_us) for round_trip_us in (0, 5000) for windowsize in (1, 4)]
+_ALL_CASES = [
+    (blksize, windowsize, round_trip_us)
+    for blksize in (512, _BLKSIZE)
+    for windowsize in (1, 4, 16)
+    for round_trip_us in (0, 2000, 5000)
+]
 _TFTP = 69
 _PART_OF_BOUND = 0.85
 
@@ -36,12 +47,14 @@ Peer = Generator[bytes, bytes, bytes]
 class _Bench(PicoW):
     """The board with clients in its bridge, which come one after the other."""
 
-    def __init__(self, base: Path, whole: Path) -> None:
+    def __init__(self, base: Path, whole: Path, cases: list[tuple[int, int, int]]) -> None:
         arguments = argparse.Namespace(image=base, flash=whole, host="127.0.0.1", port=0, board_port=_TFTP, serial=None)
         super().__init__(arguments)
-        self.figures: dict[str, float] = {}
+        self._cases = cases
+        self.figures: dict[str, Any] = {"block": []}
         self._clients: dict[int, tuple[Peer, int]] = {}  # by port: and the round trip in microseconds
         self._port = _FIRST_PORT
+        self._crowd = 0  # clients that are still to end before the play goes on
         self._script = self._play()
         self._waiting: str | None = next(self._script)
         self._console = ""
@@ -88,7 +101,8 @@ class _Bench(PicoW):
         except StopIteration as end:
             del self._clients[port]
             self._put(port, board_port, end.value)
-            if not self._clients:
+            self._crowd -= 1
+            if self._waiting is None and self._crowd <= 0:
                 self._after(100_000, self._next)
             return
         if answer and round_trip:
@@ -100,20 +114,36 @@ class _Bench(PicoW):
 
     def _play(self) -> Generator[str | None, str, None]:
         """Yields a text to wait for on the console, or None to wait for all clients."""
-        yield "bare: waiting"
+        yield "bench: waiting"
         self._start(self._bare(), 0)
-        line = yield "bare: {"
+        line = yield "bench: {"
         self._clients.clear()
+        self.figures["bare"] = json.loads(line.partition(": ")[2])
+        for what, windowsize in (("parts_1", 1), ("parts_4", 4)):
+            yield "bench: waiting"
+            self._start(self._client(_BLKSIZE, windowsize, []), 0)
+            line = yield "bench: {"
+            self.figures[what] = json.loads(line.partition(": ")[2])
+        line = yield "bench: {"
         self.figures |= json.loads(line.partition(": ")[2])
         yield " ready on "
-        for round_trip in _ROUND_TRIPS_US:
-            for windowsize in (1, 4):
-                times: list[float] = []
-                self._start(self._client(windowsize, times), round_trip)
-                yield None
-                self.figures[f"block_{windowsize}_{round_trip}"] = (times[1] - times[0]) / (
-                    len(flash.CONTENT) // _BLKSIZE + 1
-                )
+        for blksize, windowsize, round_trip in self._cases:
+            times: list[float] = []
+            self._start(self._client(blksize, windowsize, times), round_trip)
+            yield None
+            # From its first ACK to the end of its last whole window: a part of one costs a round trip too.
+            blocks = len(times) - 1
+            self.figures["block"].append([blksize, windowsize, round_trip, (times[-1] - times[0]) / blocks])
+        for windowsize in (1, 4):
+            crowd: list[list[float]] = [[] for _ in range(_CROWD)]
+            for number, times in enumerate(crowd):  # the queue of port 69 is short
+                client = self._client(_BLKSIZE, windowsize, times)
+                self._after(1 + 20_000 * number, lambda client=client: self._start(client, 0))
+            self._crowd = _CROWD
+            yield None
+            blocks = sum(len(times) - 1 for times in crowd)
+            spent = max(times[-1] for times in crowd) - min(times[0] for times in crowd)
+            self.figures[f"crowd_{windowsize}"] = spent / blocks
 
     @staticmethod
     def _bare() -> Peer:
@@ -121,59 +151,94 @@ class _Bench(PicoW):
         while True:
             data = yield b"\0\4\0\0" if data[0] else b""
 
-    def _client(self, windowsize: int, times: list[float]) -> Peer:
-        """Fetches the file, and notes when it sent its first ACK and when the last block came."""
-        data = yield b"\0\1%s\0octet\0blksize\0%d\0windowsize\0%d\0" % (flash.FILE.encode(), _BLKSIZE, windowsize)
+    def _client(self, blksize: int, windowsize: int, times: list[float]) -> Peer:
+        """Fetches the file, and notes when it sent its first ACK and when each block of a whole window came."""
+        asked = b"\0\1%s\0octet\0blksize\0%d\0windowsize\0%d\0"
+        data = yield asked % (flash.FILE.encode(), blksize, windowsize)
         assert data[:2] == b"\0\6", data
         times.append(self.now)
         got, block = 0, 0
+        whole = len(flash.CONTENT) // blksize // windowsize * windowsize
         data = yield struct.pack("!HH", 4, 0)
         while True:
             if struct.unpack_from("!HH", data) == (3, block + 1):
                 block += 1
                 got += len(data) - 4
-                if len(data) < 4 + _BLKSIZE:
+                if block <= whole:
+                    times.append(self.now)
+                if len(data) < 4 + blksize:
                     break
                 data = yield struct.pack("!HH", 4, block) if block % windowsize == 0 else b""
             else:
                 data = yield struct.pack("!HH", 4, block)
         assert got == len(flash.CONTENT), got
-        times.append(self.now)
         return struct.pack("!HH", 4, block)
 
 
-def measure() -> dict[str, float]:
-    """The figures, by the board's clock; microseconds for a block. Raises ToolError."""
+def measure(cases: list[tuple[int, int, int]]) -> dict[str, Any]:
+    """The figures, by the board's clock; microseconds for a block. Raises ToolError.
+
+    bare      what bare_pico.py measures, by blksize
+    parts_1, parts_4   the same, what it sums up over a transfer in lock-step and at windowsize 4
+    collect   how long it takes to collect garbage
+    block     blksize, windowsize, round trip, and what a block cost, for each of `cases` (the first three)
+    crowd_1, crowd_4   what a block cost with _CROWD clients, in lock-step and at windowsize 4
+    """
     board = boards.load(BOARD)
     with tempfile.TemporaryDirectory() as folder:
         whole = Path(folder) / "flash"
         whole.write_bytes(flash.with_script(board, "bare_pico.py"))
-        bench = _Bench(firmware.base_image(board), whole)
+        bench = _Bench(firmware.base_image(board), whole, cases)
         asyncio.run(bench.run())
     return bench.figures
 
 
-def budgets() -> list[Budget]:
-    """What a block costs against what it must cost at least, measured by a process of its own."""
-    command = [sys.executable, "-m", "tools.bench.pico"]
+def bound(figures: dict[str, Any], blksize: int, windowsize: int, turn: str = "turn") -> float:
+    """What a block costs at least: its read and its send, and of each window the reply."""
+    bare = figures["bare"][str(blksize)]
+    return bare["read"] + bare["send"] + (bare[turn] - bare["send"]) / windowsize
+
+
+def parts(figures: dict[str, Any]) -> str:
+    """Where the time of a block goes, in words."""
+    lines = []
+    blocks = len(flash.CONTENT) // _BLKSIZE + 1
+    for windowsize, how in ((1, "lock-step"), (4, "windowsize 4")):
+        block = next(spent for *case, spent in figures["block"] if case == [_BLKSIZE, windowsize, 0])
+        each = {what: spent / blocks for what, spent in figures[f"parts_{windowsize}"].items()}
+        rest = block - sum(each.values())
+        told = ", ".join(f"{spent:.0f} {what}" for what, spent in each.items())
+        lines.append(f"{how} at {_BLKSIZE}: of {block:.0f} us a block {told}, {rest:.0f} the server")
+    return "\n".join([*lines, f"a collection of garbage, between transfers only: {figures['collect'] / 1000:.1f} ms"])
+
+
+def budgets(whole: bool) -> tuple[list[Budget], dict[str, Any]]:
+    """What a block costs against what it must cost at least, measured by a process of its own; and the figures.
+
+    whole  with all combinations of blksize, windowsize and round trip
+    """
+    command = [sys.executable, "-m", "tools.bench.pico", *(["--all"] if whole else [])]
     result = subprocess.run(command, cwd=boards.ROOT, capture_output=True, text=True)
     if result.returncode:
         said = (result.stdout + result.stderr).strip().splitlines() or ["nothing was said"]
-        return [Budget("throughput, emulated Pico W", None, "times", _PART_OF_BOUND, said[-1], at_least=True)]
+        return [Budget("throughput, emulated Pico W", None, "times", _PART_OF_BOUND, said[-1], at_least=True)], {}
     figures = json.loads(result.stdout.splitlines()[-1])
-    read, send, reply = figures["read"], figures["send"], figures["turn"] - figures["send"]
-    parts = f"of {read:.0f} us read, {send:.0f} send, {reply:.0f} reply"
-    result = []
-    for windowsize, what in ((1, "lock-step"), (4, "windowsize 4")):
-        bound, block = read + send + reply / windowsize, figures[f"block_{windowsize}_0"]
-        method = f"{bound:.0f} us {parts} a window, against {block:.0f} us a block; 64 KB at 1468"
-        what = f"throughput, emulated Pico W, {what}, against the bound"
-        result.append(Budget(what, bound / block, "times", _PART_OF_BOUND, method, at_least=True))
-    lock_step, windowed = figures["block_1_5000"], figures["block_4_5000"]
-    method = f"{lock_step:.0f} against {windowed:.0f} us a block; 3 is wanted, 3.2 the bound of this emulation"
+    block = {tuple(case): value for *case, value in figures["block"]}
+    rows = []
+    for turn, limit, crowd in (("turn", _PART_OF_BOUND, ""), ("shared", None, f"{_CROWD} clients, ")):
+        for windowsize, how in ((1, "lock-step"), (4, "windowsize 4")):
+            least = bound(figures, _BLKSIZE, windowsize, turn)
+            spent = figures[f"crowd_{windowsize}"] if crowd else block[_BLKSIZE, windowsize, 0]
+            method = f"{least:.0f} against {spent:.0f} us a block of 64 KB at {_BLKSIZE}"
+            if crowd:
+                method += f"; {_WANTED} is wanted"
+            what = f"throughput, emulated Pico W, {crowd}{how}, against the bound"
+            rows.append(Budget(what, least / spent, "times", limit, method, at_least=True))
+    lock_step, windowed = block[_BLKSIZE, 1, 5000], block[_BLKSIZE, 4, 5000]
+    method = f"{lock_step:.0f} against {windowed:.0f} us a block, in whole windows"
     what = "throughput, emulated Pico W, 5 ms of round trip, windowsize 4 against lock-step"
-    return [*result, Budget(what, lock_step / windowed, "times", None, method)]
+    return [*rows, Budget(what, lock_step / windowed, "times", 3, method, at_least=True)], figures
 
 
 if __name__ == "__main__":
-    print(json.dumps(measure()))
+    print(json.dumps(measure(_ALL_CASES if "--all" in sys.argv else _CASES)))

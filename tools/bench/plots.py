@@ -50,7 +50,7 @@ def _throughput(pyplot: Any, rows: list[Row], colours: dict[str, str]) -> Any:
             here = [row for row in rows if row.facts["blksize"] == blksize and server in row.samples]
             axis.plot(
                 [row.facts["windowsize"] for row in here],
-                [row.median(server) for row in here],
+                [row.typical(server) for row in here],
                 label=server,
                 **_style(server, colours),
             )
@@ -68,13 +68,13 @@ def _throughput(pyplot: Any, rows: list[Row], colours: dict[str, str]) -> Any:
 def _curves(axis: Any, rows: list[Row], colours: dict[str, str], x: str, factor: float) -> None:
     for server in colours:
         here = (
-            [row for row in rows if row.median(server) is not None]
+            [row for row in rows if row.typical(server) is not None]
             if all(server in row.samples for row in rows)
             else []
         )
         axis.plot(
             [row.facts[x] * factor for row in here],
-            [row.median(server) for row in here],
+            [row.typical(server) for row in here],
             label=server,
             **_style(server, colours),
         )
@@ -87,7 +87,7 @@ def _two(pyplot: Any, rows: list[Row], colours: dict[str, str], x: str, factor: 
     for axis, windowsize in zip(axes, windows, strict=True):
         here = [row for row in rows if row.facts["windowsize"] == windowsize]
         _curves(axis, here, colours, x, factor)
-        model = [model_seconds(row.facts, here[0].median(OURS) or 0) for row in here]
+        model = [model_seconds(row.facts, here[0].typical(OURS) or 0) for row in here]
         axis.plot([row.facts[x] * factor for row in here], model, "k--", linewidth=1, label="model", zorder=4)
         axis.set(title="lock-step" if windowsize == 1 else f"windowsize {windowsize}", xlabel=label, yscale="log")
         axis.grid(alpha=0.3)

@@ -231,16 +231,15 @@ def budgets(whole: bool) -> tuple[list[Budget], dict[str, Any]]:
     whole  with all combinations of blksize, windowsize and round trip
     """
     command = [sys.executable, "-m", "tools.bench.pico", *(["--all"] if whole else [])]
-    said = [f"not done within {_PATIENCE} s"]
+    trouble = f"not done within {_PATIENCE} s"
     try:
         result = subprocess.run(command, cwd=boards.ROOT, capture_output=True, text=True, timeout=_PATIENCE)
-        failed = result.returncode != 0
-        said = (result.stderr + result.stdout).strip().splitlines() or ["nothing was said"]
+        trouble = result.stderr.strip().splitlines()[-1] if result.returncode else ""
     except subprocess.TimeoutExpired:
-        failed = True
-    if failed:
-        return [Budget("throughput, emulated Pico W", None, "times", _PART_OF_BOUND, said[-1], at_least=True)], {}
-    figures = json.loads(said[-1])
+        result = None
+    if result is None or trouble:
+        return [Budget("throughput, emulated Pico W", None, "times", _PART_OF_BOUND, trouble, at_least=True)], {}
+    figures = json.loads(result.stdout.splitlines()[-1])
     block = {tuple(case): value for *case, value in figures["block"]}
     rows = []
     for turn, limit, crowd in (("turn", _PART_OF_BOUND, ""), ("shared", None, f"{_CROWD} clients, ")):

@@ -189,8 +189,8 @@ class Server:
                 timeout_ms = wait if wait > 0 else 0
         # Hot path.
         twins = self._twins
-        if self._eager > 0:
-            self._eager -= 4 if self._alone else 1  # pump() looks many times itself
+        if self._eager:
+            self._eager -= 1
             timeout_ms = 0
         # To ask whether there is something to read takes an ESP32 longer than to read it.
         ready = self._alone if not timeout_ms and self._alone else self._poller.ipoll(timeout_ms)

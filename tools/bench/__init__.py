@@ -84,6 +84,7 @@ def run(arguments: argparse.Namespace) -> int:
         budgets.append(measures.relay_cost(client, board, rounds))
         rows: list[field.Row] = []
         if arguments.field:
+            processors.for_servers()
             others, missing = _start_peers(stack, folder, peers.PYTHON)
             absent |= missing
             ports = {OURS: board, **ports, **others}

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import ToolError
-from .field import PATIENCE, Row
+from .field import Row
 from .measures import FILES, OURS
 
 _COLOURS = ("#d62728", "#1f77b4", "#2ca02c", "#9467bd", "#8c564b", "#e377c2", "#7f7f7f")
@@ -91,7 +91,7 @@ def _two(pyplot: Any, rows: list[Row], colours: dict[str, str], x: str, factor: 
         axis.plot([row.facts[x] * factor for row in here], model, "k--", linewidth=1, label="model", zorder=4)
         axis.set(title="lock-step" if windowsize == 1 else f"windowsize {windowsize}", xlabel=label, yscale="log")
         axis.grid(alpha=0.3)
-    axes[0].set_ylabel(f"seconds for 256 KiB at blksize 1428 (more than {PATIENCE}: none)")
+    axes[0].set_ylabel("seconds for 256 KiB, blksize 1428")
     axes[0].legend(fontsize=8)
     return figure
 

@@ -334,7 +334,7 @@ class Server:
             return False
         if not datagram:
             # After an empty datagram an ESP32's socket never receives again (seen on v1.24.0 and
-            # v1.25.0: recvfrom gives b"" for ever): a new one. Twins have the same in poll().
+            # v1.25.0: recvfrom gives b"" for ever): a new one. Twins have the same in _drive().
             self._close(port)
             self._open(port)
             return False

@@ -4,9 +4,9 @@ RFC 1350 (lock-step), 2347 (the OACK counts as block 0), 7440 (windows), RFC 112
 (Sorcerer's Apprentice), RFC 6298 (adaptive retransmission, Karn's rule). No sockets, and no clock
 but the caller's: times are of `time.ticks_ms()`.
 
-The caller's part: receive() for each datagram, expired() when `due` has come, pump() after either,
-until `outcome` is set. A block number is counted from 1 without wrapping; only on the wire has it
-16 bits.
+The caller's part, until `outcome` is set: pump() to send and to hear, receive() for what pump()
+leaves, expired() when `due` has come, and pump() after either. A block number is counted from 1
+without wrapping; only on the wire has it 16 bits.
 """
 
 from errno import EAGAIN, ENOBUFS, ENOMEM

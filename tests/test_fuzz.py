@@ -98,6 +98,7 @@ def bombard(board: Board, chance: random.Random, count: int, seeds: list[bytes],
 def test_no_datagram_harms_the_board(start, sockets: tuple[str, ...]):
     board: Board = start(*sockets, "--set", "log=debug", "--set", "timeout=1", "--set", "retries=1")
     count = DATAGRAMS if board.name == "unix" else DATAGRAMS // 20
+    board.fill()
     before = max(board.heap_when_idle() for _ in range(3))
     bombard(board, random.Random(2347), count // 2, SEEDS, fresh=0.05)
     board.heap_when_idle(seconds=60)  # the transfers that were left behind time out first

@@ -48,15 +48,8 @@ def open_files(board: Board) -> int:
 
 
 def before(board: Board) -> tuple[int, int]:
-    """Bytes of heap and open files of the idle board, once it had all the transfers at once that it takes: its tables
-    have grown to their size by then (2.7 KB for 32)."""
-    wires = [Wire(board.address) for _ in range(33)]
-    for number, wire in enumerate(wires):
-        wire.ask("size-5000" if number % 2 else f"fuzz-{number}", opcode=1 + (number % 2 == 0))
-    seen = board.lines_when_silent()
-    for wire in wires:
-        wire.__exit__()
-    board.wait_for("idle, ", after=seen)
+    """Bytes of heap and open files of the idle board, once its tables have grown."""
+    board.fill(uploads=True)
     store(board.address, "first", b"")  # and what the first upload of all needs is there
     return max(board.heap_when_idle(seconds=60) for _ in range(3)), open_files(board)
 

@@ -50,11 +50,11 @@ class Journal:
         client    "host:port"
         what      "RRQ name mode options"
         outcome   how it ended: DONE, PROBED, or what somebody may want to look into
-        transfer  with delivered, resent, peer_error
+        transfer  with delivered(), resent, peer_error
         ms        how long it took
         """
         self.count("done" if outcome in (DONE, PROBED) else "failed")
-        self.count("bytes", transfer.delivered)
+        self.count("bytes", transfer.delivered())
         self.count("resent", transfer.resent)
         if transfer.peer_error is not None:
             outcome += ", ERROR %d" % transfer.peer_error
@@ -64,9 +64,9 @@ class Journal:
             client,
             what,
             outcome,
-            transfer.delivered,
+            transfer.delivered(),
             ms // 1000,
             ms % 1000,
-            transfer.delivered // max(ms, 1),
+            transfer.delivered() // max(ms, 1),
             transfer.resent,
         )

@@ -61,7 +61,6 @@ class Transfer:
     due        when `expired` wants to be called, in ticks_ms
     progress   when the client last brought the transfer on, in ticks_ms
     resent     number of packets sent again
-    delivered  bytes of data that have arrived for certain, headers excluded
     proven     the client has shown that it is there: its address is not a false one
     outcome    None while it goes on, then how it ended: DONE, PROBED, or other words for the
                journal
@@ -125,6 +124,11 @@ class Transfer:
         if self._doubt:
             self._rto = max(self._rto >> 1, self._estimate())
         self._doubt = True
+
+    def delivered(self):
+        """Bytes of data that have arrived for certain, headers excluded."""
+        # No property: a class with one takes a Pico W 28 us for each attribute that is set, not 2.
+        raise NotImplementedError
 
     def dallying(self, now):
         """True if all has arrived, as far as we can know, and only the last ACK may be lost."""
@@ -209,8 +213,8 @@ class ReadTransfer(Transfer):
         self._repeated = -1
         self._measure_at = 0  # the next block whose ACK measures the round trip
 
-    @property
     def delivered(self):
+        """As Transfer."""
         missing = self._blksize - self._last_size if self.base == self.last else 0
         return max(self.base, 0) * self._blksize - missing
 

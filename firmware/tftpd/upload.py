@@ -31,7 +31,7 @@ class WriteTransfer(Transfer):
         self._ack = bytearray((0, ACK, 0, 0))
         self._block = None  # that came and is still to be written
         self.base = 0
-        self.delivered = 0
+        self._bytes = 0  # written
         self._acked = 0  # block of the last ACK sent; the OACK counts as block 0
         self._answer = True  # pump() is to send an ACK
         self._complained = False  # about the gap behind `base`
@@ -86,7 +86,7 @@ class WriteTransfer(Transfer):
                 raise Refused(ILLEGAL, "block longer than blksize")
             self._sink.write(block)
             self.base += 1
-            self.delivered += len(block)
+            self._bytes += len(block)
             if not self._repeated:
                 self._echoes = 0
             self._complained = self._repeated = False
@@ -116,6 +116,10 @@ class WriteTransfer(Transfer):
             self.due = ticks_add(now, BLOCKED_MS)
         elif begins:  # what brings nothing new puts off no timer
             self.due = ticks_add(now, self._rto_max * _DALLY if self._finished else self._rto)
+
+    def delivered(self):
+        """As Transfer."""
+        return self._bytes
 
     def dallying(self, now):
         """True if the file is whole and in its place."""

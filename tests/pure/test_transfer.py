@@ -28,7 +28,7 @@ def test_lock_step_sends_one_block_for_each_ack():
     assert bench.ack(2) == [3]
     assert bench.ack(3) == []
     assert bench.transfer.outcome == DONE
-    assert bench.transfer.delivered == 1200
+    assert bench.transfer.delivered() == 1200
     assert bench.transfer.resent == 0
 
 
@@ -38,14 +38,14 @@ def test_a_multiple_of_blksize_ends_with_an_empty_block():
     bench.transfer.receive(ack(1), 4, bench.now)
     assert bench.flush() == [b"\0\3\0\2"]
     bench.ack(2)
-    assert bench.transfer.outcome == DONE and bench.transfer.delivered == 512
+    assert bench.transfer.outcome == DONE and bench.transfer.delivered() == 512
 
 
 def test_an_empty_file_is_one_empty_block():
     bench = lock_step(0)
     assert bench.flush() == [b"\0\3\0\1"]
     bench.ack(1)
-    assert bench.transfer.outcome == DONE and bench.transfer.delivered == 0
+    assert bench.transfer.outcome == DONE and bench.transfer.delivered() == 0
 
 
 def test_no_data_before_the_oack_is_acknowledged():
@@ -60,7 +60,7 @@ def test_a_window_follows_each_ack_of_its_last_block():
     assert bench.ack(4) == [5, 6, 7, 8]
     assert bench.ack(8) == [9, 10]
     bench.ack(10)
-    assert bench.transfer.outcome == DONE and bench.transfer.delivered == 75
+    assert bench.transfer.outcome == DONE and bench.transfer.delivered() == 75
 
 
 def test_block_numbers_roll_over_to_0():
@@ -75,7 +75,7 @@ def test_block_numbers_roll_over_to_0():
     assert sent == [65535, 0, 1, 2, 3]
     bench.ack(65539 & 0xFFFF)
     assert bench.transfer.outcome == DONE
-    assert bench.transfer.delivered == 8 * 65538 + 3
+    assert bench.transfer.delivered() == 8 * 65538 + 3
 
 
 # -- repeats and strays ------------------------------------------------------------------------------------------------
@@ -361,7 +361,7 @@ def test_a_quick_client_gets_all_in_one_go():
         assert quick(bench) == list(range(1, 98))
         assert bench.left is None
         assert bench.transfer.outcome == DONE
-        assert (bench.transfer.delivered, bench.transfer.resent) == (768, 0)
+        assert (bench.transfer.delivered(), bench.transfer.resent) == (768, 0)
         assert bench.source.reads == list(range(1, bench.source.block))  # each once
 
 

@@ -45,7 +45,7 @@ def test_lock_step_acknowledges_each_block():
     assert bench.data(3, b"c" * 9) == [3]
     assert bench.sink.committed
     assert bench.sink.data == b"a" * 512 + b"b" * 512 + b"c" * 9
-    assert bench.transfer.delivered == 1033
+    assert bench.transfer.delivered() == 1033
     assert bench.transfer.resent == 0
     assert bench.transfer.outcome is None and bench.transfer.dallying(bench.now)
 

@@ -93,12 +93,15 @@ class Relay:
         return sock
 
     def _run(self) -> None:
-        while True:
+        over = False
+        while self._waiting or not over:  # what is under way at the end still arrives, as a last ACK must
             wait = max(self._waiting[0][0] - time.monotonic(), 0) if self._waiting else None
             for key, _ in self._selector.select(wait):
                 sock = key.fileobj
                 if sock is self._woken:
-                    return
+                    self._selector.unregister(sock)
+                    over = True
+                    continue
                 assert isinstance(sock, socket.socket)
                 self._drain(sock)
             while self._waiting and self._waiting[0][0] <= time.monotonic():

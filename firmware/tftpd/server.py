@@ -8,8 +8,9 @@ request that finds none left shares a port. Two kinds of sockets live on such a 
   readinto and write on it allocate nothing. Linux and lwIP hand a datagram to the connected socket
   first. Where no socket is left for a twin, the port's does its work with recvfrom and sendto.
 
-Each socket in the poll set costs an ESP32 0.17 ms a turn, a seventh of a block. So while transfers
-are under way, sockets that none of them needs are out of it and only looked at now and then.
+Each socket that is polled costs an ESP32 0.17 ms a turn, a seventh of a block. So there are two
+poll sets: one of all sockets, to wait on, and one of those that the transfers under way need, for
+the turns that don't wait; while these go on and on, all are looked at now and then.
 """
 
 import gc
@@ -41,11 +42,12 @@ from .store import Store
 from .transfer import DONE, ReadAhead, ReadTransfer
 from .upload import WriteTransfer
 
-_LISTEN_MS = const(20)  # while transfers are under way, new requests and strangers wait so long,
+_LISTEN_MS = const(20)  # while transfers keep it busy, new requests and strangers wait so long,
 _ALONE_MS = const(40)  # and so long while a single transfer goes on and on
 _TICK_MS = const(1000)
 # After a transfer has sent something the answer is looked for so often without waiting, 0.1 to 6
-# ms: an ESP32 that waits wakes at its next tick, 10 ms later (docs/performance.md).
+# ms: an ESP32 that waits wakes at its next tick, 10 ms later (docs/performance.md). Where waits
+# are exact, half as often each time that nothing came.
 _EAGER_TURNS = const(32)
 _BURST = const(8)  # datagrams taken from one socket before the others have their turn
 _RESERVE = const(2048)  # bytes of heap in one piece that a transfer must leave
@@ -69,6 +71,15 @@ def _explained(trouble):
         return UNDEFINED, "can't read the file: %s" % trouble
     sys.print_exception(trouble)
     return UNDEFINED, "internal error: %s" % repr(trouble)
+
+
+def _least_turns():
+    """How often to look at least: once where a wait of 1 ms takes no more than 2."""
+    nothing = select.poll()
+    nothing.poll(1)  # to the next tick, if there are such
+    started = ticks_ms()
+    nothing.poll(1)
+    return 1 if ticks_diff(ticks_ms(), started) <= 2 else _EAGER_TURNS
 
 
 class _Port:
@@ -127,8 +138,9 @@ class Server:
         self._may_read = Ranges(settings["read_from"])
         self._may_write = Ranges(settings["write_from"])
         self._journal = Journal(settings["log"])
-        self._poller = select.poll()
-        self._others = select.poll()  # sockets that no transfer needs, while there is one
+        self._poller = select.poll()  # all sockets
+        self._needed = select.poll()  # those of them that the transfers under way need
+        self._all = False  # in the next turn all are to be looked at
         self._listener = _Port(settings["port"], MAX_REQUEST + 1)
         self._ports = {}  # socket: _Port, the listener's among them
         self._twins = {}  # socket: _Session
@@ -138,6 +150,8 @@ class Server:
         self._due = 0  # ticks_ms before which no transfer's timer is due
         self._alone = None  # what ipoll would give, where there is one twin and no other socket
         self._eager = 0  # turns that are still to be made without waiting
+        self._turns = _EAGER_TURNS  # as many the next time
+        self._least_turns = _least_turns()
         self._running = False
 
     # -- for the user
@@ -192,8 +206,13 @@ class Server:
         if self._eager:
             self._eager -= 1
             timeout_ms = 0
-        # To ask whether there is something to read takes an ESP32 longer than to read it.
-        ready = self._alone if not timeout_ms and self._alone else self._poller.ipoll(timeout_ms)
+            if not self._eager:
+                self._turns = max(self._turns >> 1, self._least_turns)
+        if timeout_ms or self._all:
+            self._all = False
+            ready = self._poller.ipoll(timeout_ms)
+        else:  # to ask whether there is something to read takes an ESP32 longer than to read it
+            ready = self._alone or self._needed.ipoll(0)
         now = ticks_ms()
         for sock, _ in ready:
             if sock in twins:
@@ -201,6 +220,7 @@ class Server:
                 self._drive(session, session.hear, until)
             else:
                 self._hear(sock)
+                self._all = True  # a request seldom comes alone
         if self._sessions:
             # As of the poll: what has come since may be what a timer waits for.
             if self._alone:  # pump() has looked for it
@@ -253,22 +273,22 @@ class Server:
     def _open(self, port):
         port.sock = self._socket(port.tid)
         self._ports[port.sock] = port
+        self._poller.register(port.sock, select.POLLIN)
         self._watch(port)
 
     def _watch(self, port):
-        """Wait for the socket of `port` in each turn if transfers need it, else look at times."""
+        """Look at the socket of `port` in each turn if transfers need it."""
         sessions = self._sessions
-        poller, other = self._poller, self._others
         if sessions and all(s.twin for s in sessions if s.port is port):
-            poller, other = other, poller
-        other.unregister(port.sock)
-        poller.register(port.sock, select.POLLIN)
+            self._needed.unregister(port.sock)
+        else:
+            self._needed.register(port.sock, select.POLLIN)
         self._alone = ((sessions[0].twin, 0),) if len(sessions) == 1 and sessions[0].twin else None
 
     def _close(self, port):
         del self._ports[port.sock]
         self._poller.unregister(port.sock)
-        self._others.unregister(port.sock)
+        self._needed.unregister(port.sock)
         port.sock.close()
         port.sock = None
 
@@ -282,6 +302,7 @@ class Server:
         session.hear = twin.readinto
         self._twins[twin] = session
         self._poller.register(twin, select.POLLIN)
+        self._needed.register(twin, select.POLLIN)
 
     def _close_twin(self, session):
         twin = session.twin
@@ -290,6 +311,7 @@ class Server:
             session.send = session.send_from_port
             del self._twins[twin]
             self._poller.unregister(twin)
+            self._needed.unregister(twin)
             twin.close()
 
     def _renew_twin(self, session):
@@ -435,7 +457,7 @@ class Server:
         self._clients[client] = session
         self._watch(self._listener)
         self._watch(port)
-        self._eager = _EAGER_TURNS
+        self._eager = self._turns = _EAGER_TURNS
         until = ticks_add(ticks_ms(), _ALONE_MS) if self._alone else None
         self._drive(session, session.hear, until)
 
@@ -486,7 +508,9 @@ class Server:
                     self._renew_twin(session)
             if transfer.outcome is None:
                 if hear is None or transfer.base != base:
-                    self._eager = _EAGER_TURNS
+                    if self._eager and self._turns < _EAGER_TURNS:
+                        self._turns <<= 1
+                    self._eager = self._turns
                 if ticks_diff(transfer.due, self._due) < 0:
                     self._due = transfer.due
             else:
@@ -497,9 +521,7 @@ class Server:
 
     def _run_timers(self, now):
         due = ticks_add(now, _LISTEN_MS)
-        for sock, _ in self._others.ipoll(0):
-            self._hear(sock)
-            due = now  # at once again: a request seldom comes alone
+        self._all = True
         i = len(self._sessions)
         while i:  # backwards, for a transfer that ends leaves the list
             i -= 1

@@ -105,18 +105,19 @@ def upload(store, data):
     """Returns True once the last ACK was sent; raises OSError or Refused if the power fails."""
     agreed = Agreed(((b"blksize", b"1000"), (b"windowsize", b"4")), 1468, 4, upload=True)
     sink = store.create(store.place(NAME, ""), "octet", None)
-    transfer = WriteTransfer(sink, agreed, 3, 8, 0)
+    transfer = WriteTransfer(sink, agreed, 3, 8, lambda: 0)
     sent = []
 
     def send(packet):
         sent.append(bytes(packet))
         return len(packet)
 
+    transfer.send = send
     try:
         for block in range(len(data) // 1000 + 1):
             datagram = bytes((0, 3, block + 1 >> 8, block + 1 & 255)) + data[block * 1000 : block * 1000 + 1000]
             transfer.receive(datagram, len(datagram), 0)
-            transfer.pump(send, lambda: 0)
+            transfer.pump()
         return sent[-1] == bytes((0, 4, block + 1 >> 8, block + 1 & 255))
     finally:
         store.close(sink)

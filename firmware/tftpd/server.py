@@ -27,10 +27,8 @@ from .journal import ALWAYS, DEBUG, INFO, Journal
 from .options import Agreed
 from .packet import (
     ACCESS,
-    ERROR,
     ILLEGAL,
     MAX_REQUEST,
-    RRQ,
     UNDEFINED,
     UNKNOWN_TID,
     WRQ,
@@ -49,7 +47,10 @@ _TICK_MS = const(1000)
 # ms: an ESP32 that waits wakes at its next tick, 10 ms later (docs/performance.md). Where waits
 # are exact, half as often each time that nothing came.
 _EAGER_TURNS = const(32)
-_BURST = const(8)  # datagrams taken from one socket before the others have their turn
+_BURST = const(16)  # datagrams taken from one socket before the others have their turn
+_WAITING = const(4)  # of these, how many are taken at most before they are answered
+_ROOM = const(64)  # bytes of a datagram that are received where no upload needs more
+_SHARE_MS = const(2)  # in which a twin's client is heard again and again where others share a port
 _RESERVE = const(2048)  # bytes of heap in one piece that a transfer must leave
 _PROVE_MS = const(250)  # what a client gets to answer, when others want its place
 
@@ -82,15 +83,29 @@ def _least_turns():
     return 1 if ticks_diff(ticks_ms(), started) <= 2 else _EAGER_TURNS
 
 
-class _Port:
-    """A UDP port: its socket (None while closed), its number, how many transfers use it, and how
-    much of a datagram is received (bytes)."""
+def _asks(datagram):
+    return datagram[:2] in (b"\0\1", b"\0\2")  # RRQ, WRQ
 
-    def __init__(self, tid, room=64):
+
+def _deaf(recvfrom):
+    """After an empty datagram an ESP32's socket never receives again (seen on v1.24.0 and v1.25.0:
+    recvfrom gives b"" for ever): a new one is needed."""
+    try:
+        return not recvfrom(4)[0]
+    except OSError:  # no more
+        return False
+
+
+class _Port:
+    """A UDP port: its socket (None while closed), its number, how many transfers use it, how much
+    of a datagram is received (bytes), and what has been received and waits for its answer."""
+
+    def __init__(self, tid, room=_ROOM):
         self.sock = None
         self.tid = tid
         self.users = 0
         self.room = room
+        self.waiting = []
 
 
 class _Session:
@@ -106,19 +121,14 @@ class _Session:
         self.started = now
         self.port = port
         self.twin = None  # connected socket, or None
-        self.hear = None  # its readinto
-        self.heard = b""  # what came to the port instead
-        self.send = self.send_from_port
+        self.send_from_port()
 
-    def send_from_port(self, packet):
-        """Put `packet` on the wire without a twin. Raises OSError."""
-        return self.port.sock.sendto(packet, self.client)
-
-    def overhear(self, inbox):
-        """What the twin's readinto would do, with what came to the port."""
-        size = min(len(self.heard), 4)
-        inbox[:size] = self.heard[:size]
-        return size
+    def send_from_port(self):
+        """Let the transfer do without a twin."""
+        port = self.port
+        client = self.client
+        # No method, which would look for all this on its self.
+        self.transfer.send = lambda packet: port.sock.sendto(packet, client)
 
 
 class Server:
@@ -141,6 +151,7 @@ class Server:
         self._poller = select.poll()  # all sockets
         self._needed = select.poll()  # those of them that the transfers under way need
         self._all = False  # in the next turn all are to be looked at
+        self._behind = []  # ports whose datagrams wait for their answer
         self._listener = _Port(settings["port"], MAX_REQUEST + 1)
         self._ports = {}  # socket: _Port, the listener's among them
         self._twins = {}  # socket: _Session
@@ -203,7 +214,11 @@ class Server:
                 timeout_ms = wait if wait > 0 else 0
         # Hot path.
         twins = self._twins
-        if self._eager:
+        behind = self._behind or ()
+        if behind:
+            self._behind = []
+            timeout_ms = 0
+        elif self._eager:
             self._eager -= 1
             timeout_ms = 0
             if not self._eager:
@@ -216,11 +231,15 @@ class Server:
         now = ticks_ms()
         for sock, _ in ready:
             if sock in twins:
-                session = twins[sock]
-                self._drive(session, session.hear, until)
+                self._hear_twin(twins[sock], until)
             else:
-                self._hear(sock)
+                port = self._ports[sock]
+                if port not in behind:
+                    self._hear(port)
                 self._all = True  # a request seldom comes alone
+        for port in behind:
+            if port.sock:
+                self._hear(port)
         if self._sessions:
             # As of the poll: what has come since may be what a timer waits for.
             if self._alone:  # pump() has looked for it
@@ -291,6 +310,7 @@ class Server:
         self._needed.unregister(port.sock)
         port.sock.close()
         port.sock = None
+        port.waiting = []
 
     def _open_twin(self, session):
         try:
@@ -298,8 +318,8 @@ class Server:
         except OSError:  # no socket left, or a system without twins: the port's socket does
             return
         session.twin = twin
-        session.send = twin.write
-        session.hear = twin.readinto
+        session.transfer.send = twin.write
+        session.transfer.hear = twin.readinto
         self._twins[twin] = session
         self._poller.register(twin, select.POLLIN)
         self._needed.register(twin, select.POLLIN)
@@ -307,17 +327,12 @@ class Server:
     def _close_twin(self, session):
         twin = session.twin
         if twin:
-            session.twin = session.hear = None
-            session.send = session.send_from_port
+            session.twin = session.transfer.hear = session.transfer.until = None
+            session.send_from_port()
             del self._twins[twin]
             self._poller.unregister(twin)
             self._needed.unregister(twin)
             twin.close()
-
-    def _renew_twin(self, session):
-        self._close_twin(session)
-        self._open_twin(session)
-        self._watch(session.port)
 
     def _new_port(self):
         """A port with a number of its own, or the least used one if the board has no socket."""
@@ -335,53 +350,91 @@ class Server:
 
     # -- requests
 
-    def _hear(self, sock):
-        """A few datagrams on a socket that hears everyone: to ask anew for each takes long."""
+    def _hear(self, port):
+        """Some datagrams on a socket that hears everyone: to ask anew for each takes long."""
+        # Hot path where transfers share a port.
+        recvfrom = port.sock.recvfrom
+        room = port.room
+        listening = port is self._listener
+        clients = self._clients
+        # A Pico W's socket queues four, and others come while one is answered: some wait here.
+        most = _WAITING if room == _ROOM else 0
+        waiting = port.waiting
+        more = True
+        session = None
         try:
             for _ in range(_BURST):
-                if not self._take(sock, ticks_ms()):
+                if more:
+                    try:
+                        waiting.append(recvfrom(room))
+                        while len(waiting) <= most:
+                            waiting.append(recvfrom(room))
+                    except OSError:  # no more, or an ICMP message about an earlier packet
+                        more = False
+                        if not waiting:
+                            break
+                elif not waiting:
                     break
-        except Exception as trouble:  # no memory for a datagram: it is lost
-            _explained(trouble)
+                datagram, client = waiting.pop(0)
+                if not datagram:
+                    if not _deaf(recvfrom):
+                        continue
+                    self._close(port)
+                    self._open(port)
+                    break
+                session = clients.get(client)
+                if not session or session.port is not port or (listening and _asks(datagram)):
+                    self._hear_other(port, datagram, client, session)
+                    if listening:  # what a request has begun comes first
+                        break
+                else:
+                    size = session.transfer.pump(datagram)
+                    ended = size is not None and self._attend(session, datagram, size)
+                    if ended and not port.sock:
+                        break
+                session = None
+        except Exception as trouble:  # of one transfer; or no memory for a datagram: it is lost
+            code, text = _explained(trouble)
+            if session:
+                self._end(session, text, code)
+        if port.waiting:
+            self._behind.append(port)
+        self._look()
 
-    def _take(self, sock, now):
-        """One datagram; returns False if there was none, or the next one is to wait."""
-        port = self._ports[sock]
-        listening = port is self._listener
+    def _hear_twin(self, session, until):
+        """What one client said: an ACK, or the head of something else. Hot path."""
+        transfer = session.transfer
+        if session.port.users > 1:
+            until = ticks_add(ticks_ms(), _SHARE_MS)
+        transfer.until = until
+        inbox = self._ahead.inbox
         try:
-            datagram, client = sock.recvfrom(port.room)
-            if not datagram:
-                datagram, client = sock.recvfrom(port.room)
-        except OSError:  # no more, or an ICMP message about an earlier packet
-            return False
-        if not datagram:
-            # After an empty datagram an ESP32's socket never receives again (seen on v1.24.0 and
-            # v1.25.0: recvfrom gives b"" for ever): a new one. Twins have the same in _drive().
-            self._close(port)
-            self._open(port)
-            return False
-        session = self._clients.get(client)
-        opcode = datagram[1] if len(datagram) > 1 and not datagram[0] else 0
-        if session and session.port is port and not (listening and opcode in (RRQ, WRQ)):
-            transfer = session.transfer
-            if isinstance(transfer, ReadTransfer):
-                session.heard = datagram
-                self._drive(session, session.overhear)
-            else:
-                self._drive(session, None, None, transfer.receive, datagram, len(datagram), now)
-                if transfer.dallying(now):  # it is whole, and stays to repeat its ACK
-                    self._tell(session, DONE)
-            return port.sock is not None
+            size = transfer.hear(inbox)
+            if size is None:
+                return
+            if size == 0:
+                size = transfer.hear(inbox)
+        except OSError:  # an ICMP message about an earlier packet: the timers know better
+            return
+        if size == 4:
+            self._drive(session, inbox)
+        elif size == 0:  # deaf, as in _hear()
+            self._close_twin(session)
+            self._open_twin(session)
+            self._watch(session.port)
+            self._drive(session)
+
+    def _hear_other(self, port, datagram, client, session):
+        """A request, or a datagram from a stranger."""
         host, number = _host_port(client)
         first = int(host.split(".")[0])
         if number == 0 or first == 0 or first >= 224:  # nobody, multicast, broadcast: no answer
             self._journal.count("garbage")
-        elif listening:
-            self._request(datagram, client, host, number, session, now)
-        elif opcode != ERROR:
+        elif port is self._listener:
+            self._request(datagram, client, host, number, session, ticks_ms())
+        elif datagram[:2] != b"\0\5":  # no ERROR to an ERROR
             self._journal.count("garbage")
-            self._reply(sock, client, UNKNOWN_TID, "unknown transfer ID")
-        return not listening
+            self._reply(port.sock, client, UNKNOWN_TID, "unknown transfer ID")
 
     def _request(self, datagram, client, host, number, session, now):
         if session and session.request == datagram and session.transfer.repeat_request(now):
@@ -433,7 +486,7 @@ class Server:
             agreed = Agreed(asked, settings["blksize"], settings["windowsize"], size)
             file = store.open(path, mode, agreed)
         try:
-            limits = (agreed, settings["timeout"], settings["retries"], now)
+            limits = (agreed, settings["timeout"], settings["retries"], ticks_ms)
             if upload:
                 transfer = WriteTransfer(file, *limits)
             else:
@@ -458,8 +511,7 @@ class Server:
         self._watch(self._listener)
         self._watch(port)
         self._eager = self._turns = _EAGER_TURNS
-        until = ticks_add(ticks_ms(), _ALONE_MS) if self._alone else None
-        self._drive(session, session.hear, until)
+        self._drive(session)
 
     def _make_room(self, sessions, limit, host, now):
         """See that one more of `sessions`, for `host`, is within `limit`, or raise Refused."""
@@ -489,35 +541,41 @@ class Server:
 
     # -- transfers
 
-    def _drive(self, session, hear=None, until=None, step=None, *arguments):
-        """step(*arguments), then let the transfer send and `hear`, or end it. Hot path."""
+    def _drive(self, session, word=None):
+        """Let the transfer go on, with `word` from its client or without, or end it. Hot path."""
         transfer = session.transfer
         try:
-            base = transfer.base
-            if step:
-                step(*arguments)
-            if transfer.outcome is None:
-                size = transfer.pump(session.send, ticks_ms, hear, until)
-                if size == 0:  # see _take
-                    size = transfer.pump(session.send, ticks_ms, hear)
-                if size:
-                    transfer.receive(self._ahead.inbox, size, ticks_ms())
-                    if transfer.outcome is None:
-                        transfer.pump(session.send, ticks_ms)
-                elif size == 0:
-                    self._renew_twin(session)
-            if transfer.outcome is None:
-                if hear is None or transfer.base != base:
-                    if self._eager and self._turns < _EAGER_TURNS:
-                        self._turns <<= 1
-                    self._eager = self._turns
-                if ticks_diff(transfer.due, self._due) < 0:
-                    self._due = transfer.due
-            else:
-                self._end(session, transfer.outcome)
+            size = -1 if transfer.outcome else transfer.pump(word)
+            if size is not None:
+                self._attend(session, word, size)
         except Exception as trouble:  # a fault of ours ends one transfer, not the server
             code, text = _explained(trouble)
             self._end(session, text, code)
+        self._look()
+
+    def _attend(self, session, word, size):
+        """What pump(word) left, see there; returns True if that ends the transfer."""
+        transfer = session.transfer
+        while size and size > 0:
+            now = ticks_ms()
+            transfer.receive(word or self._ahead.inbox, size, now)
+            word = None
+            size = None if transfer.outcome else transfer.pump(None)
+            if isinstance(transfer, WriteTransfer) and transfer.dallying(now):
+                self._tell(session, DONE)  # it stays only to repeat its ACK
+        if transfer.outcome:
+            self._end(session, transfer.outcome)
+            return True
+        # Other transfers are due later than we: by _MARGIN_MIN_MS, which is _LISTEN_MS.
+        if ticks_diff(transfer.due, self._due) < 0:
+            self._due = transfer.due
+        return False
+
+    def _look(self):
+        """Look for answers without waiting, as often as it has been worth while."""
+        if self._eager and self._turns < _EAGER_TURNS:
+            self._turns <<= 1
+        self._eager = self._turns
 
     def _run_timers(self, now):
         due = ticks_add(now, _LISTEN_MS)
@@ -528,7 +586,8 @@ class Server:
             session = self._sessions[i]
             transfer = session.transfer
             if ticks_diff(now, transfer.due) >= 0:
-                self._drive(session, None, None, transfer.expired, now)
+                transfer.expired(now)
+                self._drive(session)
             if transfer.outcome is None and ticks_diff(transfer.due, due) < 0:
                 due = transfer.due
         self._due = due

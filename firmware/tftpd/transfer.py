@@ -4,10 +4,13 @@ RFC 1350 (lock-step), 2347 (the OACK counts as block 0), 7440 (windows), RFC 112
 (Sorcerer's Apprentice), RFC 6298 (adaptive retransmission, Karn's rule). No sockets, and no clock
 but the caller's: times are of `time.ticks_ms()`.
 
-The caller's part, until `outcome` is set: pump() to send and to hear, receive() for what pump()
-leaves, expired() when `due` has come, and pump() after either. A block number is counted from 1
-without wrapping; only on the wire has it 16 bits.
+The caller's part, until `outcome` is set: pump() to begin and with each word of the client,
+receive() for what pump() leaves, expired() when `due` has come, and pump() again after either. A
+block number is counted from 1 without wrapping; only on the wire has it 16 bits.
 """
+
+# The caller sets `send` and `hear`.
+# pyright: reportOptionalCall=false
 
 from errno import EAGAIN, ENOBUFS, ENOMEM
 from struct import pack_into
@@ -52,7 +55,6 @@ class ReadAhead:
         self.view = memoryview(self.data)
         self.owner = None  # the transfer whose blocks these are
         self.inbox = bytearray(4)  # an ACK, or the head of an ERROR
-        self.usual = bytearray((0, ACK, 0, 0))  # the ACK that pump() hopes for
 
 
 class Transfer:
@@ -65,16 +67,24 @@ class Transfer:
     outcome    None while it goes on, then how it ended: DONE, PROBED, or other words for the
                journal
     peer_error code of the ERROR packet that the client ended with, None without one
+
+    The caller sets before pump():
+
+    send       takes a packet (bytes-like) and puts it on the wire; returns None, or raises OSError
+               with a number of BUSY, if the network takes none just now. Any other OSError is a
+               link that is down or an ICMP message: the packet is lost as on the air.
     """
 
-    def __init__(self, agreed, timeout_s, retries, now):
+    def __init__(self, agreed, timeout_s, retries, clock):
         """A transfer that is about to send its first packet.
 
         agreed     options.Agreed
         timeout_s  longest wait before a repeat, where the client negotiated none
         retries    after this many longest waits without progress the client is given up
-        now        ticks_ms
+        clock      ticks_ms
         """
+        self.send = None
+        self._clock = clock
         self._oack = agreed.oack
         self._window = agreed.windowsize
         self._blksize = agreed.blksize
@@ -89,7 +99,7 @@ class Transfer:
         self._doubt = False
         self._rto = self._estimate()
         self._blocked = False
-        self._stamp = self.progress = now
+        self._stamp = self.progress = now = clock()
         self.due = ticks_add(now, self._rto)
         self.outcome = None
         self.peer_error = None
@@ -180,30 +190,29 @@ class ReadTransfer(Transfer):
     next       the block to be sent next
     top        highest block ever sent
     last       number of the short block that ends the file, _NO_BLOCK until it has been read
+
+    Besides `send` the caller sets, for a transfer that has the board for itself:
+
+    hear       readinto of a socket that hears this client alone
+    until      ticks_ms up to which pump() itself may hear a quick client again and again, or None
+
+    pump(word) sends what may be sent now and goes on in the same way for each ACK of all that was
+    sent, which is the rule. `word` (bytes-like) is what the client said; None: nothing, but send,
+    hear or the state are other ones. Returns None, or what is for the caller to see to:
+    the size of something else that came, for receive() (it is `word`, or what pump() heard, in the
+    `inbox` of the ReadAhead); or -1: there is an `outcome`, or a `due` in BLOCKED_MS.
+    Raises OSError if the file can't be read.
     """
 
-    def __init__(self, source, ahead, agreed, timeout_s, retries, now):
+    def __init__(self, source, ahead, agreed, timeout_s, retries, clock):
         """As Transfer, and
 
         source     readinto(payload) -> bytes read gives block after block; seek(block) goes to one
         ahead      ReadAhead
         """
-        super().__init__(agreed, timeout_s, retries, now)
-        self._seek = source.seek
-        self._readinto = source.readinto
-        self._at = 1  # the block that readinto gives next
-        self._ahead = ahead
-        blksize = agreed.blksize
-        count = min(_AHEAD_BLOCKS, (len(ahead.view) - 4) // blksize)
-        window = min(agreed.windowsize, count)
-        self._payload = ahead.view[4 : 4 + window * blksize]
-        self._all = ahead.view[4 : 4 + (count - count % window) * blksize]
-        self._packets = [
-            ahead.view[i : i + 4 + blksize] for i in range(0, count * blksize, blksize)
-        ]
-        # What of the file is in the buffer while we own it: blocks `_first` to `_end` - 1. Those
-        # before `_whole` have lost their end to the next one's header.
-        self._first = self._whole = self._end = 0
+        super().__init__(agreed, timeout_s, retries, clock)
+        self.hear = self.until = None
+        self._blksize = agreed.blksize
         self.base = self.top = -1 if agreed.oack else 0
         self.next = self.base + 1
         self.last = _NO_BLOCK
@@ -212,6 +221,7 @@ class ReadTransfer(Transfer):
         # (Karn), and a second ACK of one of them may be the echo of our repeat, not a gap.
         self._repeated = -1
         self._measure_at = 0  # the next block whose ACK measures the round trip
+        self.pump = self._run(source, ahead).send
 
     def delivered(self):
         """As Transfer."""
@@ -220,64 +230,83 @@ class ReadTransfer(Transfer):
 
     # -- hot path: allocates nothing but the view of a short last block, calls as little as it can
 
-    def pump(self, send, clock, hear=None, until=None):
-        """Send what may be sent now. With `hear` then hear the client, and where that has all that
-        was sent, which is the rule, go on.
-
-        send   takes a packet (bytes-like) and puts it on the wire; returns None, or raises OSError
-               with a number of BUSY, if the network takes none just now. Any other OSError is a
-               link that is down or an ICMP message: the packet is lost as on the air.
-        clock  ticks_ms: the wait for an ACK begins behind the reads, which take an ESP32 a while
-        hear   readinto of a socket that hears this client alone
-        until  ticks_ms up to which a quick client is heard again and again; None: it is heard once
-
-        Returns the size of what came and is something else: receive() wants it, from the `inbox`
-        of the ReadAhead. Else None. Raises OSError if the file can't be read.
-        """
-        block = self.next
-        base = self.base
+    def _run(self, source, ahead):
+        """The generator behind pump(): so local variables keep the state from one ACK to the next,
+        which in attributes would cost a third of a block (docs/performance.md)."""
+        clock = self._clock
         window = self._window
-        # Until its OACK is acknowledged a client has not agreed to more than one packet.
-        end = base + window if base >= 0 else 0
-        ahead = self._ahead
-        alone = ahead.owner is self
-        if not alone or block < self._whole:
-            self._end = 0
-        alone = alone or until is not None
-        first = self._first
-        have = self._end
-        last = self.last
+        blksize = self._blksize
+        readinto = source.readinto
         data = ahead.data
         inbox = ahead.inbox
-        usual = ahead.usual
-        packets = self._packets
-        blksize = self._blksize
-        repeated = self._repeated
-        proven = self.proven
-        asked = stamp = self._stamp
-        size = heard = None
-        sent = busy = False
+        usual = bytearray((0, ACK, 0, 0))  # the ACK that is hoped for
+        count = min(_AHEAD_BLOCKS, (len(ahead.view) - 4) // blksize)
+        packets = [ahead.view[i : i + 4 + blksize] for i in range(0, count * blksize, blksize)]
+        some = min(window, count)
+        whole = ahead.view[4 : 4 + (count - count % some) * blksize]
+        some = whole[: some * blksize]
+        last = _NO_BLOCK
+        at = 1  # the block that readinto gives next
+        # What of the file is in the buffer while we own it: blocks `first` to `have` - 1. What has
+        # been sent has lost its end to the next one's header.
+        first = have = 1
+        block = 0
+        stamp = asked = clock()
+        busy = False
         while True:
-            if end > last:
-                end = last
-            if block <= end:
-                sent = True
-                while block <= end:
-                    if not block:
-                        packet = self._oack
-                    else:
-                        if block >= have:
-                            self._fill(block, alone)
-                            first = block
-                            have = self._end
-                            last = self.last
+            # What has happened was not the usual.
+            if self.next < max(first, block if busy else block - 1):
+                have = 1
+            block = self.next
+            base = self.base
+            # Until its OACK is acknowledged a client has not agreed to more than one packet.
+            end = base + window if base >= 0 else 0
+            top = self.top
+            repeated = self._repeated
+            proven = self.proven
+            measure_at = self._measure_at
+            send = self.send
+            hear = self.hear
+            until = self.until
+            sent = False
+            heard = None
+            word = inbox
+            while word is not None:
+                alone = ahead.owner is self
+                if not alone:
+                    have = 1
+                if end > last:
+                    end = last
+                start = block
+                busy = False
+                while True:
+                    # Ahead of the window too, while the client thinks, unless others read over it.
+                    # The network has a copy of what was sent, and a repeat reads the file again.
+                    if have <= block <= last and (block <= end or alone):
+                        ahead.owner = self
+                        if block != at:
+                            source.seek(block)
+                        payload = whole if alone else some
+                        size = readinto(payload)
+                        first = block
+                        have = block + size // blksize
+                        if size < len(payload):
+                            last = self.last = have
+                            self._last_size = size % blksize
+                            have += 1
                             if end > last:
                                 end = last
+                        at = have
+                    if block > end:
+                        break
+                    if block:
                         place = block - first
                         packet = packets[place]
                         pack_into(">HH", data, place * blksize, DATA, block & 0xFFFF)
                         if block == last:
                             packet = packet[: 4 + self._last_size]
+                    else:
+                        packet = self._oack
                     try:
                         busy = send(packet) is None
                     except OSError as trouble:
@@ -285,82 +314,64 @@ class ReadTransfer(Transfer):
                     if busy:
                         break
                     block += 1
-                stamp = clock()
-                if not proven:
-                    self._allowance -= 1
-                elif alone and block >= have and block <= last:
-                    # While the client thinks. The network has a copy of what was sent, and a
-                    # repeat reads the file again. Others would read over it.
-                    self._fill(block, True)
-                    first = block
-                    have = self._end
-                    last = self.last
-            if not hear:
-                break
-            try:
-                got = hear(inbox)
-                if got is None and sent and until is not None:
+                if busy or block > start:
+                    sent = True
+                    stamp = (
+                        clock()
+                    )  # the wait begins behind the reads, which take an ESP32 a while
+                    if not proven:
+                        self._allowance -= 1
+                    if start <= top:
+                        self.resent += min(block, top + 1) - start
+                size = None
+                if base == last:
+                    self.outcome = DONE
+                    size = -1
+                elif busy:
+                    size = -1
+                elif until is not None:
                     looks = _LOOKS
-                    while got is None and looks:
-                        looks -= 1
-                        got = hear(inbox)
-            except OSError:  # an ICMP message about an earlier packet: the timers know better
-                break
-            acked = block - 1
-            usual[2] = acked >> 8 & 0xFF
-            usual[3] = acked & 0xFF
-            if got != 4 or inbox != usual or busy or acked <= repeated:
-                size = got
-                break
-            base = acked
-            end = base + window
-            proven = True
-            asked = stamp
-            heard = clock()
-            if until is None or ticks_diff(until, heard) <= 0:
-                hear = None
-            if base == last:
-                break
-        start = self.next
-        top = self.top
-        if start <= top:
-            self.resent += min(block, top + 1) - start
-        self.next = block
-        self.top = max(top, block - 1)
-        if heard is not None:
-            self.base = base
-            self.proven = True
-            self.progress = heard
-            if base == last:
-                self.outcome = DONE
-        if sent:
-            self._whole = max(first, block if busy else block - 1)
-            self._blocked = busy
-            self._stamp = stamp
-            # Not each round trip is measured: that would be a tenth of all that a block costs.
-            if heard is not None and base >= self._measure_at:
-                self._measure_at = base + _MEASURE_BLOCKS
-                self._measured(ticks_diff(heard, asked))
-            self.due = ticks_add(stamp, BLOCKED_MS if busy else self._rto)
-        return size
-
-    def _fill(self, block, alone):
-        """Read from `block` on: a window, or where nobody else reads as many whole ones as fit.
-
-        Raises OSError.
-        """
-        self._ahead.owner = self
-        if block != self._at:
-            self._seek(block)
-        payload = self._all if alone else self._payload
-        size = self._readinto(payload)
-        count = size // self._blksize
-        if size < len(payload):
-            self.last = block + count
-            self._last_size = size % self._blksize
-            count += 1
-        self._first = self._whole = block
-        self._end = self._at = block + count
+                    try:
+                        while size is None and looks:
+                            looks -= 1
+                            size = hear(inbox)
+                    except OSError:  # an ICMP message about an earlier packet
+                        pass
+                acked = block - 1
+                usual[2] = acked >> 8 & 0xFF
+                usual[3] = acked & 0xFF
+                while size != 4 or usual != word or busy or acked <= repeated:
+                    if heard is not None:
+                        self.base = base
+                        self.progress = heard
+                        # Not each round trip: that would be a tenth of all that a block costs.
+                        if base >= measure_at:
+                            measure_at = self._measure_at = base + _MEASURE_BLOCKS
+                            self._measured(ticks_diff(heard, asked))
+                        heard = None
+                    if sent:
+                        self.next = block
+                        if block > top:
+                            top = self.top = acked
+                        self._blocked = busy
+                        self.due = ticks_add(stamp, BLOCKED_MS if busy else self._rto)
+                        sent = False
+                    word = yield size
+                    if word is None:
+                        break
+                    size = len(word)
+                    until = self.until
+                else:
+                    base = acked
+                    end = base + window
+                    asked = stamp
+                    heard = clock()
+                    if not proven:
+                        proven = self.proven = True
+                    if until is not None:
+                        word = inbox
+                        if ticks_diff(until, heard) <= 0:
+                            until = None
 
     def receive(self, datagram, size, now):
         """A datagram came from the client: its first `size` bytes are in `datagram`.

@@ -5,6 +5,9 @@ one of the last good block for each gap). The last block is acknowledged only wh
 is safely in its place.
 """
 
+# The caller sets `send`.
+# pyright: reportOptionalCall=false
+
 from time import ticks_add, ticks_diff
 
 from micropython import const
@@ -21,12 +24,12 @@ class WriteTransfer(Transfer):
     base  last block that is written; those up to it are
     """
 
-    def __init__(self, sink, agreed, timeout_s, retries, now):
+    def __init__(self, sink, agreed, timeout_s, retries, clock):
         """As Transfer, and
 
         sink  write(data) takes block after block, commit() makes the file of them
         """
-        super().__init__(agreed, timeout_s, retries, now)
+        super().__init__(agreed, timeout_s, retries, clock)
         self._sink = sink
         self._ack = bytearray((0, ACK, 0, 0))
         self._block = None  # that came and is still to be written
@@ -70,15 +73,17 @@ class WriteTransfer(Transfer):
             self._complained = True
             self._answer = self.proven or self._allowance > 0
 
-    def pump(self, send, clock, hear=None, until=None):
-        """Write the block that came, and send the ACK that is due; `send` and `clock` as for
-        ReadTransfer. It hears nobody.
+    def pump(self, word=None):
+        """Write the block that receive() took, and send the ACK that is due.
 
-        Raises Refused if the file can't be written.
+        Returns None; the size of `word`, which is for receive(), if there is one; or -1 as that of
+        ReadTransfer. Raises Refused if the file can't be written.
         """
+        if word is not None:
+            return len(word)
         block = self._block
         if block is None and not self._answer:
-            return
+            return None
         begins = block is not None or self._blocked or not self.proven  # a new wait
         if block is not None:
             self._block = None
@@ -103,7 +108,7 @@ class WriteTransfer(Transfer):
                 packet[2] = self.base >> 8 & 0xFF
                 packet[3] = self.base & 0xFF
             try:
-                busy = send(packet) is None
+                busy = self.send(packet) is None
             except OSError as trouble:
                 busy = trouble.errno in BUSY
             self._answer = busy
@@ -111,11 +116,12 @@ class WriteTransfer(Transfer):
             if not self.proven and not busy:
                 self._allowance -= 1
         self._blocked = busy
-        self._stamp = now = clock()
+        self._stamp = now = self._clock()
         if busy:
             self.due = ticks_add(now, BLOCKED_MS)
         elif begins:  # what brings nothing new puts off no timer
             self.due = ticks_add(now, self._rto_max * _DALLY if self._finished else self._rto)
+        return -1 if busy else None
 
     def delivered(self):
         """As Transfer."""

@@ -60,21 +60,26 @@ class _Bench:
         self.took = 0  # ms that reads or writes take
         self.blksize = agreed.blksize
         self.windowsize = agreed.windowsize
-        self.transfer = transfer(*arguments, agreed, timeout, retries, self.now)
+        self.transfer = transfer(*arguments, agreed, timeout, retries, self.clock)
+        self.transfer.send = self._send
+        self._sent = []
 
-    def flush(self, room=1000, **hearing):
-        """What is sent now (list of bytes); after `room` packets the network takes no more."""
-        sent = []
+    def clock(self):
+        return self.now + self.took
 
-        def send(packet):
-            if len(sent) < room:
-                sent.append(bytes(packet))
-                return len(packet)
-            return None
+    def _send(self, packet):
+        if len(self._sent) < self._room:
+            self._sent.append(bytes(packet))
+            return len(packet)
+        return None
 
+    def flush(self, room=1000, word=None):
+        """What is sent now, when `word` has come (list of bytes); after `room` packets the network takes no more."""
+        self._room = room
+        self._sent = []
         if self.transfer.outcome is None:
-            self.left = self.transfer.pump(send, lambda: self.now + self.took, **hearing)
-        return sent
+            self.left = self.transfer.pump(word)
+        return self._sent
 
     def blocks(self, room=1000):
         """The wire numbers of the DATA or ACKs sent now; an OACK shows as "OACK"."""
@@ -109,22 +114,18 @@ class Bench(_Bench):
         self.ahead = ahead or ReadAhead(max(agreed.blksize, 40))
         self.alone = alone
         super().__init__(agreed, ReadTransfer, self.source, self.ahead, **limits)
+        self.transfer.hear = lambda inbox: None
 
     def answer(self, datagram):
-        """As server.py has it: pump() hears, and leaves what is not the usual ACK to receive()."""
-        heard = [datagram]
-
-        def hear(inbox):
-            if not heard:
-                return None
-            size = min(len(datagram), 4)
-            inbox[:size] = heard.pop()[:size]
-            return size
-
-        self.left = None
-        sent = self.flush(hear=hear, until=self.now + 40 if self.alone else None)
-        if self.left:
-            self.transfer.receive(self.ahead.inbox, self.left, self.now)
+        """As server.py has it: pump() is asked first, and leaves what is not the usual ACK to receive()."""
+        if self.alone:
+            self.transfer.until = self.now + 40
+            if len(datagram) >= 4:  # what a socket of its own would give
+                self.ahead.inbox[:] = datagram[:4]
+                datagram = self.ahead.inbox
+        sent = self.flush(word=datagram)
+        if self.left and self.left > 0:
+            self.transfer.receive(datagram, self.left, self.now)
             sent += self.flush()
         return sent
 

@@ -1,6 +1,6 @@
 """transfer.py with a list of packets and a hand-moved clock; runs on CPython under pytest and inside MicroPython."""
 
-from simulated import Bench, Zeros, ack, karn, numbers, three_datagrams_for_each_request, waits_until_given_up
+from simulated import Bench, Zeros, ack, karn, three_datagrams_for_each_request, waits_until_given_up
 from tftpd.transfer import DONE, PROBED, ReadAhead
 
 WINDOW_4 = ((b"blksize", b"8"), (b"windowsize", b"4"))
@@ -319,23 +319,32 @@ def test_transfers_that_share_the_buffer_do_not_mix():
 # -- a transfer that has the board for itself --------------------------------------------------------------------------
 
 
-def quick(bench, step=0, until=40, also=()):
-    """One pump() with a client that acknowledges each window at once; returns the wire numbers of all blocks.
+class Quick(Bench):
+    """A client that acknowledges each window at once, and then says what is in `also`.
 
-    step   ms that each look at the clock takes
-    also   datagrams that come once the client has said all
+    step  ms that each look at the clock takes
     """
-    sent = []
-    began = bench.now
 
-    def send(packet):
-        sent.append(bytes(packet))
-        if len(sent) % bench.windowsize == 0 or len(packet) < 4 + bench.blksize:
-            bench.words.append(bytes(packet[2:4]))
-        return len(packet)
+    def __init__(self, *arguments, also=(), **more):
+        self.step = 0
+        super().__init__(*arguments, **more)
+        self._words = []
+        self._also = list(also)
+        self.transfer.hear = self._hear
 
-    def hear(inbox):
-        word = b"\0\4" + bench.words.pop() if bench.words else also.pop() if also else None
+    def clock(self):
+        self.now += self.step
+        return super().clock()
+
+    def _send(self, packet):
+        if packet[1] == 3 and (
+            len(self._sent) % self.windowsize == self.windowsize - 1 or len(packet) < 4 + self.blksize
+        ):
+            self._words.append(b"\0\4" + bytes(packet[2:4]))
+        return super()._send(packet)
+
+    def _hear(self, inbox):
+        word = self._words.pop() if self._words else self._also.pop() if self._also else None
         if isinstance(word, Exception):
             raise word
         if word is None:
@@ -343,43 +352,41 @@ def quick(bench, step=0, until=40, also=()):
         inbox[: len(word)] = word
         return len(word)
 
-    def clock():
-        bench.now += step
-        return bench.now
-
-    bench.left = bench.transfer.pump(send, clock, hear, began + until)
-    return numbers(sent)
+    def go(self, ms=40):
+        """One pump(), up to `ms` long; returns the wire numbers of all blocks."""
+        self.transfer.until = self.now + ms
+        return self.blocks()
 
 
 def test_a_quick_client_gets_all_in_one_go():
     for windowsize in (1, 4):
         data = bytes(range(256)) * 3
-        bench = Bench(data, (b"windowsize", b"%d" % windowsize), (b"blksize", b"8"), ahead=ReadAhead(50))
-        bench.words = []
+        bench = Quick(data, (b"windowsize", b"%d" % windowsize), (b"blksize", b"8"), ahead=ReadAhead(50))
         assert bench.blocks() == ["OACK"]
         bench.transfer.receive(ack(0), 4, bench.now)
-        assert quick(bench) == list(range(1, 98))
-        assert bench.left is None
+        assert bench.go() == list(range(1, 98))
+        assert bench.left == -1
         assert bench.transfer.outcome == DONE
         assert (bench.transfer.delivered(), bench.transfer.resent) == (768, 0)
         assert bench.source.reads == list(range(1, bench.source.block))  # each once
 
 
 def test_others_get_their_turn():
-    bench = lock_step(512 * 100)
-    bench.words = []
-    sent = quick(bench, step=1)
+    bench = Quick(bytes(512 * 100))
+    bench.step = 1
+    sent = bench.go()
     assert 15 < len(sent) < 25
     assert bench.transfer.outcome is None
-    assert sent + quick(bench, step=1) == list(range(1, 2 * len(sent) + 1))
+    sent += bench.go()
+    assert 30 < len(sent) < 50
+    assert sent == list(range(1, len(sent) + 1))
 
 
 def test_what_is_not_the_usual_ack_is_left_to_receive():
     for word in (b"\0\5\0\3", b"\0\4\1\0", b"\0\1a\0", b"\0\4", OSError(111)):
-        bench = lock_step(2000)
-        bench.words = []
+        bench = Quick(bytes(2000), also=[word])
         bench.windowsize = 1000  # the client says nothing of its own
-        assert quick(bench, also=[word]) == [1]
+        assert bench.go() == [1]
         assert bench.left == (None if isinstance(word, OSError) else len(word))
         assert bench.transfer.outcome is None and bench.transfer.base == 0
 

@@ -66,7 +66,8 @@ def test_the_file_is_in_its_place_before_the_last_ack():
     order = []
     bench.sink.commit = lambda: order.append("commit")
     bench.transfer.receive(b"\0\3\0\1end", 7, bench.now)
-    bench.transfer.pump(lambda packet: order.append(bytes(packet)) or 4, lambda: bench.now)
+    bench.transfer.send = lambda packet: order.append(bytes(packet)) or 4
+    bench.transfer.pump()
     assert order == ["commit", b"\0\4\0\1"]
 
 

@@ -86,9 +86,10 @@ class Profiled(tftpd.server.Server):
 
     def _open_twin(self, session):
         super()._open_twin(session)
-        session.send = self.watched("send", session.send)
-        session.hear = self.watched("hear", session.hear)
-        session.transfer._readinto = self.watched("read", session.transfer._readinto)
+        transfer = session.transfer
+        transfer.send = self.watched("send", transfer.send)
+        transfer.hear = self.watched("hear", transfer.hear)
+        session.file.readinto = self.watched("read", session.file.readinto)
 
     def watched(self, what, call):
         spent = self.spent

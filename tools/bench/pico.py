@@ -29,6 +29,7 @@ _BLKSIZE = 1468
 _CLIENT = bytes((10, 0, 0, 1))
 _FIRST_PORT = 40000
 _CROWD = 8
+_HOLD = b"hold"  # what a client of a crowd yields once it has its OACK
 _AGAIN_US = 500_000  # after which a client asks again
 _PATIENCE = 600  # seconds for all of it
 _WANTED = 0.75  # the same for a crowd
@@ -57,6 +58,7 @@ class _Bench(PicoW):
         self._clients: dict[int, tuple[Peer, int]] = {}  # by port: and the round trip in microseconds
         self._port = _FIRST_PORT
         self._asking: set[int] = set()  # ports of clients that have not been answered
+        self._held: dict[int, tuple[Peer, int]] = {}  # by port: those of a crowd that wait for the rest of it
         self._crowd = 0  # clients that are still to end before the play goes on
         self._script = self._play()
         self._waiting: str | None = next(self._script)
@@ -103,7 +105,7 @@ class _Bench(PicoW):
 
     def _received(self, board_port: int, address: bytes, port: int, data: bytes) -> None:
         self._asking.discard(port)
-        if port not in self._clients:
+        if port not in self._clients or port in self._held:
             return
         peer, round_trip = self._clients[port]
         try:
@@ -115,10 +117,20 @@ class _Bench(PicoW):
             if self._waiting is None and self._crowd <= 0:
                 self._after(100_000, self._next)
             return
-        if answer and round_trip:
+        if answer == _HOLD:
+            self._held[port] = peer, board_port
+            if len(self._held) == _CROWD:
+                self._release()
+        elif answer and round_trip:
             self._after(round_trip, lambda: self._put(port, board_port, answer))
         elif answer:
             self._put(port, board_port, answer)
+
+    def _release(self) -> None:
+        """The crowd goes on, one after the other: all at once they were more than the board's queue holds."""
+        held, self._held = self._held, {}
+        for number, (port, (peer, board_port)) in enumerate(held.items()):
+            self._after(1 + 3_000 * number, lambda p=port, b=board_port, peer=peer: self._put(p, b, next(peer)))
 
     # -- what is measured
 
@@ -147,13 +159,14 @@ class _Bench(PicoW):
         for windowsize in (1, 4):
             crowd: list[list[float]] = [[] for _ in range(_CROWD)]
             for number, times in enumerate(crowd):  # the queue of port 69 is short
-                client = self._client(_BLKSIZE, windowsize, times)
+                client = self._client(_BLKSIZE, windowsize, times, crowd=True)
                 self._after(1 + 20_000 * number, lambda client=client: self._start(client, 0))
             self._crowd = _CROWD
             yield None
-            blocks = sum(len(times) - 1 for times in crowd)
-            spent = max(times[-1] for times in crowd) - min(times[0] for times in crowd)
-            self.figures[f"crowd_{windowsize}"] = spent / blocks
+            # While all of them are under way.
+            first, last = max(times[0] for times in crowd), min(times[-1] for times in crowd)
+            blocks = sum(first < at <= last for times in crowd for at in times)
+            self.figures[f"crowd_{windowsize}"] = (last - first) / blocks
 
     @staticmethod
     def _bare() -> Peer:
@@ -161,11 +174,16 @@ class _Bench(PicoW):
         while True:
             data = yield b"\0\4\0\0" if data[0] else b""
 
-    def _client(self, blksize: int, windowsize: int, times: list[float]) -> Peer:
-        """Fetches the file, and notes when it sent its first ACK and when each block of a whole window came."""
+    def _client(self, blksize: int, windowsize: int, times: list[float], crowd: bool = False) -> Peer:
+        """Fetches the file, and notes when it sent its first ACK and when each block of a whole window came.
+
+        crowd  it waits with its first ACK until all of the crowd have their OACK
+        """
         asked = b"\0\1%s\0octet\0blksize\0%d\0windowsize\0%d\0"
         data = yield asked % (flash.FILE.encode(), blksize, windowsize)
         assert data[:2] == b"\0\6", data
+        if crowd:
+            yield _HOLD
         times.append(self.now)
         got, block = 0, 0
         whole = len(flash.CONTENT) // blksize // windowsize * windowsize
@@ -193,7 +211,7 @@ def measure(cases: list[tuple[int, int, int]]) -> dict[str, Any]:
     collect   how long it takes to collect garbage
     joined_ms, ready_ms   from reset until the Wi-Fi is joined, and until the server is loaded
     block     blksize, windowsize, round trip, and what a block cost, for each of `cases` (the first three)
-    crowd_1, crowd_4   what a block cost with _CROWD clients, in lock-step and at windowsize 4
+    crowd_1, crowd_4   what a block cost while _CROWD clients were served, in lock-step and at windowsize 4
     """
     board = boards.load(BOARD)
     with tempfile.TemporaryDirectory() as folder:

@@ -32,7 +32,7 @@ def answers(datagram, address, listening=True):
     port = server._listener if listening else _Port(50_000)
     port.sock = sock  # type: ignore[assignment]
     server._ports[sock] = port
-    server._hear(sock)
+    server._hear(port)
     return sock.sent
 
 

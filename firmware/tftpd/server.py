@@ -50,7 +50,7 @@ _EAGER_TURNS = const(32)
 _BURST = const(16)  # datagrams taken from one socket before the others have their turn
 _WAITING = const(4)  # of these, how many are taken at most before they are answered
 _ROOM = const(64)  # bytes of a datagram that are received where no upload needs more
-_SHARE_MS = const(2)  # in which a twin's client is heard again and again where others share a port
+_SHARE_MS = const(4)  # in which a twin's client is heard again and again where others share a port
 _RESERVE = const(2048)  # bytes of heap in one piece that a transfer must leave
 _PROVE_MS = const(250)  # what a client gets to answer, when others want its place
 
@@ -151,7 +151,7 @@ class Server:
         self._poller = select.poll()  # all sockets
         self._needed = select.poll()  # those of them that the transfers under way need
         self._all = False  # in the next turn all are to be looked at
-        self._behind = []  # ports whose datagrams wait for their answer
+        self._behind = ()  # ports whose datagrams wait for their answer
         self._listener = _Port(settings["port"], MAX_REQUEST + 1)
         self._ports = {}  # socket: _Port, the listener's among them
         self._twins = {}  # socket: _Session
@@ -214,9 +214,9 @@ class Server:
                 timeout_ms = wait if wait > 0 else 0
         # Hot path.
         twins = self._twins
-        behind = self._behind or ()
+        behind = self._behind
         if behind:
-            self._behind = []
+            self._behind = ()
             timeout_ms = 0
         elif self._eager:
             self._eager -= 1
@@ -233,13 +233,15 @@ class Server:
             if sock in twins:
                 self._hear_twin(twins[sock], until)
             else:
-                port = self._ports[sock]
-                if port not in behind:
-                    self._hear(port)
+                port = self._ports.get(sock)
+                if port and port not in behind:
+                    behind += (port,)
                 self._all = True  # a request seldom comes alone
         for port in behind:
-            if port.sock:
+            if port.sock and port is not self._listener:
                 self._hear(port)
+        if self._listener in behind:  # last: what the others say may make room
+            self._hear(self._listener)
         if self._sessions:
             # As of the poll: what has come since may be what a timer waits for.
             if self._alone:  # pump() has looked for it
@@ -369,7 +371,8 @@ class Server:
                         waiting.append(recvfrom(room))
                         while len(waiting) <= most:
                             waiting.append(recvfrom(room))
-                    except OSError:  # no more, or an ICMP message about an earlier packet
+                    # No more; or an ICMP message about an earlier packet; or it is lost.
+                    except (OSError, MemoryError):
                         more = False
                         if not waiting:
                             break
@@ -389,16 +392,19 @@ class Server:
                         break
                 else:
                     size = session.transfer.pump(datagram)
-                    ended = size is not None and self._attend(session, datagram, size)
-                    if ended and not port.sock:
+                    if (
+                        size is not None
+                        and self._attend(session, datagram, size)
+                        and not port.sock
+                    ):
                         break
                 session = None
-        except Exception as trouble:  # of one transfer; or no memory for a datagram: it is lost
+        except Exception as trouble:
             code, text = _explained(trouble)
             if session:
                 self._end(session, text, code)
         if port.waiting:
-            self._behind.append(port)
+            self._behind += (port,)
         self._look()
 
     def _hear_twin(self, session, until):
@@ -541,10 +547,13 @@ class Server:
 
     # -- transfers
 
-    def _drive(self, session, word=None):
-        """Let the transfer go on, with `word` from its client or without, or end it. Hot path."""
+    def _drive(self, session, word=None, late=None):
+        """Let the transfer go on, with `word` from its client, or because it is due (`late`:
+        ticks_ms), or end it. Hot path."""
         transfer = session.transfer
         try:
+            if late is not None:
+                transfer.expired(late)
             size = -1 if transfer.outcome else transfer.pump(word)
             if size is not None:
                 self._attend(session, word, size)
@@ -578,19 +587,22 @@ class Server:
         self._eager = self._turns
 
     def _run_timers(self, now):
-        due = ticks_add(now, _LISTEN_MS)
         self._all = True
-        i = len(self._sessions)
+        wait = _LISTEN_MS
+        sessions = self._sessions
+        i = len(sessions)
         while i:  # backwards, for a transfer that ends leaves the list
             i -= 1
-            session = self._sessions[i]
-            transfer = session.transfer
-            if ticks_diff(now, transfer.due) >= 0:
-                transfer.expired(now)
-                self._drive(session)
-            if transfer.outcome is None and ticks_diff(transfer.due, due) < 0:
-                due = transfer.due
-        self._due = due
+            session = sessions[i]
+            left = ticks_diff(session.transfer.due, now)
+            if left <= 0:
+                self._drive(session, None, now)
+                if session.transfer.outcome:
+                    continue
+                left = ticks_diff(session.transfer.due, now)
+            if left < wait:
+                wait = left
+        self._due = ticks_add(now, wait)
 
     def _end(self, session, outcome, code=None):
         """Give back all that the transfer holds; with a `code` its client gets an ERROR."""

@@ -318,9 +318,8 @@ class ReadTransfer(Transfer):
                     block += 1
                 if busy or block > start:
                     sent = True
-                    stamp = (
-                        clock()
-                    )  # the wait begins behind the reads, which take an ESP32 a while
+                    # Now: the wait begins behind the reads, which take an ESP32 a while.
+                    stamp = clock()
                     if not proven:
                         self._allowance -= 1
                     if start <= top:

@@ -32,7 +32,7 @@ _NEVER = 2.0 * PATIENCE  # counted for him, where a number is needed
 _NEAR_MS = 5  # of round trip, up to which servers are measured in turns: later ones mostly wait, and do so all at once
 _ROUNDS = 3  # of that
 _SEEDS = 15  # at most, by which a network loses: what is lost of a window matters more than how much
-_SPEND = 8  # seconds for all of them
+_SPEND = 4  # seconds for all of them
 _EQUAL = 0.95  # as in measures: what noise lets two equals differ by
 
 

@@ -10,10 +10,10 @@ from tftpd.server import Server, _host_port, _Port
 
 
 class Deaf:
-    """A socket that hands out one datagram and notes what is sent."""
+    """A socket that hands out a few datagrams and notes what is sent."""
 
-    def __init__(self, datagram, address):
-        self._waiting = [(datagram, address)]
+    def __init__(self, *datagrams, address):
+        self._waiting = [(datagram, address) for datagram in reversed(datagrams)]
         self.sent = []
 
     def recvfrom(self, size):
@@ -26,9 +26,10 @@ class Deaf:
         self.sent.append((datagram, address))
 
 
-def answers(datagram, address, listening=True):
+def answers(*datagrams_and_address, listening=True):
+    *datagrams, address = datagrams_and_address
     server = Server(settings.defaults())
-    sock = Deaf(datagram, address)
+    sock = Deaf(*datagrams, address=address)
     port = server._listener if listening else _Port(50_000)
     port.sock = sock  # type: ignore[assignment]
     server._ports[sock] = port
@@ -52,6 +53,11 @@ def test_others_are_answered():
     assert answers(b"\0\7", ("10.0.0.5", 1234))[0][1] == ("10.0.0.5", 1234)
     assert answers(b"\0\7", ("223.0.0.5", 1))[0][0][:4] == b"\0\5\0\4"
     assert answers(b"\0\4\0\1", ("10.0.0.5", 1234), listening=False)[0][0][:4] == b"\0\5\0\5"
+
+
+@pytest.mark.parametrize("listening", [True, False])
+def test_an_empty_datagram_throws_away_nothing_behind_it(listening):
+    assert len(answers(b"", b"\0\7", ("10.0.0.5", 1234), listening=listening)) == 1
 
 
 def test_no_memory_for_a_datagram_loses_that_datagram_only(monkeypatch):

@@ -85,19 +85,6 @@ def _least_turns():
     return 1 if sorted(waits)[1] <= 2 else _EAGER_TURNS
 
 
-def _asks(datagram):
-    return datagram[:2] in (b"\0\1", b"\0\2")  # RRQ, WRQ
-
-
-def _deaf(recvfrom):
-    """After an empty datagram an ESP32's socket never receives again (seen on v1.24.0 and v1.25.0:
-    recvfrom gives b"" for ever): a new one is needed."""
-    try:
-        return not recvfrom(4)[0]
-    except OSError:  # no more
-        return False
-
-
 class _Port:
     """A UDP port: its socket (None while closed), its number, how many transfers use it, how much
     of a datagram is received (bytes), and what has been received and waits for its answer."""
@@ -382,24 +369,28 @@ class Server:
                     break
                 datagram, client = waiting.pop(0)
                 if not datagram:
-                    if not _deaf(recvfrom):
+                    # After one an ESP32's socket never receives again (seen on v1.24.0 and
+                    # v1.25.0: recvfrom gives b"" for ever): a new one. Elsewhere it does no harm.
+                    try:
+                        datagram, client = recvfrom(room)
+                    except OSError:
                         continue
-                    self._close(port)
-                    self._open(port)
-                    break
+                    if not datagram:
+                        self._close(port)
+                        self._open(port)
+                        break
                 session = clients.get(client)
-                if not session or session.port is not port or (listening and _asks(datagram)):
+                asks = listening and datagram[:2] in (b"\0\1", b"\0\2")  # RRQ, WRQ
+                if asks or not session or session.port is not port:
                     self._hear_other(port, datagram, client, session)
                     if listening:  # what a request has begun comes first
                         break
                 else:
                     size = session.transfer.pump(datagram)
-                    if (
-                        size is not None
-                        and self._attend(session, datagram, size)
-                        and not port.sock
-                    ):
-                        break
+                    if size is not None:
+                        self._attend(session, datagram, size)
+                        if not port.sock:
+                            break
                 session = None
         except Exception as trouble:
             code, text = _explained(trouble)
@@ -565,7 +556,7 @@ class Server:
         self._look()
 
     def _attend(self, session, word, size):
-        """What pump(word) left, see there; returns True if that ends the transfer."""
+        """See to what pump(word) left."""
         transfer = session.transfer
         while size and size > 0:
             now = ticks_ms()
@@ -576,11 +567,9 @@ class Server:
                 self._tell(session, DONE)  # it stays only to repeat its ACK
         if transfer.outcome:
             self._end(session, transfer.outcome)
-            return True
-        # Other transfers are due later than we: by _MARGIN_MIN_MS, which is _LISTEN_MS.
-        if ticks_diff(transfer.due, self._due) < 0:
+        # If pump() left nothing it is due later: by _MARGIN_MIN_MS, which is _LISTEN_MS.
+        elif ticks_diff(transfer.due, self._due) < 0:
             self._due = transfer.due
-        return False
 
     def _look(self):
         """Look for answers without waiting, as often as it has been worth while."""

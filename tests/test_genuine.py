@@ -211,7 +211,8 @@ def _upload(board: Board, name: str, data: bytes) -> float:
         for number in range(1, len(data) // 512 + 2):
             sent = time.monotonic()
             wire.send(bytes((0, 3, number >> 8, number & 255)) + data[512 * (number - 1) : 512 * number])
-            assert wire.receive() == ack(number)
+            while wire.receive() != ack(number):
+                pass  # an earlier one again, as below
         wire.tid = wire.server
     return time.monotonic() - sent
 
@@ -223,8 +224,8 @@ def _upload_and_cut(board: Board, name: str, data: bytes, blocks: int, wait: flo
     with Wire(board.address) as wire:
         assert wire.ask(name, opcode=2) == ack(0)
         for number in range(1, blocks + 1):
-            if number > 1:
-                assert wire.receive() == ack(number - 1)
+            while number > 1 and wire.receive() != ack(number - 1):
+                pass  # an earlier one again: on a busy machine this client is slower than the board's patience
             wire.send(bytes((0, 3, number >> 8, number & 255)) + data[512 * (number - 1) : 512 * number])
         time.sleep(wait)
         board.pull_plug()

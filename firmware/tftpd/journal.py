@@ -54,7 +54,8 @@ class Journal:
         ms        how long it took
         """
         self.count("done" if outcome in (DONE, PROBED) else "failed")
-        self.count("bytes", transfer.delivered())
+        delivered = transfer.delivered()
+        self.count("bytes", delivered)
         self.count("resent", transfer.resent)
         if transfer.peer_error is not None:
             outcome += ", ERROR %d" % transfer.peer_error
@@ -64,9 +65,9 @@ class Journal:
             client,
             what,
             outcome,
-            transfer.delivered(),
+            delivered,
             ms // 1000,
             ms % 1000,
-            transfer.delivered() // max(ms, 1),
+            delivered // max(ms, 1),
             transfer.resent,
         )

@@ -51,8 +51,7 @@ class ReadAhead:
 
     def __init__(self, size):
         """`size`: bytes of data that fit, at least the largest blksize."""
-        self.data = bytearray(4 + size)
-        self.view = memoryview(self.data)
+        self.view = memoryview(bytearray(4 + size))
         self.owner = None  # the transfer whose blocks these are
         self.inbox = bytearray(4)  # an ACK, or the head of an ERROR
 

@@ -202,7 +202,7 @@ for life in range(3):
     server.stop()
     assert client.recvfrom(600)[0] == b"\\0\\5\\0\\0the server stops\\0"
     assert server.stats()["transfers"] == 0
-    assert not (server._ports or server._twins or server._clients or server._sessions)
+    assert not (server._ports.heard or server._ports.twins or server._clients or server._sessions)
     client.close()
 def tick(server):
     server.stop()

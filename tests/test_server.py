@@ -6,7 +6,8 @@ import pytest
 import settings
 from tftpd import store
 from tftpd.options import Agreed
-from tftpd.server import Server, _host_port, _Port
+from tftpd.ports import Port
+from tftpd.server import Server, _host_port
 
 
 class Deaf:
@@ -30,9 +31,9 @@ def answers(*datagrams_and_address, listening=True):
     *datagrams, address = datagrams_and_address
     server = Server(settings.defaults())
     sock = Deaf(*datagrams, address=address)
-    port = server._listener if listening else _Port(50_000)
+    port = server._ports.listener if listening else Port(50_000)
     port.sock = sock  # type: ignore[assignment]
-    server._ports[sock] = port
+    server._ports.heard[sock] = port
     server._hear(port)
     return sock.sent
 

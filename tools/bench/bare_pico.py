@@ -18,7 +18,7 @@ import time
 
 joined_ms = time.ticks_ms()
 import settings  # noqa: E402
-import tftpd.server  # noqa: E402
+import tftpd  # noqa: E402
 
 ready_ms = time.ticks_ms()
 
@@ -81,8 +81,8 @@ def bare():
     return figures
 
 
-class Profiled(tftpd.server.Server):
-    """Notes how long its calls to the outside take."""
+class Watched(tftpd.ports.Ports):
+    """Notes in `spent` how long the calls of a transfer to the outside take (us)."""
 
     def _open_twin(self, session):
         super()._open_twin(session)
@@ -103,21 +103,26 @@ class Profiled(tftpd.server.Server):
 
         return run
 
-    def profile(self):
-        """Serve one transfer."""
-        self.spent = {}
+
+class Profiled(tftpd.Server):
+    """A server whose transfers are watched."""
+
+    def profile(self, chosen):
+        """Serve one transfer; where its time went."""
+        ports = self._ports = Watched(chosen["address"], chosen["port"])
+        ports.spent = {}
         self.poll(0)
         time.sleep_ms(_PAUSE_MS)
         print("bench: waiting")
-        while self._sessions or not self.spent:
+        while self._sessions or not ports.spent:
             self.poll(1000)
         self.stop()
-        return self.spent
+        return ports.spent
 
 
 print("bench:", json.dumps(bare()))
 for _ in range(2):
-    print("bench:", json.dumps(Profiled(settings.load()).profile()))
+    print("bench:", json.dumps(Profiled(settings.load()).profile(settings.load())))
 time.sleep_ms(_PAUSE_MS)
 started = time.ticks_us()
 gc.collect()

@@ -1,0 +1,245 @@
+"""The UDP ports of the server: their sockets, and how it waits for them. No other file waits.
+
+A transfer gets a port (TID) of its own as RFC 1350 section 4 asks, while the board gives out
+sockets; a Pico W has 3 in all, and a request that finds none left shares a port. Two kinds of
+sockets live on such a port:
+- its own, which hears everyone: the transfers that share it, and strangers, who get ERROR 5;
+- a `twin`, bound to the same number but connected to one client, which hears that client alone.
+  readinto and write on it allocate nothing. Linux and lwIP hand a datagram to the connected socket
+  first. Where no socket is left for a twin, the port's does its work with recvfrom and sendto.
+
+Each socket that is polled costs an ESP32 0.17 ms a turn, a seventh of a block. So there are two
+poll sets: one of all sockets, to wait on, and one of those that the transfers under way need, for
+the turns that don't wait; while these go on and on, all are looked at now and then.
+"""
+
+import os
+import select
+import socket
+from time import ticks_diff, ticks_ms
+
+from micropython import const
+
+from .packet import MAX_REQUEST
+
+# After a transfer has sent something the answer is looked for so often without waiting, 0.1 to 6
+# ms: an ESP32 that waits wakes at its next tick, 10 ms later (docs/performance.md). Where waits
+# are exact, half as often each time that nothing came.
+_EAGER_TURNS = const(32)
+_BURST = const(16)  # datagrams taken from one socket before the others have their turn
+_WAITING = const(4)  # of these, how many are taken at most before they are answered
+_ROOM = const(64)  # bytes of a datagram that are received where no upload needs more
+
+
+def _least_turns():
+    """How often to look at least: once where a wait of 1 ms takes no more than 2."""
+    nothing = select.poll()
+    waits = []
+    for _ in range(4):  # of which one may have been to the next tick, or be late
+        started = ticks_ms()
+        nothing.poll(1)
+        waits.append(ticks_diff(ticks_ms(), started))
+    return 1 if sorted(waits)[1] <= 2 else _EAGER_TURNS
+
+
+class Port:
+    """A UDP port and the socket that hears everyone on it.
+
+    sock   the socket, None while the port is closed
+    tid    its number
+    users  how many transfers use it
+    twins  how many of these have a twin
+    room   bytes of a datagram that are received
+    """
+
+    def __init__(self, tid, room=_ROOM):
+        self.sock = None
+        self.tid = tid
+        self.users = self.twins = 0
+        self.room = room
+
+
+class Ports:
+    """All the ports. A session is whatever has a `port`, the address of its `client`, a
+    `transfer`, and a `twin`: a socket, or None.
+
+    listener  Port that requests come to
+    heard     {socket: Port} of those that are open
+    twins     {socket: session}
+    alone     what wait() gives where there is one twin and no other transfer, else None
+    all       set it to have the next wait() look at all sockets
+    """
+
+    def __init__(self, address, number):
+        """`address`: of this host to bind to; `number`: of the listening port."""
+        self._address = address
+        self.listener = Port(number, MAX_REQUEST + 1)
+        self.heard = {}
+        self.twins = {}
+        self.alone = None
+        self.all = False
+        self._users = 0  # of all ports
+        self._poller = select.poll()  # all sockets
+        self._needed = select.poll()  # those of them that the transfers under way need
+        self._eager = 0  # turns that are still to be made without waiting
+        self._turns = _EAGER_TURNS  # as many the next time
+        self._least_turns = _least_turns()
+
+    def wait(self, timeout_ms):
+        """Wait for something to read, at most `timeout_ms`, or not at all while an answer may come
+        at once. Gives (socket, event) for each socket that may have something. Hot path."""
+        if self._eager and self._users:
+            self._eager -= 1
+            timeout_ms = 0
+            if not self._eager:
+                self._turns = max(self._turns >> 1, self._least_turns)
+        if timeout_ms or self.all:
+            self.all = False
+            return self._poller.ipoll(timeout_ms)
+        # To ask whether there is something to read takes an ESP32 longer than to read it.
+        return self.alone or self._needed.ipoll(0)
+
+    def look(self):
+        """Something was sent: look for the answer as often as it has been worth while."""
+        if self._eager and self._turns < _EAGER_TURNS:
+            self._turns <<= 1
+        self._eager = self._turns
+
+    def datagrams(self, port):
+        """Give what has come to the port's socket, one (datagram, address) after the other, up to
+        _BURST of them: to poll anew for each takes long. Hot path where transfers share a port."""
+        recvfrom = port.sock.recvfrom
+        room = port.room
+        # A Pico W's socket queues four, and others come while one is answered: some wait here.
+        most = _WAITING if room == _ROOM else 0
+        waiting = []
+        left = _BURST
+        empty = False
+        while port.sock and (left or waiting):
+            try:
+                while left and len(waiting) <= most:
+                    left -= 1
+                    waiting.append(recvfrom(room))
+            # No more; or an ICMP message about an earlier packet; or it is lost.
+            except (OSError, MemoryError):
+                left = 0
+                continue
+            one = waiting.pop(0)
+            if one[0]:
+                empty = False
+                yield one
+            elif empty:
+                # After an empty one an ESP32's socket never receives again (seen on v1.24.0 and
+                # v1.25.0: recvfrom gives b"" for ever): a new one. Elsewhere it does no harm.
+                self.close(port)
+                self.open(port)
+                break
+            else:
+                empty = True
+
+    # -- opening and closing
+
+    def _socket(self, number, client=None):
+        """A socket bound to port `number`. Raises OSError."""
+        sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        try:
+            if number != self.listener.tid:  # a twin wants to be bound to the same number
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.bind(socket.getaddrinfo(self._address, number)[0][-1])
+            if client:
+                sock.connect(client)
+            sock.setblocking(False)
+        except Exception:
+            sock.close()
+            raise
+        return sock
+
+    def open(self, port):
+        """Give the port its socket. Raises OSError."""
+        port.sock = self._socket(port.tid)
+        self.heard[port.sock] = port
+        self._poller.register(port.sock, select.POLLIN)
+        self._watch(port)
+
+    def close(self, port):
+        """Close its socket."""
+        del self.heard[port.sock]
+        self._poller.unregister(port.sock)
+        self._needed.unregister(port.sock)
+        port.sock.close()
+        port.sock = None
+
+    def new(self):
+        """A port with a number of its own, or the least used one if the board has no socket."""
+        taken = [port.tid for port in self.heard.values()]
+        for _ in range(4):
+            port = Port(int.from_bytes(os.urandom(2), "big") | 0xC000)  # RFC 6335: dynamic
+            if port.tid not in taken:
+                try:
+                    self.open(port)
+                    return port
+                except OSError:  # the number is taken, or no socket is left
+                    pass
+        ports = [port for port in self.heard.values() if port is not self.listener]
+        return min(ports, key=lambda port: port.users) if ports else self.listener
+
+    def join(self, session, twin):
+        """The session's transfer is to use its port, with a `twin` (bool) if there can be one."""
+        session.port.users += 1
+        self._users += 1
+        self._turns = _EAGER_TURNS
+        self.renew(session, twin)
+
+    def renew(self, session, twin=True):
+        """Let the session's transfer send and hear with a new twin, or without one."""
+        self._close_twin(session)
+        port = session.port
+        client = session.client
+        # No method, which would look for all this on its self.
+        session.transfer.send = lambda packet: port.sock.sendto(packet, client)
+        if twin:
+            self._open_twin(session)
+        self._watch(port)
+
+    def leave(self, session):
+        """The session has ended: close what nobody uses any more."""
+        self._close_twin(session)
+        port = session.port
+        port.users -= 1
+        self._users -= 1
+        if not port.users and port is not self.listener:
+            self.close(port)
+        self._watch(port)
+
+    def _open_twin(self, session):
+        port = session.port
+        try:
+            twin = self._socket(port.tid, session.client)
+        except OSError:  # no socket left, or a system without twins: the port's socket does
+            return
+        session.twin = twin
+        session.transfer.send = twin.write
+        session.transfer.hear = twin.readinto
+        port.twins += 1
+        self.twins[twin] = session
+        self._poller.register(twin, select.POLLIN)
+        self._needed.register(twin, select.POLLIN)
+
+    def _close_twin(self, session):
+        twin = session.twin
+        if twin:
+            session.twin = session.transfer.hear = session.transfer.until = None
+            session.port.twins -= 1
+            del self.twins[twin]
+            self._poller.unregister(twin)
+            self._needed.unregister(twin)
+            twin.close()
+
+    def _watch(self, port):
+        """Look at the socket of `port` in each turn if transfers need it."""
+        if port.users > port.twins:
+            self._needed.register(port.sock, select.POLLIN)
+        elif port.sock:
+            self._needed.unregister(port.sock)
+        alone = self._users == 1
+        self.alone = tuple([(twin, 0) for twin in self.twins]) if alone and self.twins else None

@@ -27,7 +27,7 @@ from .packet import MAX_REQUEST
 # are exact, half as often each time that nothing came.
 _EAGER_TURNS = const(32)
 _BURST = const(16)  # datagrams taken from one socket before the others have their turn
-_WAITING = const(4)  # of these, how many are taken at most before they are answered
+_WAITING = const(4)  # how many are taken at most before the first of them is answered
 _ROOM = const(64)  # bytes of a datagram that are received where no upload needs more
 
 
@@ -45,11 +45,12 @@ def _least_turns():
 class Port:
     """A UDP port and the socket that hears everyone on it.
 
-    sock   the socket, None while the port is closed
-    tid    its number
-    users  how many transfers use it
-    twins  how many of these have a twin
-    room   bytes of a datagram that are received
+    sock     the socket, None while the port is closed
+    tid      its number
+    users    how many transfers use it
+    twins    how many of these have a twin
+    room     bytes of a datagram that are received
+    waiting  [(datagram, address)] that have been received and not been given yet
     """
 
     def __init__(self, tid, room=_ROOM):
@@ -57,6 +58,7 @@ class Port:
         self.tid = tid
         self.users = self.twins = 0
         self.room = room
+        self.waiting = []
 
 
 class Ports:
@@ -68,6 +70,7 @@ class Ports:
     twins     {socket: session}
     alone     what wait() gives where there is one twin and no other transfer, else None
     all       set it to have the next wait() look at all sockets
+    behind    tuple of ports on which datagrams are waiting; wait() does not wait then
     """
 
     def __init__(self, address, number):
@@ -78,6 +81,7 @@ class Ports:
         self.twins = {}
         self.alone = None
         self.all = False
+        self.behind = ()
         self._users = 0  # of all ports
         self._poller = select.poll()  # all sockets
         self._needed = select.poll()  # those of them that the transfers under way need
@@ -93,6 +97,8 @@ class Ports:
             timeout_ms = 0
             if not self._eager:
                 self._turns = max(self._turns >> 1, self._least_turns)
+        if self.behind:
+            timeout_ms = 0
         if timeout_ms or self.all:
             self.all = False
             return self._poller.ipoll(timeout_ms)
@@ -112,18 +118,19 @@ class Ports:
         room = port.room
         # A Pico W's socket queues four, and others come while one is answered: some wait here.
         most = _WAITING if room == _ROOM else 0
-        waiting = []
-        left = _BURST
+        waiting = port.waiting
         empty = False
-        while port.sock and (left or waiting):
+        left = _BURST
+        while port.sock and left:
+            left -= 1
             try:
-                while left and len(waiting) <= most:
-                    left -= 1
+                while len(waiting) <= most:
                     waiting.append(recvfrom(room))
             # No more; or an ICMP message about an earlier packet; or it is lost.
             except (OSError, MemoryError):
-                left = 0
-                continue
+                pass
+            if not waiting:
+                break
             one = waiting.pop(0)
             if one[0]:
                 empty = False
@@ -136,6 +143,8 @@ class Ports:
                 break
             else:
                 empty = True
+        if waiting:
+            self.behind += (port,)
 
     # -- opening and closing
 

@@ -144,19 +144,21 @@ class Server:
                 timeout_ms = wait if wait > 0 else 0
         # Hot path.
         twins = ports.twins
-        asked = False
         ready = ports.wait(timeout_ms)
         now = ticks_ms()
+        behind = ports.behind
+        ports.behind = ()
         for sock, _ in ready:
             if sock in twins:
                 self._hear_twin(twins[sock], until)
             else:
                 port = ports.heard.get(sock)
-                if port is listener:
-                    asked = True
-                elif port:
-                    self._hear(port)
-        if asked:  # last: what the others say may make room
+                if port and port not in behind:
+                    behind += (port,)
+        for port in behind:
+            if port.sock and port is not listener:
+                self._hear(port)
+        if listener in behind:  # last: what the others say may make room
             ports.all = True  # a request seldom comes alone
             self._hear(listener)
         if self._sessions:

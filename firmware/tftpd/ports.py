@@ -27,7 +27,7 @@ from .packet import MAX_REQUEST
 # are exact, half as often each time that nothing came.
 _EAGER_TURNS = const(32)
 _BURST = const(16)  # datagrams taken from one socket before the others have their turn
-_WAITING = const(4)  # how many are taken at most before the first of them is answered
+_WAITING = const(5)  # how many are taken at most before the first of them is answered
 _ROOM = const(64)  # bytes of a datagram that are received where no upload needs more
 
 
@@ -81,7 +81,7 @@ class Ports:
         self.twins = {}
         self.alone = None
         self.all = False
-        self.behind = ()
+        self.behind: tuple = ()
         self._users = 0  # of all ports
         self._poller = select.poll()  # all sockets
         self._needed = select.poll()  # those of them that the transfers under way need
@@ -99,7 +99,7 @@ class Ports:
                 self._turns = max(self._turns >> 1, self._least_turns)
         if self.behind:
             timeout_ms = 0
-        if timeout_ms or self.all:
+        if timeout_ms or self.all or not self._users:
             self.all = False
             return self._poller.ipoll(timeout_ms)
         # To ask whether there is something to read takes an ESP32 longer than to read it.
@@ -117,15 +117,17 @@ class Ports:
         recvfrom = port.sock.recvfrom
         room = port.room
         # A Pico W's socket queues four, and others come while one is answered: some wait here.
-        most = _WAITING if room == _ROOM else 0
+        most = _WAITING if room == _ROOM else 1
         waiting = port.waiting
+        append = waiting.append
         empty = False
         left = _BURST
         while port.sock and left:
             left -= 1
             try:
-                while len(waiting) <= most:
-                    waiting.append(recvfrom(room))
+                append(recvfrom(room))
+                while len(waiting) < most:
+                    append(recvfrom(room))
             # No more; or an ICMP message about an earlier packet; or it is lost.
             except (OSError, MemoryError):
                 pass
@@ -137,14 +139,13 @@ class Ports:
                 yield one
             elif empty:
                 # After an empty one an ESP32's socket never receives again (seen on v1.24.0 and
-                # v1.25.0: recvfrom gives b"" for ever): a new one. Elsewhere it does no harm.
+                # v1.25.0: recvfrom gives b"" for ever): a new one. Elsewhere that loses its queue.
+                port.waiting = [one for one in waiting if one[0]]
                 self.close(port)
                 self.open(port)
                 break
             else:
                 empty = True
-        if waiting:
-            self.behind += (port,)
 
     # -- opening and closing
 
@@ -216,7 +217,7 @@ class Ports:
         port = session.port
         port.users -= 1
         self._users -= 1
-        if not port.users and port is not self.listener:
+        if not port.users and port.sock and port is not self.listener:
             self.close(port)
         self._watch(port)
 
@@ -224,7 +225,8 @@ class Ports:
         port = session.port
         try:
             twin = self._socket(port.tid, session.client)
-        except OSError:  # no socket left, or a system without twins: the port's socket does
+        # No socket left, no memory, or a system without twins: the port's socket does.
+        except (OSError, MemoryError):
             return
         session.twin = twin
         session.transfer.send = twin.write
@@ -246,9 +248,10 @@ class Ports:
 
     def _watch(self, port):
         """Look at the socket of `port` in each turn if transfers need it."""
-        if port.users > port.twins:
-            self._needed.register(port.sock, select.POLLIN)
-        elif port.sock:
-            self._needed.unregister(port.sock)
-        alone = self._users == 1
-        self.alone = tuple([(twin, 0) for twin in self.twins]) if alone and self.twins else None
+        if port.sock:  # None: it was deaf, and the board had no other
+            if port.users > port.twins:
+                self._needed.register(port.sock, select.POLLIN)
+            else:
+                self._needed.unregister(port.sock)
+        alone = self._users == len(self.twins) == 1
+        self.alone = tuple([(twin, 0) for twin in self.twins]) if alone else None

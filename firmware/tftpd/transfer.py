@@ -248,7 +248,7 @@ class ReadTransfer(Transfer):
         # What of the file is in the buffer while we own it: blocks `first` to `have` - 1. What has
         # been sent has lost its end to the next one's header.
         first = have = 1
-        block = high = low = 0
+        block = 0
         stamp = asked = clock()
         busy = False
         while True:
@@ -299,8 +299,6 @@ class ReadTransfer(Transfer):
                         at = have
                     if block > end:
                         break
-                    high = block >> 8 & 0xFF
-                    low = block & 0xFF
                     if block:
                         packet = packets[block - first]
                         pack_into(">HH", packet, 0, DATA, block & 0xFFFF)
@@ -338,8 +336,7 @@ class ReadTransfer(Transfer):
                     except OSError:  # an ICMP message about an earlier packet
                         pass
                 acked = block - 1
-                usual[2] = high
-                usual[3] = low
+                pack_into(">H", usual, 2, acked & 0xFFFF)
                 while size != 4 or usual != word or busy or acked <= repeated:
                     if heard is not None:
                         self.base = base

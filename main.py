@@ -1,6 +1,7 @@
 """On the board, second: read the settings, build the server, run it under the watchdog. Ctrl-C
 gives the prompt."""
 
+import gc
 import sys
 import time
 
@@ -10,9 +11,7 @@ import settings
 from tftpd import Server
 
 chosen = settings.load()
-for module in "settings", "flash":  # not needed any more: 7 KB of heap
-    sys.modules.pop(module, None)
-    globals().pop(module, None)
+del settings, sys.modules["settings"]  # not needed any more: 7 KB of heap
 if panel.safe_mode(chosen):
     print("safe mode: the server is not started; remove /safe or let go of the button, and reset")
 else:
@@ -23,6 +22,7 @@ else:
     except KeyboardInterrupt:
         board.rest()
     except Exception as fault:
+        gc.collect()  # before crash.py wants memory too
         import crash
 
         crash.restart(fault, time.time() - started, board.rest)

@@ -11,7 +11,6 @@ they can be changed.
 
 metadata(description="A TFTP server", version="0.1.0", license="MIT")
 package("tftpd")
-module("flash.py")
 module("link.py")
 module("crash.py")
 module("panel.py")

@@ -3,9 +3,10 @@
 import os
 
 import machine
+from micropython import const
 
 _WATCHDOG_MS = 8000  # the Pico W can't wait longer than 8,388
-_SAFE_FILE = "/safe"
+_SAFE_FILE = const("/safe")
 
 
 def safe_mode(settings):

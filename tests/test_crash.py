@@ -76,7 +76,7 @@ def boot(tmp_path: Path) -> Callable[[], str]:
     image = tmp_path / "flash"
     files = filesystem.board_files({"ssid": "x", "port": 69, "address": "192.0.2.1"}, {})
     image.write_bytes(filesystem.build(LAYOUT, LAYOUT["size"], files))
-    run = boards.everyday(image, LAYOUT, "192K")
+    run = boards.everyday(image, LAYOUT, 192 << 10)
 
     def once() -> str:
         console = ""

@@ -251,7 +251,7 @@ def test_what_does_not_fit_is_told_before_anything_is_changed(prompt, folder):
         except ToolError as error:
             missing = int(re.findall(r"[\d,]+", str(error))[0].replace(",", ""))
             size -= missing
-    assert size > 390_000 and board.tree()["/files/c"] == sha256(content(size))
+    assert size > 400_000 and board.tree()["/files/c"] == sha256(content(size))
 
 
 def test_a_file_that_does_not_fit_beside_its_old_version_replaces_it(prompt, folder, capsys):

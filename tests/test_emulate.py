@@ -156,7 +156,7 @@ def board_with(tmp_path: Path, **scripts: str) -> list[str]:
     files = filesystem.board_files({"ssid": "x", "address": "127.0.0.1", "port": 0}, board["settings"])
     files |= {f"/{name}.py": text.encode() for name, text in scripts.items()}
     (tmp_path / "flash").write_bytes(filesystem.build(board["filesystem"], 868_352, files))
-    return boards.everyday(tmp_path / "flash", board["filesystem"], "256K")
+    return boards.everyday(tmp_path / "flash", board["filesystem"], 256 << 10)
 
 
 def test_safe_mode_skips_the_server(tmp_path: Path):

@@ -1,4 +1,4 @@
-"""flash.py inside MicroPython, on a block device in memory that stands for an ESP32's flash."""
+"""boot.py inside MicroPython, on a block device in memory that stands for an ESP32's flash."""
 
 import subprocess
 
@@ -9,8 +9,17 @@ from tools.boards import micropython
 
 FLASH = """
 import os, sys, vfs
-sys.path.insert(0, "firmware")
-import flash
+
+with open("boot.py") as file:  # while the host's files can be seen
+    BOOT = file.read()
+
+class settings:
+    pass
+
+class link:
+    join = lambda chosen: None
+
+sys.modules["settings"], sys.modules["link"] = settings, link
 
 class Device:
     def __init__(self):
@@ -39,6 +48,10 @@ vfs.mount(flashbdev.bdev, "/")
 with open("/big", "wb") as file:
     file.write(bytes(range(256)) * 200)
 
+def boot(cache):
+    settings.load = lambda: {"flash_cache": cache}
+    exec(BOOT, {})
+
 def reads():
     before = flashbdev.bdev.reads
     with open("/big", "rb") as file:
@@ -59,7 +72,7 @@ def test_a_larger_cache_is_fewer_reads_of_the_same_files(cache: int, fewer: int)
     run(f"""
 before = reads()
 sys.modules["flashbdev"] = flashbdev
-flash.remount({cache})
+boot({cache})
 assert reads() * {fewer} < before, (before, reads())
 open("/new", "w").close()
 assert sorted(os.listdir()) == ["big", "new"]
@@ -67,9 +80,9 @@ assert sorted(os.listdir()) == ["big", "new"]
 
 
 def test_another_filesystem_stays_as_it_is():
-    said = run('sys.modules["flashbdev"] = flashbdev\nflash.remount(1024)\nreads()', "VfsFat")
+    said = run('sys.modules["flashbdev"] = flashbdev\nboot(1024)\nreads()', "VfsFat")
     assert said.startswith("flash: no LittleFS with a cache of 1024 bytes: ")
 
 
 def test_a_board_without_flashbdev_stays_as_it_is():
-    assert run("before = reads()\nflash.remount(1024)\nassert reads() == before") == ""
+    assert run("before = reads()\nboot(1024)\nassert reads() == before") == ""

@@ -31,10 +31,12 @@ def answers(*datagrams_and_address, listening=True):
     *datagrams, address = datagrams_and_address
     server = Server(settings.defaults())
     sock = Deaf(*datagrams, address=address)
-    port = server._ports.listener if listening else Port(50_000)
-    port.sock = sock  # type: ignore[assignment]
-    server._ports.heard[sock] = port
-    server._hear(port)
+    ports = server._ports
+    port = ports.listener if listening else Port(50_000)
+    ports.listener.sock = port.sock = sock  # type: ignore[assignment]
+    ports.heard[sock] = port
+    ports.wait = lambda timeout_ms: [(sock, 1)]  # CPython has no ipoll
+    server.poll(0)
     return sock.sent
 
 
@@ -68,6 +70,20 @@ def test_no_memory_for_a_datagram_loses_that_datagram_only(monkeypatch):
     monkeypatch.setattr(Deaf, "recvfrom", recvfrom)
     monkeypatch.setattr("sys.print_exception", lambda trouble: None, raising=False)
     assert answers(b"\0\7", ("10.0.0.5", 1234)) == []
+
+
+def test_poll_goes_on_after_ctrl_c():
+    def interrupted(timeout_ms):
+        raise KeyboardInterrupt
+
+    server = Server(settings.defaults())
+    server._ports.listener.sock = sock = Deaf(b"\0\7", address=("10.0.0.5", 1234))
+    server._ports.heard[sock] = server._ports.listener
+    server._ports.wait = interrupted
+    with pytest.raises(KeyboardInterrupt):
+        server.poll(0)
+    server._ports.wait = lambda timeout_ms: [(sock, 1)]
+    assert server.poll(0) is False and len(sock.sent) == 1
 
 
 def test_ctrl_c_while_a_replaced_file_is_removed_leaves_nothing(monkeypatch, tmp_path):

@@ -16,6 +16,7 @@ from typing import Any
 from . import ToolError
 
 ROOT = Path(__file__).resolve().parent.parent
+_HEADS = 61  # of blocks that the everyday board's flash keeps in memory (board/unix/run.py)
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20}
 
 
@@ -124,15 +125,16 @@ def micropython() -> str:
     return found
 
 
-def everyday(flash: object, layout: dict[str, int], heap: object, sockets: int = 0) -> list[str]:
+def everyday(flash: object, layout: dict[str, int], heap: int, sockets: int = 0) -> list[str]:
     """The command that runs the everyday board on the image in the file `flash`. Raises ToolError.
 
     layout   block_size, read_size, prog_size in bytes (board.json, `filesystem`)
-    heap     bytes, or as -X heapsize takes it
+    heap     bytes; what its flash keeps in memory, which no real one does, is added to them
     sockets  UDP sockets that it gives, 0 for any number
     """
     values = [layout[size] for size in ("block_size", "read_size", "prog_size")]
-    command = [micropython(), "-X", f"heapsize={heap}", ROOT / "board/unix/run.py", flash, *values, sockets]
+    heap += _HEADS * (layout["read_size"] + 64)
+    command = [micropython(), "-X", f"heapsize={heap}", ROOT / "board/unix/run.py", flash, *values, _HEADS, sockets]
     return [str(word) for word in command]
 
 

@@ -26,7 +26,6 @@ from .packet import MAX_REQUEST
 # ms: an ESP32 that waits wakes at its next tick, 10 ms later (docs/performance.md). Where waits
 # are exact, half as often each time that nothing came.
 _EAGER_TURNS = const(32)
-_BURST = const(16)  # datagrams taken from one socket before the others have their turn
 _WAITING = const(5)  # how many are taken at most before the first of them is answered
 _ROOM = const(64)  # bytes of a datagram that are received where no upload needs more
 
@@ -50,6 +49,7 @@ class Port:
     users    how many transfers use it
     twins    how many of these have a twin
     room     bytes of a datagram that are received
+    most     how many are received at most before the first of them is answered
     waiting  [(datagram, address)] that have been received and not been given yet
     """
 
@@ -59,6 +59,8 @@ class Port:
         self.users = self.twins = 0
         self.room = room
         self.waiting = []
+        # A Pico W's socket queues four, and others come while one is answered: some wait here.
+        self.most = _WAITING if room == _ROOM else 1
 
 
 class Ports:
@@ -111,42 +113,6 @@ class Ports:
             self._turns <<= 1
         self._eager = self._turns
 
-    def datagrams(self, port):
-        """Give what has come to the port's socket, one (datagram, address) after the other, up to
-        _BURST of them: to poll anew for each takes long. Hot path where transfers share a port."""
-        recvfrom = port.sock.recvfrom
-        room = port.room
-        # A Pico W's socket queues four, and others come while one is answered: some wait here.
-        most = _WAITING if room == _ROOM else 1
-        waiting = port.waiting
-        append = waiting.append
-        empty = False
-        left = _BURST
-        while port.sock and left:
-            left -= 1
-            try:
-                append(recvfrom(room))
-                while len(waiting) < most:
-                    append(recvfrom(room))
-            # No more; or an ICMP message about an earlier packet; or it is lost.
-            except (OSError, MemoryError):
-                pass
-            if not waiting:
-                break
-            one = waiting.pop(0)
-            if one[0]:
-                empty = False
-                yield one
-            elif empty:
-                # After an empty one an ESP32's socket never receives again (seen on v1.24.0 and
-                # v1.25.0: recvfrom gives b"" for ever): a new one. Elsewhere that loses its queue.
-                port.waiting = [one for one in waiting if one[0]]
-                self.close(port)
-                self.open(port)
-                break
-            else:
-                empty = True
-
     # -- opening and closing
 
     def _socket(self, number, client=None):
@@ -178,6 +144,12 @@ class Ports:
         self._needed.unregister(port.sock)
         port.sock.close()
         port.sock = None
+
+    def reopen(self, port):
+        """Give it another socket, for this one is deaf. Raises OSError."""
+        port.waiting = [one for one in port.waiting if one[0]]
+        self.close(port)
+        self.open(port)
 
     def new(self):
         """A port with a number of its own, or the least used one if the board has no socket."""

@@ -32,6 +32,7 @@ _ALONE_MS = const(40)  # and so long while a single transfer goes on and on
 _TICK_MS = const(1000)
 _SHARE_MS = const(4)  # in which a twin's client is heard again and again where others share a port
 _RESERVE = const(2048)  # bytes of heap in one piece that a transfer must leave
+_BURST = const(16)  # datagrams taken from one socket before the others have their turn
 _PROVE_MS = const(250)  # what a client gets to answer, when others want its place
 
 
@@ -92,6 +93,8 @@ class Server:
         self._ahead = ReadAhead(max(settings["blksize"], settings["read_ahead"]))
         self._due = 0  # ticks_ms before which no transfer's timer is due
         self._running = False
+        self._wait_ms = 0  # of poll()
+        self._turns = self._run()
 
     # -- for the user
 
@@ -122,53 +125,132 @@ class Server:
         Returns False if there is time for something else before the next turn, as there is many
         times a second. Opens the port first if it is closed; raises OSError if that can't be done.
         """
+        if self._ports.listener.sock is None:
+            self._open()
+        self._wait_ms = timeout_ms
+        try:
+            return next(self._turns)
+        except BaseException:  # as Ctrl-C's: the generator has ended
+            self._turns = self._run()
+            raise
+
+    def _open(self):
+        settings = self._settings
+        self._ports.open(self._ports.listener)
+        where = (settings["address"], settings["port"], settings["root"])
+        self._journal.log(ALWAYS, "ready on %s:%d, files in %s", *where)
+
+    def _run(self):
+        """The generator behind poll(), which has its frame once: that of a function with more than
+        eleven words comes from the heap for each call (py/objfun.c in MicroPython), which takes a
+        Pico W 0.1 ms. Hot path, the exceptions apart."""
         ports = self._ports
         listener = ports.listener
-        if listener.sock is None:
-            settings = self._settings
-            ports.open(listener)
-            self._journal.log(
-                ALWAYS,
-                "ready on %s:%d, files in %s",
-                settings["address"],
-                settings["port"],
-                settings["root"],
-            )
-        until = None
-        if self._sessions:
-            now = ticks_ms()
-            if ports.alone:
-                until = ticks_add(now, min(timeout_ms, _ALONE_MS))
-            wait = ticks_diff(self._due, now)
-            if wait < timeout_ms:
-                timeout_ms = wait if wait > 0 else 0
-        # Hot path.
         twins = ports.twins
-        ready = ports.wait(timeout_ms)
-        now = ticks_ms()
-        behind = ports.behind
-        ports.behind = ()
-        for sock, _ in ready:
-            if sock in twins:
-                self._hear_twin(twins[sock], until)
-            else:
-                port = ports.heard.get(sock)
-                if port and port not in behind:
-                    behind += (port,)
-        for port in behind:
-            if port.sock and port is not listener:
-                self._hear(port)
-        if listener in behind:  # last: what the others say may make room
-            ports.all = True  # a request seldom comes alone
-            self._hear(listener)
-        if self._sessions:
-            # As of the poll: what has come since may be what a timer waits for.
-            if ports.alone:  # pump() has looked for it
+        sessions = self._sessions
+        clients = self._clients
+        inbox = self._ahead.inbox
+        while True:
+            timeout_ms = self._wait_ms
+            until = None
+            if sessions:
                 now = ticks_ms()
-            if ticks_diff(now, self._due) < 0:
-                return True
-            self._run_timers(now)
-        return False
+                if ports.alone:
+                    until = ticks_add(now, min(timeout_ms, _ALONE_MS))
+                wait = ticks_diff(self._due, now)
+                if wait < timeout_ms:
+                    timeout_ms = wait if wait > 0 else 0
+            ready = ports.wait(timeout_ms)
+            now = ticks_ms()
+            behind = ports.behind
+            ports.behind = ()
+            something = False
+            for sock, _ in ready:
+                if sock not in twins:
+                    port = ports.heard.get(sock)
+                    if port and port not in behind:
+                        behind += (port,)
+                    continue
+                session = twins[sock]
+                transfer = session.transfer
+                shares = session.port.users > 1
+                transfer.until = ticks_add(ticks_ms(), _SHARE_MS) if shares else until
+                try:
+                    size = transfer.hear(inbox)
+                    if size == 0:
+                        size = transfer.hear(inbox)
+                except OSError:  # an ICMP message about an earlier packet: the timers know better
+                    continue
+                if size == 4:
+                    something = True
+                    try:  # as _drive() does
+                        size = transfer.pump(inbox)
+                        if size is not None:
+                            self._attend(session, inbox, size)
+                    except Exception as trouble:
+                        self._fail(session, trouble)
+                elif size == 0:  # deaf, as below
+                    ports.renew(session)
+                    self._drive(session)
+            if listener in behind:
+                ports.all = True  # a request seldom comes alone
+                if len(behind) > 1:  # last: what the others say may make room
+                    behind = sorted(behind, key=lambda port: port is listener)
+            for port in behind:
+                something = True
+                waiting = port.waiting
+                left = _BURST
+                deaf = False
+                session = None
+                try:
+                    while left and port.sock:
+                        left -= 1
+                        try:  # empties the queue before it answers the first of them
+                            while len(waiting) < port.most:
+                                waiting.append(port.sock.recvfrom(port.room))
+                        # No more; or an ICMP message about an earlier packet; or it is lost.
+                        except (OSError, MemoryError):
+                            pass
+                        if not waiting:
+                            break
+                        datagram, client = waiting.pop(0)
+                        if not datagram:
+                            # After an empty one an ESP32's socket never receives again (seen on
+                            # v1.24.0 and v1.25.0: recvfrom gives b"" for ever): a new one.
+                            # Elsewhere that loses its queue.
+                            if deaf:
+                                ports.reopen(port)
+                                break
+                            deaf = True
+                            continue
+                        deaf = False
+                        session = clients.get(client)
+                        asks = port is listener and datagram[:2] in (b"\0\1", b"\0\2")  # RRQ, WRQ
+                        if session and session.port is port and not asks:
+                            size = session.transfer.pump(datagram)  # as _drive() does
+                            if size is not None:
+                                self._attend(session, datagram, size)
+                        else:
+                            self._hear_other(port, datagram, client, session)
+                            if port is listener:  # what a request has begun comes first
+                                break
+                        session = None
+                # A fault of a transfer; or no memory to hear, nor to answer.
+                except Exception as trouble:
+                    self._fail(session, trouble)
+                if port.waiting:
+                    ports.behind += (port,)
+            if something:
+                ports.look()
+            more = False
+            if sessions:
+                # As of the poll: what has come since may be what a timer waits for.
+                if ports.alone:  # pump() has looked for it
+                    now = ticks_ms()
+                more = ticks_diff(now, self._due) < 0
+                if not more:
+                    self._run_timers(now)
+            yield more
 
     def stop(self):
         """End all transfers with an ERROR to their clients and close every socket and file.
@@ -194,59 +276,6 @@ class Server:
         return counters
 
     # -- requests
-
-    def _hear(self, port):
-        """What has come to a socket that hears everyone. Hot path where transfers share a port."""
-        clients = self._clients
-        ports = self._ports
-        listening = port is ports.listener
-        session = None
-        try:
-            for datagram, client in ports.datagrams(port):
-                session = clients.get(client)
-                asks = listening and datagram[:2] in (b"\0\1", b"\0\2")  # RRQ, WRQ
-                if session and session.port is port and not asks:
-                    # As _drive() does, which takes a Pico W 0.1 ms more.
-                    size = session.transfer.pump(datagram)
-                    if size is not None:
-                        self._attend(session, datagram, size)
-                else:
-                    self._hear_other(port, datagram, client, session)
-                    if listening:  # what a request has begun comes first
-                        break
-                session = None
-        except Exception as trouble:  # a fault of a transfer; or no memory to hear, nor to answer
-            self._fail(session, trouble)
-        if port.waiting:
-            ports.behind += (port,)
-        ports.look()
-
-    def _hear_twin(self, session, until):
-        """What one client said: an ACK, or the head of something else. Hot path."""
-        transfer = session.transfer
-        if session.port.users > 1:
-            until = ticks_add(ticks_ms(), _SHARE_MS)
-        transfer.until = until
-        inbox = self._ahead.inbox
-        try:
-            size = transfer.hear(inbox)
-            if size is None:
-                return
-            if size == 0:
-                size = transfer.hear(inbox)
-        except OSError:  # an ICMP message about an earlier packet: the timers know better
-            return
-        if size == 4:
-            try:  # as _drive() does, which takes the everyday board 1 us more for each of 20
-                size = transfer.pump(inbox)
-                if size is not None:
-                    self._attend(session, inbox, size)
-            except Exception as trouble:
-                self._fail(session, trouble)
-            self._ports.look()
-        elif size == 0:  # deaf, as in Ports.datagrams()
-            self._ports.renew(session)
-            self._drive(session)
 
     def _hear_other(self, port, datagram, client, session):
         """A request, or a datagram from a stranger."""
@@ -328,6 +357,7 @@ class Server:
             raise
         if upload:
             port.room = max(port.room, 4 + agreed.blksize + 1)
+            port.most = 1
         if not self._sessions:
             self._due = now
         self._sessions.append(session)

@@ -21,8 +21,8 @@ _ENOSPC = const(28)  # not in MicroPython's errno
 _FOLDER = const(0x4000)  # bit of st_mode
 _MAX_COMPONENT = const(255)  # LittleFS
 _NO_LIMIT = const(0x3FFFFFFF)
-_UPLOADS = "/.uploads"
-_SLASH = "\x01"  # for "/" in the name of a file that was moved aside; no served name has one
+_UPLOADS = const("/.uploads")
+_SLASH = const("\x01")  # for "/" in the name of a file moved aside; no served name has one
 
 
 class OctetSource:

@@ -18,7 +18,7 @@ from time import ticks_add, ticks_diff
 
 from micropython import const
 
-from .packet import ACK, DATA, ERROR
+from .packet import ACK, ERROR
 
 # The least margin over the round-trip time before a repeat: what a busy client, or the air, may be
 # late without a loss. On the variation, as Linux has it, and not on the sum: a steady 100 ms link
@@ -33,6 +33,7 @@ _LOOKS = const(24)
 _AHEAD_BLOCKS = const(16)  # at most, for each costs its transfer a memoryview
 BUSY = (EAGAIN, ENOBUFS, ENOMEM)  # of a send that may be tried again shortly
 _NO_BLOCK = const(0x3FFFFFFF)  # a number that no block has: above all others
+_DATA = const(3 << 16)  # the header of a DATA packet, with block 0
 _UNPROVEN_DATAGRAMS = const(3)  # for each request, until its client has shown that it is there
 
 DONE = "done"
@@ -233,6 +234,7 @@ class ReadTransfer(Transfer):
         """The generator behind pump(): so local variables keep the state from one ACK to the next,
         which in attributes would cost a third of a block (docs/performance.md)."""
         clock = self._clock
+        pack = pack_into
         window = self._window
         blksize = self._blksize
         readinto = source.readinto
@@ -301,7 +303,7 @@ class ReadTransfer(Transfer):
                         break
                     if block:
                         packet = packets[block - first]
-                        pack_into(">HH", packet, 0, DATA, block & 0xFFFF)
+                        pack(">I", packet, 0, _DATA | block & 0xFFFF)
                         if block == last:
                             packet = packet[: 4 + self._last_size]
                     else:
@@ -336,7 +338,7 @@ class ReadTransfer(Transfer):
                     except OSError:  # an ICMP message about an earlier packet
                         pass
                 acked = block - 1
-                pack_into(">H", usual, 2, acked & 0xFFFF)
+                pack(">H", usual, 2, acked & 0xFFFF)
                 while size != 4 or usual != word or busy or acked <= repeated:
                     if heard is not None:
                         self.base = base

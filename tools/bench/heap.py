@@ -17,7 +17,6 @@ import socket  # noqa: E402
 import sys  # noqa: E402
 import time  # noqa: E402
 
-import flash  # noqa: E402
 import link  # noqa: E402
 import panel  # noqa: E402
 import settings  # noqa: E402
@@ -25,7 +24,7 @@ from tftpd import Server  # noqa: E402
 
 chosen = settings.load()
 link.join(chosen)
-del sys.modules["settings"], sys.modules["flash"], settings, flash  # as main.py does
+del settings, sys.modules["settings"]  # as main.py does
 gc.collect()
 loaded = gc.mem_alloc()
 

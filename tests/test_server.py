@@ -77,7 +77,7 @@ def test_poll_goes_on_after_ctrl_c():
         raise KeyboardInterrupt
 
     server = Server(settings.defaults())
-    server._ports.listener.sock = sock = Deaf(b"\0\7", address=("10.0.0.5", 1234))
+    server._ports.listener.sock = sock = Deaf(b"\0\7", address=("10.0.0.5", 1234))  # type: ignore[assignment]
     server._ports.heard[sock] = server._ports.listener
     server._ports.wait = interrupted
     with pytest.raises(KeyboardInterrupt):

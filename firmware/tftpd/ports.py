@@ -26,8 +26,7 @@ from .packet import MAX_REQUEST
 # ms: an ESP32 that waits wakes at its next tick, 10 ms later (docs/performance.md). Where waits
 # are exact, half as often each time that nothing came.
 _EAGER_TURNS = const(32)
-_WAITING = const(5)  # how many are taken at most before the first of them is answered
-_ROOM = const(64)  # bytes of a datagram that are received where no upload needs more
+ROOM = const(64)  # bytes of a datagram that are received where no upload needs more
 
 
 def _least_turns():
@@ -49,18 +48,15 @@ class Port:
     users    how many transfers use it
     twins    how many of these have a twin
     room     bytes of a datagram that are received
-    most     how many are received at most before the first of them is answered
     waiting  [(datagram, address)] that have been received and not been given yet
     """
 
-    def __init__(self, tid, room=_ROOM):
+    def __init__(self, tid, room=ROOM):
         self.sock = None
         self.tid = tid
         self.users = self.twins = 0
         self.room = room
         self.waiting = []
-        # A Pico W's socket queues four, and others come while one is answered: some wait here.
-        self.most = _WAITING if room == _ROOM else 1
 
 
 class Ports:

@@ -12,17 +12,8 @@ from micropython import const
 from .access import Ranges
 from .journal import ALWAYS, DEBUG, INFO, Journal
 from .options import Agreed
-from .packet import (
-    ACCESS,
-    ILLEGAL,
-    UNDEFINED,
-    UNKNOWN_TID,
-    WRQ,
-    Refused,
-    error,
-    parse_request,
-)
-from .ports import Ports
+from .packet import ACCESS, ILLEGAL, UNDEFINED, UNKNOWN_TID, WRQ, Refused, error, parse_request
+from .ports import ROOM, Ports
 from .store import Store
 from .transfer import DONE, ReadAhead, ReadTransfer
 from .upload import WriteTransfer
@@ -33,6 +24,7 @@ _TICK_MS = const(1000)
 _SHARE_MS = const(4)  # in which a twin's client is heard again and again where others share a port
 _RESERVE = const(2048)  # bytes of heap in one piece that a transfer must leave
 _BURST = const(16)  # datagrams taken from one socket before the others have their turn
+_WAITING = const(5)  # how many are taken at most before the first of them is answered
 _PROVE_MS = const(250)  # what a client gets to answer, when others want its place
 
 
@@ -199,6 +191,8 @@ class Server:
             for port in behind:
                 something = True
                 waiting = port.waiting
+                # A Pico W's socket queues four, and others come while one is answered.
+                most = _WAITING if port.room == ROOM else 1
                 left = _BURST
                 deaf = False
                 session = None
@@ -206,7 +200,7 @@ class Server:
                     while left and port.sock:
                         left -= 1
                         try:  # empties the queue before it answers the first of them
-                            while len(waiting) < port.most:
+                            while len(waiting) < most:
                                 waiting.append(port.sock.recvfrom(port.room))
                         # No more; or an ICMP message about an earlier packet; or it is lost.
                         except (OSError, MemoryError):
@@ -357,7 +351,6 @@ class Server:
             raise
         if upload:
             port.room = max(port.room, 4 + agreed.blksize + 1)
-            port.most = 1
         if not self._sessions:
             self._due = now
         self._sessions.append(session)

@@ -86,6 +86,17 @@ def test_poll_goes_on_after_ctrl_c():
     assert server.poll(0) is False and len(sock.sent) == 1
 
 
+def test_a_port_that_was_closed_is_not_looked_at_again():
+    server = Server(settings.defaults())
+    server._ports.listener.sock = Deaf(address=None)  # type: ignore[assignment]
+    server._ports.wait = lambda timeout_ms: []
+    port = Port(50_000)
+    port.waiting.append((b"\0\4\0\1", ("10.0.0.5", 1234)))
+    server._ports.behind = (port,)
+    server.poll(0)
+    assert server._ports.behind == (), "a turn would never wait again"
+
+
 def test_ctrl_c_while_a_replaced_file_is_removed_leaves_nothing(monkeypatch, tmp_path):
     # Its last reader ends, and Ctrl-C comes in the middle of that; stop() closes the file once more.
     uploads = tmp_path / ".uploads"

@@ -232,7 +232,7 @@ class Server:
                 # A fault of a transfer; or no memory to hear, nor to answer.
                 except Exception as trouble:
                     self._fail(session, trouble)
-                if port.waiting:
+                if port.waiting and port.sock:
                     ports.behind += (port,)
             if something:
                 ports.look()

@@ -121,9 +121,11 @@ def components(name):
     try:
         text = name.decode()
         # MicroPython lets over-long forms pass (C0 AE for "."), which written anew are another
-        # text, and surrogates.
-        if "".join([chr(ord(one)) for one in text if not 0xD800 <= ord(one) < 0xE000]) != text:
-            raise ValueError
+        # text, and surrogates. ASCII has as many characters as bytes.
+        if len(text) != len(name):
+            anew = [chr(ord(one)) for one in text if not 0xD800 <= ord(one) < 0xE000]
+            if "".join(anew) != text:
+                raise ValueError
     except ValueError:
         raise Refused(NOT_FOUND, "name is not UTF-8")
     parts = [part for part in text.replace("\\", "/").split("/") if part not in ("", ".")]

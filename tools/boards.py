@@ -133,7 +133,7 @@ def everyday(flash: object, layout: dict[str, int], heap: int, sockets: int = 0)
     sockets  UDP sockets that it gives, 0 for any number
     """
     values = [layout[size] for size in ("block_size", "read_size", "prog_size")]
-    heap += _HEADS * (layout["read_size"] + 64)
+    heap += _HEADS * (layout["read_size"] + 80)  # with a bytearray, a memoryview, two words in a list
     command = [micropython(), "-X", f"heapsize={heap}", ROOT / "board/unix/run.py", flash, *values, _HEADS, sockets]
     return [str(word) for word in command]
 

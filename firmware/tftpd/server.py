@@ -234,6 +234,7 @@ class Server:
                     self._fail(session, trouble)
                 if port.waiting and port.sock:
                     ports.behind += (port,)
+            session = transfer = None  # or who has ended would stay in memory
             if something:
                 ports.look()
             more = False

@@ -134,8 +134,8 @@ class Server:
 
     def _run(self):
         """The generator behind poll(), which has its frame once: that of a function with more than
-        eleven words comes from the heap for each call (py/objfun.c in MicroPython), which takes a
-        Pico W 0.1 ms. Hot path, the exceptions apart."""
+        eleven words comes from the heap for each call (py/objfun.c in MicroPython), which took the
+        everyday board 40 % of its time with eight clients. Hot path, the exceptions apart."""
         ports = self._ports
         listener = ports.listener
         twins = ports.twins

@@ -26,7 +26,7 @@ from .packet import MAX_REQUEST
 # ms: an ESP32 that waits wakes at its next tick, 10 ms later (docs/performance.md). Where waits
 # are exact, half as often each time that nothing came.
 _EAGER_TURNS = const(32)
-ROOM = const(64)  # bytes of a datagram that are received where no upload needs more
+_ROOM = const(64)  # bytes of a datagram that are received where no upload needs more
 
 
 def _least_turns():
@@ -51,7 +51,7 @@ class Port:
     waiting  [(datagram, address)] that have been received and not been given yet
     """
 
-    def __init__(self, tid, room=ROOM):
+    def __init__(self, tid, room=_ROOM):
         self.sock = None
         self.tid = tid
         self.users = self.twins = 0
@@ -140,12 +140,6 @@ class Ports:
         self._needed.unregister(port.sock)
         port.sock.close()
         port.sock = None
-
-    def reopen(self, port):
-        """Give it another socket, for this one is deaf. Raises OSError."""
-        port.waiting = [one for one in port.waiting if one[0]]
-        self.close(port)
-        self.open(port)
 
     def new(self):
         """A port with a number of its own, or the least used one if the board has no socket."""

@@ -12,8 +12,18 @@ from micropython import const
 from .access import Ranges
 from .journal import ALWAYS, DEBUG, INFO, Journal
 from .options import Agreed
-from .packet import ACCESS, ILLEGAL, UNDEFINED, UNKNOWN_TID, WRQ, Refused, error, parse_request
-from .ports import ROOM, Ports
+from .packet import (
+    ACCESS,
+    ILLEGAL,
+    MAX_REQUEST,
+    UNDEFINED,
+    UNKNOWN_TID,
+    WRQ,
+    Refused,
+    error,
+    parse_request,
+)
+from .ports import Ports
 from .store import Store
 from .transfer import DONE, ReadAhead, ReadTransfer
 from .upload import WriteTransfer
@@ -85,8 +95,7 @@ class Server:
         self._ahead = ReadAhead(max(settings["blksize"], settings["read_ahead"]))
         self._due = 0  # ticks_ms before which no transfer's timer is due
         self._running = False
-        self._wait_ms = 0  # of poll()
-        self._turns = self._run()
+        self._turns = None
 
     # -- for the user
 
@@ -117,20 +126,14 @@ class Server:
         Returns False if there is time for something else before the next turn, as there is many
         times a second. Opens the port first if it is closed; raises OSError if that can't be done.
         """
-        if self._ports.listener.sock is None:
-            self._open()
-        self._wait_ms = timeout_ms
-        try:
-            return next(self._turns)
-        except BaseException:  # as Ctrl-C's: the generator has ended
+        if not self._turns:
             self._turns = self._run()
+            self._turns.send(None)
+        try:
+            return self._turns.send(timeout_ms)
+        except BaseException:  # as Ctrl-C's: the generator has ended
+            self._turns = None
             raise
-
-    def _open(self):
-        settings = self._settings
-        self._ports.open(self._ports.listener)
-        where = (settings["address"], settings["port"], settings["root"])
-        self._journal.log(ALWAYS, "ready on %s:%d, files in %s", *where)
 
     def _run(self):
         """The generator behind poll(), which has its frame once: that of a function with more than
@@ -142,8 +145,19 @@ class Server:
         sessions = self._sessions
         clients = self._clients
         inbox = self._ahead.inbox
+        more = False
         while True:
-            timeout_ms = self._wait_ms
+            timeout_ms = yield more
+            if listener.sock is None:
+                ports.open(listener)
+                settings = self._settings
+                self._journal.log(
+                    ALWAYS,
+                    "ready on %s:%d, files in %s",
+                    settings["address"],
+                    settings["port"],
+                    settings["root"],
+                )
             until = None
             if sessions:
                 now = ticks_ms()
@@ -192,7 +206,7 @@ class Server:
                 something = True
                 waiting = port.waiting
                 # A Pico W's socket queues four, and others come while one is answered.
-                most = _WAITING if port.room == ROOM else 1
+                most = _WAITING if port.room < MAX_REQUEST else 1
                 left = _BURST
                 deaf = False
                 session = None
@@ -213,7 +227,9 @@ class Server:
                             # v1.24.0 and v1.25.0: recvfrom gives b"" for ever): a new one.
                             # Elsewhere that loses its queue.
                             if deaf:
-                                ports.reopen(port)
+                                port.waiting = [one for one in waiting if one[0]]
+                                ports.close(port)
+                                ports.open(port)
                                 break
                             deaf = True
                             continue
@@ -245,7 +261,6 @@ class Server:
                 more = ticks_diff(now, self._due) < 0
                 if not more:
                     self._run_timers(now)
-            yield more
 
     def stop(self):
         """End all transfers with an ERROR to their clients and close every socket and file.

@@ -29,12 +29,6 @@ def for_clients(together: bool = False) -> None:
         os.sched_setaffinity(0, {_AVAILABLE[0 if together else -1]})
 
 
-def anywhere() -> None:
-    """What this thread starts from now on runs where the system puts it."""
-    if _AVAILABLE:
-        os.sched_setaffinity(0, _AVAILABLE)
-
-
 def busy() -> bool:
     """Whether something else is at work just now, so that speeds are not to be trusted. Takes half a second."""
     before = _used()

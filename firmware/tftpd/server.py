@@ -189,7 +189,7 @@ class Server:
                     continue
                 if size == 4:
                     something = True
-                    try:  # as _drive() does
+                    try:  # as _drive() does, for which its frame would come from the heap
                         size = transfer.pump(inbox)
                         if size is not None:
                             self._attend(session, inbox, size)
@@ -205,7 +205,8 @@ class Server:
             for port in behind:
                 something = True
                 waiting = port.waiting
-                # A Pico W's socket queues four, and others come while one is answered.
+                # A Pico W's socket queues four, and others come while one is answered. Five of
+                # an upload's usual blocks would be more than the heap has to spare.
                 most = _WAITING if port.room < MAX_REQUEST else 1
                 left = _BURST
                 deaf = False
@@ -237,7 +238,7 @@ class Server:
                         session = clients.get(client)
                         asks = port is listener and datagram[:2] in (b"\0\1", b"\0\2")  # RRQ, WRQ
                         if session and session.port is port and not asks:
-                            size = session.transfer.pump(datagram)  # as _drive() does
+                            size = session.transfer.pump(datagram)  # as above
                             if size is not None:
                                 self._attend(session, datagram, size)
                         else:

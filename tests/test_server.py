@@ -6,8 +6,8 @@ import pytest
 import settings
 from tftpd import store
 from tftpd.options import Agreed
-from tftpd.ports import Port
-from tftpd.server import Server, _host_port
+from tftpd.ports import Port, host_port
+from tftpd.server import Server
 
 
 class Deaf:
@@ -120,5 +120,5 @@ def test_ctrl_c_while_a_replaced_file_is_removed_leaves_nothing(monkeypatch, tmp
 
 
 def test_addresses_of_boards_and_of_the_unix_port():
-    assert _host_port(("10.1.2.3", 69)) == ("10.1.2.3", 69)
-    assert _host_port(b"\x02\x00\x1b\x39\x0a\x01\x02\x03" + bytes(8)) == ("10.1.2.3", 6969)
+    assert host_port(("10.1.2.3", 69)) == ("10.1.2.3", 69)
+    assert host_port(b"\x02\x00\x1b\x39\x0a\x01\x02\x03" + bytes(8)) == ("10.1.2.3", 6969)

@@ -1,4 +1,12 @@
-"""Who may do what: ranges of IPv4 addresses (CIDR, RFC 4632)."""
+"""Who may do what: ranges of IPv4 addresses (CIDR, RFC 4632), and who gives way to whom."""
+
+from time import ticks_diff
+
+from micropython import const
+
+from .packet import UNDEFINED, Refused
+
+_PROVE_MS = const(250)  # what a client gets to answer, when others want its place
 
 
 def _number(address):
@@ -23,3 +31,25 @@ class Ranges:
         """Whether `host` ("192.168.1.7") lies in one of them."""
         number = _number(host)
         return any(number >> drop == network for network, drop in self._ranges)
+
+
+def gives_way(sessions, limit, host, now):
+    """Who of `sessions` (server.py) is to end so that one more, for `host`, is within `limit`.
+
+    None if all can stay. Raises Refused if none can be sent away: one that only waits for a last
+    ACK can, and one whose client has not answered, which may have a false address.
+    """
+    if len(sessions) < limit:
+        return None
+    for session in sessions:
+        if session.transfer.dallying(now):
+            return session
+    # The oldest goes first, and at once for a client that has fewer.
+    hosts = [session.host for session in sessions]
+    for session in sessions:
+        late = ticks_diff(now, session.started) >= _PROVE_MS
+        if not session.transfer.proven and (
+            late or hosts.count(session.host) > hosts.count(host) + 1
+        ):
+            return session
+    raise Refused(UNDEFINED, "busy with %d transfers, try again" % len(sessions))

@@ -44,11 +44,10 @@ class Journal:
         """Add `number` to the counter called `what`."""
         self.counters[what] += number
 
-    def finished(self, client, what, outcome, transfer, ms):
+    def finished(self, what, outcome, transfer, ms):
         """The one line of a transfer that has ended.
 
-        client    "host:port"
-        what      "RRQ name mode options"
+        what      "host:port RRQ name mode options"
         outcome   how it ended: DONE, PROBED, or what somebody may want to look into
         transfer  with delivered(), resent, peer_error
         ms        how long it took
@@ -61,8 +60,7 @@ class Journal:
             outcome += ", ERROR %d" % transfer.peer_error
         self.log(
             INFO,
-            "%s %s: %s, %d bytes in %d.%03d s, %d KB/s, %d resent",
-            client,
+            "%s: %s, %d bytes in %d.%03d s, %d KB/s, %d resent",
             what,
             outcome,
             delivered,

@@ -25,6 +25,7 @@ UNKNOWN_TID = const(5)
 EXISTS = const(6)
 
 MAX_REQUEST = const(512)  # octets, RFC 2347
+_MODES = {b"octet": "octet", b"binary": "octet", b"netascii": "netascii"}  # binary: lwIP's client
 
 
 class Refused(Exception):
@@ -40,10 +41,10 @@ class Refused(Exception):
 def parse_request(datagram):
     """Take an RRQ or WRQ (bytes) apart.
 
-    Returns (opcode, name, mode, options): name is bytes as sent, mode a lower-case str, options a
-    list of (name, value) pairs of bytes as sent, in the order sent; a pair that is cut off at the
-    end is left out. Returns None for what no request can be and gets no answer: too short, ERROR
-    (none is sent to an error). Raises Refused (ILLEGAL) for everything else.
+    Returns (opcode, name, mode, options): name is bytes as sent, mode "octet" or "netascii",
+    options a list of (name, value) pairs of bytes as sent, in the order sent; a pair that is cut
+    off at the end is left out. Returns None for what no request can be and gets no answer: too
+    short, ERROR (none is sent to an error). Raises Refused (ILLEGAL) for everything else.
     """
     opcode = datagram[0] << 8 | datagram[1] if len(datagram) >= 2 else ERROR
     if opcode == ERROR:
@@ -55,10 +56,9 @@ def parse_request(datagram):
     fields = datagram[2:].split(b"\0")
     if len(fields) < 3:
         raise Refused(ILLEGAL, "no file name and mode in the request")
-    try:
-        mode = fields[1].decode().lower()
-    except UnicodeError:
-        mode = "?"
+    mode = _MODES.get(fields[1].lower())
+    if not mode:
+        raise Refused(ILLEGAL, "mode not supported, use octet or netascii")
     # The last field is what stands behind the last NUL: nothing, or an option that was cut off.
     options = [(fields[i], fields[i + 1]) for i in range(2, len(fields) - 2, 2)]
     return opcode, fields[0], mode, options

@@ -27,6 +27,17 @@ from .packet import MAX_REQUEST
 # are exact, half as often each time that nothing came.
 _EAGER_TURNS = const(32)
 _ROOM = const(64)  # bytes of a datagram that are received where no upload needs more
+_WAITING = const(5)  # how many are taken at most before the first of them is answered
+
+
+def host_port(address):
+    """(host, port) of an address from recvfrom: a tuple, or on the Unix port a sockaddr_in. None
+    for one that is never answered: port 0, nobody, multicast, broadcast."""
+    host, port = address[:2]
+    if not isinstance(address, tuple):
+        host = "%d.%d.%d.%d" % tuple(address[4:8])
+        port = address[2] << 8 | address[3]
+    return (host, port) if port and 0 < int(host.split(".")[0]) < 224 else None
 
 
 def _least_turns():
@@ -57,6 +68,19 @@ class Port:
         self.users = self.twins = 0
         self.room = room
         self.waiting = []
+
+    def take(self):
+        """The next (datagram, address), or None: nothing has come, or it is lost. Hot path: one
+        local variable more and its frame comes from the heap (docs/architecture.md)."""
+        waiting = self.waiting
+        try:
+            # A Pico W's socket queues four, and others come while one is answered. Five of an
+            # upload's usual blocks would be more than the heap has to spare.
+            while len(waiting) < (_WAITING if self.room < MAX_REQUEST else 1):
+                waiting.append(self.sock.recvfrom(self.room))
+        except (OSError, MemoryError):  # no more; or an ICMP message about an earlier packet
+            pass
+        return waiting.pop(0) if waiting else None
 
 
 class Ports:
@@ -140,6 +164,18 @@ class Ports:
         self._needed.unregister(port.sock)
         port.sock.close()
         port.sock = None
+
+    def mend(self, port):
+        """An empty datagram came: an ESP32's socket is deaf from then on, recvfrom gives b"" for
+        ever (seen on v1.24.0 and v1.25.0). If the next is empty too the port gets a new socket,
+        which elsewhere loses what is in its queue. Raises OSError."""
+        following = port.take()
+        if following and following[0]:
+            port.waiting.insert(0, following)
+        elif following:
+            port.waiting = [one for one in port.waiting if one[0]]
+            self.close(port)
+            self.open(port)
 
     def new(self):
         """A port with a number of its own, or the least used one if the board has no socket."""

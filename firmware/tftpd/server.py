@@ -9,21 +9,11 @@ from time import ticks_add, ticks_diff, ticks_ms
 
 from micropython import const
 
-from .access import Ranges
+from .access import Ranges, gives_way
 from .journal import ALWAYS, DEBUG, INFO, Journal
 from .options import Agreed
-from .packet import (
-    ACCESS,
-    ILLEGAL,
-    MAX_REQUEST,
-    UNDEFINED,
-    UNKNOWN_TID,
-    WRQ,
-    Refused,
-    error,
-    parse_request,
-)
-from .ports import Ports
+from .packet import ACCESS, UNDEFINED, UNKNOWN_TID, WRQ, Refused, error, parse_request
+from .ports import Ports, host_port
 from .store import Store
 from .transfer import DONE, ReadAhead, ReadTransfer
 from .upload import WriteTransfer
@@ -34,15 +24,6 @@ _TICK_MS = const(1000)
 _SHARE_MS = const(4)  # in which a twin's client is heard again and again where others share a port
 _RESERVE = const(2048)  # bytes of heap in one piece that a transfer must leave
 _BURST = const(16)  # datagrams taken from one socket before the others have their turn
-_WAITING = const(5)  # how many are taken at most before the first of them is answered
-_PROVE_MS = const(250)  # what a client gets to answer, when others want its place
-
-
-def _host_port(address):
-    """(host, port) of an address from recvfrom: a tuple, or on the Unix port a sockaddr_in."""
-    if isinstance(address, tuple):
-        return address[0], address[1]
-    return "%d.%d.%d.%d" % tuple(address[4:8]), address[2] << 8 | address[3]
 
 
 def _explained(trouble):
@@ -150,14 +131,8 @@ class Server:
             timeout_ms = yield more
             if listener.sock is None:
                 ports.open(listener)
-                settings = self._settings
-                self._journal.log(
-                    ALWAYS,
-                    "ready on %s:%d, files in %s",
-                    settings["address"],
-                    settings["port"],
-                    settings["root"],
-                )
+                where = [self._settings[key] for key in ("address", "port", "root")]
+                self._journal.log(ALWAYS, "ready on %s:%d, files in %s", *where)
             until = None
             if sessions:
                 now = ticks_ms()
@@ -195,7 +170,7 @@ class Server:
                             self._attend(session, inbox, size)
                     except Exception as trouble:
                         self._fail(session, trouble)
-                elif size == 0:  # deaf, as below
+                elif size == 0:  # deaf, as Ports.mend() has it
                     ports.renew(session)
                     self._drive(session)
             if listener in behind:
@@ -204,37 +179,16 @@ class Server:
                     behind = sorted(behind, key=lambda port: port is listener)
             for port in behind:
                 something = True
-                waiting = port.waiting
-                # A Pico W's socket queues four, and others come while one is answered. Five of
-                # an upload's usual blocks would be more than the heap has to spare.
-                most = _WAITING if port.room < MAX_REQUEST else 1
-                left = _BURST
-                deaf = False
                 session = None
                 try:
-                    while left and port.sock:
-                        left -= 1
-                        try:  # empties the queue before it answers the first of them
-                            while len(waiting) < most:
-                                waiting.append(port.sock.recvfrom(port.room))
-                        # No more; or an ICMP message about an earlier packet; or it is lost.
-                        except (OSError, MemoryError):
-                            pass
-                        if not waiting:
+                    for _ in range(_BURST):
+                        heard = port.sock and port.take()
+                        if not heard:
                             break
-                        datagram, client = waiting.pop(0)
+                        datagram, client = heard
                         if not datagram:
-                            # After an empty one an ESP32's socket never receives again (seen on
-                            # v1.24.0 and v1.25.0: recvfrom gives b"" for ever): a new one.
-                            # Elsewhere that loses its queue.
-                            if deaf:
-                                port.waiting = [one for one in waiting if one[0]]
-                                ports.close(port)
-                                ports.open(port)
-                                break
-                            deaf = True
+                            ports.mend(port)
                             continue
-                        deaf = False
                         session = clients.get(client)
                         asks = port is listener and datagram[:2] in (b"\0\1", b"\0\2")  # RRQ, WRQ
                         if session and session.port is port and not asks:
@@ -251,7 +205,7 @@ class Server:
                     self._fail(session, trouble)
                 if port.waiting and port.sock:
                     ports.behind += (port,)
-            session = transfer = None  # or who has ended would stay in memory
+            session = transfer = heard = None  # or what has ended would stay in memory
             if something:
                 ports.look()
             more = False
@@ -269,12 +223,8 @@ class Server:
         poll() and serve_forever() start anew.
         """
         self._running = False
-        now = ticks_ms()
         for session in list(self._sessions):
-            if session.transfer.dallying(now):
-                self._end(session, DONE)
-            else:
-                self._end(session, "the server stops", UNDEFINED)
+            self._end(session, "the server stops", UNDEFINED)
         if self._ports.listener.sock:
             self._ports.close(self._ports.listener)
             self._journal.log(ALWAYS, "stopped")
@@ -290,52 +240,47 @@ class Server:
 
     def _hear_other(self, port, datagram, client, session):
         """A request, or a datagram from a stranger."""
-        host, number = _host_port(client)
-        first = int(host.split(".")[0])
-        if number == 0 or first == 0 or first >= 224:  # nobody, multicast, broadcast: no answer
-            self._journal.count("garbage")
-        elif port is self._ports.listener:
-            self._request(datagram, client, host, number, session, ticks_ms())
-        elif datagram[:2] != b"\0\5":  # no ERROR to an ERROR
-            self._journal.count("garbage")
+        peer = host_port(client)
+        if peer and port is self._ports.listener:
+            self._request(datagram, client, peer, session, ticks_ms())
+            return
+        self._journal.count("garbage")
+        if peer and datagram[:2] != b"\0\5":  # no ERROR to an ERROR
             self._reply(port.sock, client, UNKNOWN_TID, "unknown transfer ID")
 
-    def _request(self, datagram, client, host, number, session, now):
+    def _request(self, datagram, client, peer, session, now):
         if session and session.request == datagram and session.transfer.repeat_request(now):
             self._drive(session)
             return
         if session:
-            done = session.transfer.dallying(now)
-            self._end(session, DONE if done else "replaced by a new request")
+            self._end(session, "replaced by a new request")
         try:
             request = parse_request(datagram)
             if request:
                 self._journal.count("requests")
-                self._start(request, datagram, client, host, now)
+                self._start(request, datagram, client, peer, now)
             else:
                 self._journal.count("garbage")
-            return
         except Exception as trouble:
             code, text = _explained(trouble)
-        self._journal.count("refused")
-        self._journal.log(INFO, "%s:%d %s refused: %s", host, number, repr(datagram[2:66]), text)
-        self._reply(self._ports.listener.sock, client, code, text)
+            self._journal.count("refused")
+            self._journal.log(INFO, "%s:%d %s refused: %s", *peer, repr(datagram[2:66]), text)
+            self._reply(self._ports.listener.sock, client, code, text)
 
-    def _start(self, request, datagram, client, host, now):
+    def _start(self, request, datagram, client, peer, now):
         opcode, name, mode, asked = request
+        host, number = peer
         settings = self._settings
         ports = self._ports
         upload = opcode == WRQ
         if host not in (self._may_write if upload else self._may_read):
             what = "takes no uploads from" if upload else "is not for"
             raise Refused(ACCESS, "this server %s you" % what)
-        if mode == "binary":  # lwIP's client
-            mode = "octet"
-        if mode not in ("octet", "netascii"):
-            raise Refused(ILLEGAL, "mode not supported, use octet or netascii")
         own = [session for session in self._sessions if session.host == host]
-        self._make_room(own, settings["transfers_per_client"], host, now)
-        self._make_room(self._sessions, settings["transfers"], host, now)
+        late = gives_way(own, settings["transfers_per_client"], host, now)
+        late = late or gives_way(self._sessions, settings["transfers"], host, now)
+        if late:
+            self._end(late, "has not answered, and gives way")
         # What is to stay must not come to lie among garbage, or it cuts the heap to pieces.
         if self._sessions:  # else the end of the last one has collected it
             gc.collect()
@@ -356,8 +301,9 @@ class Server:
                 transfer = WriteTransfer(file, *limits)
             else:
                 transfer = ReadTransfer(file, self._ahead, *limits)
+            what = "WRQ" if upload else "RRQ"
             served = path[len(settings["root"]) :]
-            label = "%s %s %s %s" % ("WRQ" if upload else "RRQ", served, mode, agreed.text)
+            label = "%s:%d %s %s %s %s" % (host, number, what, served, mode, agreed.text)
             bytearray(_RESERVE)  # or the next request could not even be heard, and refused
             port = ports.listener
             session = _Session(transfer, file, port, client, host, datagram, label.rstrip(), now)
@@ -375,26 +321,6 @@ class Server:
         ports.join(session, twin=not upload and port is not ports.listener)
         self._drive(session)
 
-    def _make_room(self, sessions, limit, host, now):
-        """See that one more of `sessions`, for `host`, is within `limit`, or raise Refused."""
-        if len(sessions) < limit:
-            return
-        for session in sessions:
-            if session.transfer.dallying(now):
-                self._end(session, DONE)
-                return
-        # Whoever asks and never answers, perhaps with a false address, keeps nobody out: the
-        # oldest such transfer gives way, at once to a client that has fewer.
-        hosts = [session.host for session in sessions]
-        for session in sessions:
-            late = ticks_diff(now, session.started) >= _PROVE_MS
-            if not session.transfer.proven and (
-                late or hosts.count(session.host) > hosts.count(host) + 1
-            ):
-                self._end(session, "has not answered, and gives way")
-                return
-        raise Refused(UNDEFINED, "busy with %d transfers, try again" % len(sessions))
-
     def _reply(self, sock, client, code, text):
         try:
             if sock:
@@ -404,17 +330,17 @@ class Server:
 
     # -- transfers
 
-    def _drive(self, session, word=None, late=None):
-        """Let the transfer go on with `word` from its client, or since it is `late` (ticks_ms), or
-        end it. Hot path."""
+    def _drive(self, session, late=None):
+        """Let the transfer go on, since it is `late` (ticks_ms) or has something to send, or end
+        it."""
         transfer = session.transfer
         try:
             if late is not None:
                 transfer.expired(late)
-            size = -1 if transfer.outcome else transfer.pump(word)
+            size = -1 if transfer.outcome else transfer.pump(None)
             # If it left nothing the transfer is due later: by _MARGIN_MIN_MS, which is _LISTEN_MS.
             if size is not None:
-                self._attend(session, word, size)
+                self._attend(session, None, size)
         except Exception as trouble:
             self._fail(session, trouble)
         self._ports.look()
@@ -459,12 +385,17 @@ class Server:
         self._due = ticks_add(now, wait)
 
     def _end(self, session, outcome, code=None):
-        """Give back all that the transfer holds; with a `code` its client gets an ERROR."""
-        session.transfer.outcome = outcome
+        """Give back all that the transfer holds; with a `code` its client gets an ERROR. To one
+        that only waits for a last ACK nothing has happened."""
+        transfer = session.transfer
+        if transfer.outcome is None and transfer.dallying(ticks_ms()):
+            outcome = DONE
+            code = None
+        transfer.outcome = outcome
         self._store.close(session.file)  # takes long: who is interrupted here is ended by stop()
         self._sessions.remove(session)
         del self._clients[session.client]
-        if self._ahead.owner is session.transfer:
+        if self._ahead.owner is transfer:
             self._ahead.owner = None
         if code is not None:
             self._reply(session.port.sock, session.client, code, outcome)
@@ -477,7 +408,6 @@ class Server:
     def _tell(self, session, outcome):
         """The journal's line of a transfer, once."""
         if session.label:
-            client = "%s:%d" % _host_port(session.client)
             ms = ticks_diff(session.transfer.progress, session.started)
-            self._journal.finished(client, session.label, outcome, session.transfer, ms)
+            self._journal.finished(session.label, outcome, session.transfer, ms)
             session.label = None

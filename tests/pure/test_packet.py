@@ -53,8 +53,10 @@ def test_a_request_over_512_bytes_is_illegal():
     assert refusal(b"\0\1a" + name + b"\0octet\0") == packet.ILLEGAL
 
 
-def test_a_mode_that_is_no_text_is_no_mode():
-    assert packet.parse_request(b"\0\1a\0\xff\xfe\0")[2] == "?"
+def test_the_modes():
+    assert packet.parse_request(b"\0\1a\0BiNary\0")[2] == "octet"
+    for mode in (b"mail", b"", b"\xff\xfe"):
+        assert refusal(b"\0\1a\0" + mode + b"\0") == packet.ILLEGAL
 
 
 def test_an_error_packet():

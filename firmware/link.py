@@ -14,8 +14,9 @@ does not.
 import time
 
 import network
+from micropython import const
 
-_REJOIN_MS = 10_000  # how long one attempt to join gets before the next
+_REJOIN_MS = const(10_000)  # how long one attempt to join gets before the next
 
 _nic = None  # network.WLAN or network.LAN
 _credentials = ()  # what to join the Wi-Fi with; none for a wire
@@ -34,7 +35,7 @@ def join(settings):
         network.country(settings["country"])
     network.hostname(settings["hostname"])
     if settings["wired"]:
-        _nic = _wire(settings["wired"])
+        _nic = _lan(settings["wired"])
     elif settings["ssid"]:
         _nic = network.WLAN(network.STA_IF)
         _credentials = (settings["ssid"],)
@@ -51,7 +52,7 @@ def join(settings):
         _nic.ifconfig((settings["ip"], settings["netmask"], settings["gateway"], settings["dns"]))
     started = time.ticks_ms()
     limit = settings["join_timeout"] * 1000
-    _connect(_nic)
+    _connect()
     while not keep() and time.ticks_diff(time.ticks_ms(), started) < limit:
         time.sleep_ms(100)
     if not _up:
@@ -59,11 +60,12 @@ def join(settings):
     return _up
 
 
-def _wire(arguments):
-    """network.LAN with `arguments` as in its documentation: pins by number, phy_type by name."""
+def _lan(settings):
+    """network.LAN with `settings` as its documentation has its arguments, but pins by number and
+    phy_type by name."""
     import machine
 
-    arguments = dict(arguments)
+    arguments = dict(settings)
     for name in ("mdc", "mdio", "power", "reset", "ref_clk"):
         if name in arguments:
             arguments[name] = machine.Pin(arguments[name])
@@ -71,14 +73,14 @@ def _wire(arguments):
     return network.LAN(**arguments)
 
 
-def _connect(nic):
+def _connect():
     global _attempt
     _attempt = time.ticks_ms()
     if _credentials:
         try:
-            nic.connect(*_credentials)
+            _nic.connect(*_credentials)
         except OSError as trouble:
-            print("link: %s" % trouble)
+            print("link: " + str(trouble))
 
 
 def keep():
@@ -96,5 +98,5 @@ def keep():
     if not up and time.ticks_diff(time.ticks_ms(), _attempt) > _REJOIN_MS:
         if _credentials:
             _nic.disconnect()
-        _connect(_nic)
+        _connect()
     return up

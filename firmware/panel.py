@@ -5,7 +5,7 @@ import os
 import machine
 from micropython import const
 
-_WATCHDOG_MS = 8000  # the Pico W can't wait longer than 8,388
+_WATCHDOG_MS = const(8000)  # the Pico W can't wait longer than 8,388
 _SAFE_FILE = const("/safe")
 
 
@@ -16,10 +16,8 @@ def safe_mode(settings):
         os.stat(_SAFE_FILE)
         return True
     except OSError:  # not there
-        return _button_held(settings["button"])
-
-
-def _button_held(button):
+        pass
+    button = settings["button"]
     if button is None:
         return False
     if button == "BOOTSEL":  # not a GPIO on RP2 boards
@@ -35,24 +33,24 @@ class Panel:
 
     def __init__(self, settings):
         led = settings["led"]
-        self._led = None if led is None else machine.Pin(led, machine.Pin.OUT)
-        self._watchdog = machine.WDT(timeout=_WATCHDOG_MS) if settings["watchdog"] else None
+        self.led = None if led is None else machine.Pin(led, machine.Pin.OUT)
+        self.watchdog = machine.WDT(timeout=_WATCHDOG_MS) if settings["watchdog"] else None
 
     def tick(self, up, busy):
         """To be called about once a second; `up`: the link is up, `busy`: transfers are under
         way."""
-        if self._watchdog:
-            self._watchdog.feed()
-        if self._led:
-            self._led.value(up and not (busy and self._led.value()))
+        if self.watchdog:
+            self.watchdog.feed()
+        if self.led:
+            self.led.value(up and not (busy and self.led.value()))
 
     def rest(self):
         """The server was stopped by hand: the LED goes out, and a timer feeds the watchdog, which
         can't be stopped."""
-        if self._led:
-            self._led.value(0)
-        if self._watchdog:
-            feed = self._watchdog.feed
+        if self.led:
+            self.led.value(0)
+        if self.watchdog:
+            feed = self.watchdog.feed
             try:
                 timer = machine.Timer(-1)  # RP2: a software timer
             except (OSError, ValueError):

@@ -14,11 +14,11 @@ def _whole(low, high):
     return check, "a whole number from %d to %d" % (low, high)
 
 
-def _text(longest):
+def _text(limit):
     def check(value):
-        return isinstance(value, str) and len(value) <= longest
+        return isinstance(value, str) and len(value) <= limit
 
-    return check, "a text of at most %d characters" % longest
+    return check, "a text of at most %d characters" % limit
 
 
 def _one_of(*allowed):
@@ -59,10 +59,6 @@ _PIN = (
     'a GPIO number, or a name such as "LED"',
 )
 _RANGES = (_list_of(_is_range), 'a list of addresses and ranges such as ["192.168.1.0/24"]')
-_FOLDERS = (
-    _list_of(lambda value: isinstance(value, str) and value[:1] == "/"),
-    'a list of folders such as ["/incoming"]',
-)
 _OFF = None  # a setting whose default is None is off until it is set, and may be set to null
 
 # name: (default, (check, what is allowed)). docs/settings.md explains each.
@@ -95,7 +91,13 @@ TABLE = {
     "wrq_windowsize": (1, _whole(1, 1024)),
     "read_from": (["0.0.0.0/0"], _RANGES),
     "write_from": ([], _RANGES),
-    "write_to": (["/"], _FOLDERS),
+    "write_to": (
+        ["/"],
+        (
+            _list_of(lambda value: isinstance(value, str) and value[:1] == "/"),
+            'a list of folders such as ["/incoming"]',
+        ),
+    ),
     "overwrite": (False, _SWITCH),
     "write_limit": (_OFF, _whole(0, 1 << 30)),
     "keep_free": (16384, _whole(0, 1 << 30)),
@@ -150,5 +152,5 @@ def load(paths=("/board.json", "/settings.json")):
         except ValueError:
             complaints = ['not a JSON object such as {"ssid": "lab"}: not used']
         for complaint in complaints:
-            print("%s: %s" % (path, complaint))
+            print(path + ": " + complaint)
     return settings

@@ -57,7 +57,7 @@ settings.update(
     },
 )
 server = Server(chosen)
-store = server._store
+store = server.store
 right_open = store.open
 
 
@@ -68,11 +68,11 @@ def opened(path, mode, agreed):
     source = right_open(path, mode, agreed)
     right_read, reads = source.readinto, [0]
 
-    def read(payload):
+    def read(view):
         reads[0] += 1
         if faulty(path, "read") and reads[0] == 2:
             fault(path)
-        return right_read(payload)
+        return right_read(view)
 
     source.readinto = read
     return source
@@ -81,6 +81,6 @@ def opened(path, mode, agreed):
 store.open = opened
 wrap(Sink, "write", "write", lambda sink: sink.path)
 wrap(Sink, "commit", "commit", lambda sink: sink.path)
-wrap(WriteTransfer, "receive", "receive", lambda transfer: transfer._sink.path)
+wrap(WriteTransfer, "receive", "receive", lambda transfer: transfer.sink.path)
 wrap(Transfer, "expired", "timer", lambda transfer: getattr(getattr(transfer, "_sink", None), "path", None))
 server.serve_forever()

@@ -40,7 +40,7 @@ def test_every_cut_leaves_no_file_or_the_whole_new_one(tear: bool):
         ("            os.rename(temporary, path)", "            _remove(path); os.rename(temporary, path)", False),
         ("if path and not _exists", "if False and not _exists", True),
         ("                _remove(_UPLOADS + ", "                str(_UPLOADS + ", False),
-        ("            self._file.close()\n            self._store.put", "            self._store.put", False),
+        ("            self.file.close()\n            self.store.put", "            self.store.put", False),
     ],
     ids=["not atomic", "not put back", "not cleaned", "not closed before it is put in its place"],
 )

@@ -31,7 +31,7 @@ def answers(*datagrams_and_address, listening=True):
     *datagrams, address = datagrams_and_address
     server = Server(settings.defaults())
     sock = Deaf(*datagrams, address=address)
-    ports = server._ports
+    ports = server.ports
     port = ports.listener if listening else Port(50_000)
     ports.listener.sock = port.sock = sock  # type: ignore[assignment]
     ports.heard[sock] = port
@@ -77,24 +77,24 @@ def test_poll_goes_on_after_ctrl_c():
         raise KeyboardInterrupt
 
     server = Server(settings.defaults())
-    server._ports.listener.sock = sock = Deaf(b"\0\7", address=("10.0.0.5", 1234))  # type: ignore[assignment]
-    server._ports.heard[sock] = server._ports.listener
-    server._ports.wait = interrupted
+    server.ports.listener.sock = sock = Deaf(b"\0\7", address=("10.0.0.5", 1234))  # type: ignore[assignment]
+    server.ports.heard[sock] = server.ports.listener
+    server.ports.wait = interrupted
     with pytest.raises(KeyboardInterrupt):
         server.poll(0)
-    server._ports.wait = lambda timeout_ms: [(sock, 1)]
+    server.ports.wait = lambda timeout_ms: [(sock, 1)]
     assert server.poll(0) is False and len(sock.sent) == 1
 
 
 def test_a_port_that_was_closed_is_not_looked_at_again():
     server = Server(settings.defaults())
-    server._ports.listener.sock = Deaf(address=None)  # type: ignore[assignment]
-    server._ports.wait = lambda timeout_ms: []
+    server.ports.listener.sock = Deaf(address=None)  # type: ignore[assignment]
+    server.ports.wait = lambda timeout_ms: []
     port = Port(50_000)
     port.waiting.append((b"\0\4\0\1", ("10.0.0.5", 1234)))
-    server._ports.behind = (port,)
+    server.ports.behind = (port,)
     server.poll(0)
-    assert server._ports.behind == (), "a turn would never wait again"
+    assert server.ports.behind == (), "a turn would never wait again"
 
 
 def test_ctrl_c_while_a_replaced_file_is_removed_leaves_nothing(monkeypatch, tmp_path):

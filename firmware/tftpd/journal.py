@@ -4,10 +4,7 @@ from time import ticks_diff, ticks_ms
 
 from .transfer import DONE, PROBED
 
-LEVELS = ("error", "warning", "info", "debug")
 ALWAYS = -1  # tools wait for these lines
-ERROR = 0
-WARNING = 1
 INFO = 2
 DEBUG = 3
 
@@ -20,8 +17,8 @@ class Journal:
     """
 
     def __init__(self, level):
-        """`level`: one of LEVELS."""
-        self._level = LEVELS.index(level)
+        """`level`: "error", "warning", "info" or "debug"."""
+        self._level = ("error", "warning", "info", "debug").index(level)
         self._last = ticks_ms()
         self._uptime_ms = 0
         names = ("requests", "refused", "done", "failed", "bytes", "resent", "garbage")
@@ -40,14 +37,14 @@ class Journal:
             now = self.uptime_ms()
             print("%d.%03d" % (now // 1000, now % 1000), text % values if values else text)
 
-    def count(self, what, number=1):
-        """Add `number` to the counter called `what`."""
-        self.counters[what] += number
+    def count(self, name, number=1):
+        """Add `number` to the counter called `name`."""
+        self.counters[name] += number
 
-    def finished(self, what, outcome, transfer, ms):
+    def finished(self, label, outcome, transfer, ms):
         """The one line of a transfer that has ended.
 
-        what      "host:port RRQ name mode options"
+        label     "host:port RRQ name mode options"
         outcome   how it ended: DONE, PROBED, or what somebody may want to look into
         transfer  with delivered(), resent, peer_error
         ms        how long it took
@@ -61,7 +58,7 @@ class Journal:
         self.log(
             INFO,
             "%s: %s, %d bytes in %d.%03d s, %d KB/s, %d resent",
-            what,
+            label,
             outcome,
             delivered,
             ms // 1000,

@@ -8,9 +8,11 @@ is noted for each block of the window.
 
 from array import array
 
-_LF = 10
-_CR = 13
-_CHUNK_BYTES = 128
+from micropython import const
+
+_LF = const(10)
+_CR = const(13)
+_CHUNK_BYTES = const(128)
 
 
 class NetasciiSource:
@@ -18,10 +20,10 @@ class NetasciiSource:
 
     def __init__(self, file, agreed):
         """`file`: opened for reading in binary; `agreed`: options.Agreed."""
-        self._file = file
+        self.file = file
         self.close = file.close
         self._chunk = bytearray(_CHUNK_BYTES)
-        self._blksize = agreed.blksize
+        self.blksize = agreed.blksize
         # Where block b starts, at b % len: offset in the file * 2, + 1 if the second byte of a
         # pair is owed. Kept for a window and for the blocks read ahead (transfer._AHEAD_BLOCKS).
         self._starts = array("I", [0] * (agreed.windowsize + 18))
@@ -31,23 +33,23 @@ class NetasciiSource:
         """Go to `block` (from 1, not wrapped): one that was read, a window ago at most."""
         self._block = block
 
-    def readinto(self, payload):
-        """Fill `payload` (memoryview) with the next blocks; returns the bytes written.
+    def readinto(self, view):
+        """Fill `view` (memoryview) with the next blocks; returns the bytes written.
 
-        They are fewer than `payload` holds at the end of the file only. Raises OSError.
+        They are fewer than `view` holds at the end of the file only. Raises OSError.
         """
         n = 0
-        while n < len(payload):
-            end = n + self._blksize
-            n = self._read_block(payload, n, end)
+        while n < len(view):
+            end = n + self.blksize
+            n = self._read_block(view, n, end)
             self._block += 1
             if n < end:
                 break
         return n
 
-    def _read_block(self, payload, n, room):
-        """Write the next block to `payload` from `n` on, up to `room`; returns where it ends."""
-        file = self._file
+    def _read_block(self, view, n, room):
+        """Write the next block to `view` from `n` on, up to `room`; returns where it ends."""
+        file = self.file
         starts = self._starts
         chunk = self._chunk
         place = starts[self._block % len(starts)]
@@ -63,7 +65,7 @@ class NetasciiSource:
             file.seek(offset)
         while n < room:
             if owed >= 0:
-                payload[n] = owed
+                view[n] = owed
                 n += 1
                 owed = -1
                 continue
@@ -76,13 +78,13 @@ class NetasciiSource:
             at += 1
             offset += 1
             if byte == _LF:
-                payload[n] = _CR
+                view[n] = _CR
                 owed = _LF
             elif byte == _CR:
-                payload[n] = _CR
+                view[n] = _CR
                 owed = 0
             else:
-                payload[n] = byte
+                view[n] = byte
             n += 1
         starts[(self._block + 1) % len(starts)] = offset << 1 | (owed >= 0)
         return n
@@ -93,7 +95,7 @@ class NetasciiSink:
 
     def __init__(self, sink):
         """`sink`: as store.Sink."""
-        self._sink = sink
+        self.sink = sink
         self.close = sink.close
         self._cr = False  # the last byte was a CR: LF or NUL is to follow
 
@@ -120,10 +122,10 @@ class NetasciiSink:
                 plain[n] = byte
                 n += 1
         self._cr = cr
-        self._sink.write(memoryview(plain)[:n])
+        self.sink.write(memoryview(plain)[:n])
 
     def commit(self):
         """As store.Sink.commit."""
         if self._cr:
-            self._sink.write(b"\r")
-        self._sink.commit()
+            self.sink.write(b"\r")
+        self.sink.commit()

@@ -30,16 +30,17 @@ class Agreed:
     text        the granted options for a person (str), "blksize=1468 timeout=5"
     """
 
-    def __init__(self, asked, max_blksize, max_windowsize, size=None, upload=False):
-        """`asked`: (name, value) pairs of bytes; `size`: the file's size in bytes, None where it
-        is not known; `upload`: it is the client who knows it."""
+    def __init__(self, options, blksize, windowsize, size=None, upload=False):
+        """`options`: (name, value) pairs of bytes as asked for; `blksize`, `windowsize`: the
+        most that is granted; `size`: the file's size in bytes, None where it is not known;
+        `upload`: it is the client who knows it."""
         self.blksize = 512
         self.windowsize = 1
         self.timeout = None
         self.tsize = None
         granted = []
         seen = set()
-        for name, value in asked:
+        for name, value in options:
             key = name.lower()
             if key in seen:
                 continue
@@ -47,11 +48,11 @@ class Agreed:
             if key == b"blksize":
                 number = _number(value, 8, 65464)
                 if number:
-                    self.blksize = number = min(number, max_blksize)
+                    self.blksize = number = min(number, blksize)
             elif key == b"windowsize":
                 number = _number(value, 1, 65535)
                 if number:
-                    self.windowsize = number = min(number, max_windowsize)
+                    self.windowsize = number = min(number, windowsize)
             elif key == b"timeout":
                 self.timeout = number = _number(value, 1, 255)
             elif key == b"tsize" and upload:

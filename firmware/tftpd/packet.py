@@ -12,7 +12,7 @@ WRQ = const(2)
 DATA = const(3)
 ACK = const(4)
 ERROR = const(5)
-OACK = const(6)
+_OACK = const(6)
 
 # Error codes, RFC 1350 section 5 and RFC 2347. U-Boot starts again, for ever, on any code but 1
 # and 2: what trying again will not cure is NOT_FOUND or ACCESS, what it will cure is UNDEFINED.
@@ -71,4 +71,4 @@ def error(code, text):
 
 def oack(options):
     """An OACK packet (bytes) of (name, value) pairs of bytes, RFC 2347."""
-    return b"\0\x06" + b"".join([name + b"\0" + value + b"\0" for name, value in options])
+    return bytes((0, _OACK)) + b"".join([name + b"\0" + value + b"\0" for name, value in options])

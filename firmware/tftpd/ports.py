@@ -13,6 +13,9 @@ poll sets: one of all sockets, to wait on, and one of those that the transfers u
 the turns that don't wait; while these go on and on, all are looked at now and then.
 """
 
+# take() is for open ports.
+# pyright: reportOptionalMemberAccess=false
+
 import os
 import select
 import socket
@@ -63,7 +66,7 @@ class Port:
     """
 
     def __init__(self, tid, room=_ROOM):
-        self.sock = None
+        self.sock: socket.socket | None = None
         self.tid = tid
         self.users = self.twins = 0
         self.room = room
@@ -97,14 +100,14 @@ class Ports:
 
     def __init__(self, address, number):
         """`address`: of this host to bind to; `number`: of the listening port."""
-        self._address = address
+        self.address = address
         self.listener = Port(number, MAX_REQUEST + 1)
         self.heard = {}
         self.twins = {}
         self.alone = None
         self.all = False
         self.behind: tuple = ()
-        self._users = 0  # of all ports
+        self.users = 0  # of all ports
         self._poller = select.poll()  # all sockets
         self._needed = select.poll()  # those of them that the transfers under way need
         self._eager = 0  # turns that are still to be made without waiting
@@ -114,14 +117,14 @@ class Ports:
     def wait(self, timeout_ms):
         """Wait for something to read, at most `timeout_ms`, or not at all while an answer may come
         at once. Gives (socket, event) for each socket that may have something. Hot path."""
-        if self._eager and self._users:
+        if self._eager and self.users:
             self._eager -= 1
             timeout_ms = 0
             if not self._eager:
                 self._turns = max(self._turns >> 1, self._least_turns)
         if self.behind:
             timeout_ms = 0
-        if timeout_ms or self.all or not self._users:
+        if timeout_ms or self.all or not self.users:
             self.all = False
             return self._poller.ipoll(timeout_ms)
         # To ask whether there is something to read takes an ESP32 longer than to read it.
@@ -141,7 +144,7 @@ class Ports:
         try:
             if number != self.listener.tid:  # a twin wants to be bound to the same number
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            sock.bind(socket.getaddrinfo(self._address, number)[0][-1])
+            sock.bind(socket.getaddrinfo(self.address, number)[0][-1])
             if client:
                 sock.connect(client)
             sock.setblocking(False)
@@ -194,7 +197,7 @@ class Ports:
     def join(self, session, twin):
         """The session's transfer is to use its port, with a `twin` (bool) if there can be one."""
         session.port.users += 1
-        self._users += 1
+        self.users += 1
         self._turns = _EAGER_TURNS
         self.renew(session, twin)
 
@@ -214,7 +217,7 @@ class Ports:
         self._close_twin(session)
         port = session.port
         port.users -= 1
-        self._users -= 1
+        self.users -= 1
         if not port.users and port.sock and port is not self.listener:
             self.close(port)
         self._watch(port)
@@ -251,5 +254,5 @@ class Ports:
                 self._needed.register(port.sock, select.POLLIN)
             else:
                 self._needed.unregister(port.sock)
-        alone = self._users == len(self.twins) == 1
+        alone = self.users == len(self.twins) == 1
         self.alone = tuple([(twin, 0) for twin in self.twins]) if alone else None

@@ -12,7 +12,7 @@ from micropython import const
 from .access import Ranges, gives_way
 from .journal import ALWAYS, DEBUG, INFO, Journal
 from .options import Agreed
-from .packet import ACCESS, UNDEFINED, UNKNOWN_TID, WRQ, Refused, error, parse_request
+from .packet import ACCESS, RRQ, UNDEFINED, UNKNOWN_TID, WRQ, Refused, error, parse_request
 from .ports import Ports, host_port
 from .store import Store
 from .transfer import DONE, ReadAhead, ReadTransfer
@@ -64,16 +64,15 @@ class Server:
     """
 
     def __init__(self, settings):
-        self._settings = settings
-        self._store = Store(settings)
-        self._store.recover()
-        self._may_read = Ranges(settings["read_from"])
-        self._may_write = Ranges(settings["write_from"])
-        self._journal = Journal(settings["log"])
-        self._ports = Ports(settings["address"], settings["port"])
+        self.settings = settings
+        self.store = Store(settings)
+        self.store.recover()
+        self._may = {RRQ: Ranges(settings["read_from"]), WRQ: Ranges(settings["write_from"])}
+        self.journal = Journal(settings["log"])
+        self.ports = Ports(settings["address"], settings["port"])
         self._sessions = []
         self._clients = {}  # address: _Session
-        self._ahead = ReadAhead(max(settings["blksize"], settings["read_ahead"]))
+        self.ahead = ReadAhead(max(settings["blksize"], settings["read_ahead"]))
         self._due = 0  # ticks_ms before which no transfer's timer is due
         self._running = False
         self._turns = None
@@ -94,7 +93,7 @@ class Server:
                 now = ticks_ms()
                 if ticks_diff(now, last) >= _TICK_MS:
                     last = now
-                    self._journal.uptime_ms()
+                    self.journal.uptime_ms()
                     if tick:
                         tick(self)
         finally:
@@ -120,19 +119,19 @@ class Server:
         """The generator behind poll(), which has its frame once: that of a function with more than
         eleven words comes from the heap for each call (py/objfun.c in MicroPython), which took the
         everyday board 40 % of its time with eight clients. Hot path, the exceptions apart."""
-        ports = self._ports
+        ports = self.ports
         listener = ports.listener
         twins = ports.twins
         sessions = self._sessions
         clients = self._clients
-        inbox = self._ahead.inbox
+        inbox = self.ahead.inbox
         more = False
         while True:
             timeout_ms = yield more
             if listener.sock is None:
                 ports.open(listener)
-                where = [self._settings[key] for key in ("address", "port", "root")]
-                self._journal.log(ALWAYS, "ready on %s:%d, files in %s", *where)
+                where = [self.settings[key] for key in ("address", "port", "root")]
+                self.journal.log(ALWAYS, "ready on %s:%d, files in %s", *where)
             until = None
             if sessions:
                 now = ticks_ms()
@@ -225,14 +224,14 @@ class Server:
         self._running = False
         for session in list(self._sessions):
             self._end(session, "the server stops", UNDEFINED)
-        if self._ports.listener.sock:
-            self._ports.close(self._ports.listener)
-            self._journal.log(ALWAYS, "stopped")
+        if self.ports.listener.sock:
+            self.ports.close(self.ports.listener)
+            self.journal.log(ALWAYS, "stopped")
 
     def stats(self):
         """Counters since the start (dict of int), `uptime_ms`, and `transfers` under way."""
-        counters = dict(self._journal.counters)
-        counters["uptime_ms"] = self._journal.uptime_ms()
+        counters = dict(self.journal.counters)
+        counters["uptime_ms"] = self.journal.uptime_ms()
         counters["transfers"] = len(self._sessions)
         return counters
 
@@ -241,10 +240,10 @@ class Server:
     def _hear_other(self, port, datagram, client, session):
         """A request, or a datagram from a stranger."""
         peer = host_port(client)
-        if peer and port is self._ports.listener:
+        if peer and port is self.ports.listener:
             self._request(datagram, client, peer, session, ticks_ms())
             return
-        self._journal.count("garbage")
+        self.journal.count("garbage")
         if peer and datagram[:2] != b"\0\5":  # no ERROR to an ERROR
             self._reply(port.sock, client, UNKNOWN_TID, "unknown transfer ID")
 
@@ -257,23 +256,23 @@ class Server:
         try:
             request = parse_request(datagram)
             if request:
-                self._journal.count("requests")
+                self.journal.count("requests")
                 self._start(request, datagram, client, peer, now)
             else:
-                self._journal.count("garbage")
+                self.journal.count("garbage")
         except Exception as trouble:
             code, text = _explained(trouble)
-            self._journal.count("refused")
-            self._journal.log(INFO, "%s:%d %s refused: %s", *peer, repr(datagram[2:66]), text)
-            self._reply(self._ports.listener.sock, client, code, text)
+            self.journal.count("refused")
+            self.journal.log(INFO, "%s:%d %s refused: %s", *peer, repr(datagram[2:66]), text)
+            self._reply(self.ports.listener.sock, client, code, text)
 
     def _start(self, request, datagram, client, peer, now):
         opcode, name, mode, asked = request
         host, number = peer
-        settings = self._settings
-        ports = self._ports
+        settings = self.settings
+        ports = self.ports
         upload = opcode == WRQ
-        if host not in (self._may_write if upload else self._may_read):
+        if host not in self._may[opcode]:
             what = "takes no uploads from" if upload else "is not for"
             raise Refused(ACCESS, "this server %s you" % what)
         own = [session for session in self._sessions if session.host == host]
@@ -284,7 +283,7 @@ class Server:
         # What is to stay must not come to lie among garbage, or it cuts the heap to pieces.
         if self._sessions:  # else the end of the last one has collected it
             gc.collect()
-        store = self._store
+        store = self.store
         if upload:
             path = store.place(name, host)
             agreed = Agreed(asked, settings["blksize"], settings["wrq_windowsize"], upload=True)
@@ -300,7 +299,7 @@ class Server:
             if upload:
                 transfer = WriteTransfer(file, *limits)
             else:
-                transfer = ReadTransfer(file, self._ahead, *limits)
+                transfer = ReadTransfer(file, self.ahead, *limits)
             what = "WRQ" if upload else "RRQ"
             served = path[len(settings["root"]) :]
             label = "%s:%d %s %s %s %s" % (host, number, what, served, mode, agreed.text)
@@ -343,7 +342,7 @@ class Server:
                 self._attend(session, None, size)
         except Exception as trouble:
             self._fail(session, trouble)
-        self._ports.look()
+        self.ports.look()
 
     def _fail(self, session, trouble):
         """An exception: a fault of ours ends one transfer, or none, not the server."""
@@ -356,7 +355,7 @@ class Server:
         transfer = session.transfer
         while size and size > 0:
             now = ticks_ms()
-            transfer.receive(word or self._ahead.inbox, size, now)
+            transfer.receive(word or self.ahead.inbox, size, now)
             word = None
             size = None if transfer.outcome else transfer.pump(None)
             if isinstance(transfer, WriteTransfer) and transfer.dallying(now):
@@ -367,7 +366,7 @@ class Server:
             self._due = transfer.due
 
     def _run_timers(self, now):
-        self._ports.all = True
+        self.ports.all = True
         wait = _LISTEN_MS
         sessions = self._sessions
         i = len(sessions)
@@ -392,22 +391,22 @@ class Server:
             outcome = DONE
             code = None
         transfer.outcome = outcome
-        self._store.close(session.file)  # takes long: who is interrupted here is ended by stop()
+        self.store.close(session.file)  # takes long: who is interrupted here is ended by stop()
         self._sessions.remove(session)
         del self._clients[session.client]
-        if self._ahead.owner is transfer:
-            self._ahead.owner = None
+        if self.ahead.owner is transfer:
+            self.ahead.owner = None
         if code is not None:
             self._reply(session.port.sock, session.client, code, outcome)
-        self._ports.leave(session)
+        self.ports.leave(session)
         self._tell(session, outcome)
         if not self._sessions:
             gc.collect()
-            self._journal.log(DEBUG, "idle, %d bytes of heap in use", gc.mem_alloc())
+            self.journal.log(DEBUG, "idle, %d bytes of heap in use", gc.mem_alloc())
 
     def _tell(self, session, outcome):
         """The journal's line of a transfer, once."""
         if session.label:
             ms = ticks_diff(session.transfer.progress, session.started)
-            self._journal.finished(session.label, outcome, session.transfer, ms)
+            self.journal.finished(session.label, outcome, session.transfer, ms)
             session.label = None

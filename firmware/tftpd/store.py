@@ -22,6 +22,7 @@ _FOLDER = const(0x4000)  # bit of st_mode
 _MAX_COMPONENT = const(255)  # LittleFS
 _NO_LIMIT = const(0x3FFFFFFF)
 _UPLOADS = const("/.uploads")
+_NUMBERED = const("/%08d%s")
 _SLASH = const("\x01")  # for "/" in the name of a file moved aside; no served name has one
 
 
@@ -30,15 +31,15 @@ class OctetSource:
 
     def __init__(self, file, agreed):
         """`file`: opened for reading in binary; `agreed`: options.Agreed."""
-        self._file = file
-        self._blksize = agreed.blksize
+        self.file = file
+        self.blksize = agreed.blksize
         self.close = file.close
         # Fills a memoryview with the next blocks; fewer bytes at the end of the file only.
         self.readinto = file.readinto
 
     def seek(self, block):
         """Go to `block` (from 1, not wrapped)."""
-        self._file.seek((block - 1) * self._blksize)
+        self.file.seek((block - 1) * self.blksize)
 
 
 class Sink:
@@ -47,49 +48,49 @@ class Sink:
     def __init__(self, store, path, number, limit):
         """`store`: Store, among whose `writers` it is until then; `path`: where it is to go;
         `number`: its own; `limit`: bytes. Raises OSError."""
-        self._store = store
+        self.store = store
         self.path = path
-        self._temporary = "%s/%08d" % (_UPLOADS, number)
-        self._limit = limit
-        self._file = open(self._temporary, "wb")
+        self.temporary = _UPLOADS + _NUMBERED % (number, "")
+        self.limit = limit
+        self.file = open(self.temporary, "wb")
         store.writers.append(self)
 
     def write(self, data):
         """Add `data` (bytes-like). Raises Refused."""
-        self._limit -= len(data)
-        self._store.room -= len(data)
-        if self._limit < 0:
+        self.limit -= len(data)
+        self.store.room -= len(data)
+        if self.limit < 0:
             raise Refused(DISK_FULL, "file too large")
-        if self._store.room < 0:
+        if self.store.room < 0:
             raise Refused(DISK_FULL, "the flash is full")
         try:
-            self._file.write(data)
+            self.file.write(data)
         except OSError as trouble:
-            raise _refused(trouble)
+            raise _explained(trouble)
 
     def commit(self):
         """Make it the file at `path`, or leave all as it was and raise Refused."""
         try:
-            self._file.close()
-            self._store.put(self._temporary, self.path)
+            self.file.close()
+            self.store.put(self.temporary, self.path)
         except OSError as trouble:
-            raise _refused(trouble)
-        self._temporary = None
-        self._store.writers.remove(self)
+            raise _explained(trouble)
+        self.temporary = None
+        self.store.writers.remove(self)
 
     def close(self):
         """Remove it unless it has been committed."""
-        if self._temporary:
+        if self.temporary:
             try:
-                self._file.close()
+                self.file.close()
             except OSError:  # a full flash did not even take what was buffered
                 pass
-            _remove(self._temporary)
-            self._temporary = None
-            self._store.writers.remove(self)
+            _remove(self.temporary)
+            self.temporary = None
+            self.store.writers.remove(self)
 
 
-def _refused(trouble):
+def _explained(trouble):
     if trouble.errno == _ENOSPC:
         return Refused(DISK_FULL, "the flash is full")
     return Refused(UNDEFINED, "can't write the file: %s" % trouble)
@@ -148,15 +149,9 @@ class Store:
     def __init__(self, settings):
         """`settings`: as in docs/settings.md: root, write_to, overwrite, write_limit, keep_free,
         client_folders."""
+        self.settings = settings
         self._root = settings["root"].rstrip("/")
         self._folders = [self._root + folder.rstrip("/") + "/" for folder in settings["write_to"]]
-        self._overwrite = settings["overwrite"]
-        limit = settings["write_limit"]
-        self._limit = _NO_LIMIT if limit is None else limit
-        self._keep_free = settings["keep_free"]
-        # Each client has a folder of its own, which goes before the others; "only": it sees
-        # nothing else.
-        self._own = settings["client_folders"]
         self._number = 0  # of the next file in _UPLOADS
         self._readers = {}  # source: path
         self.writers = []
@@ -166,11 +161,14 @@ class Store:
         """The path and the size in bytes of the file with that name (bytes of a request), for the
         client at `host`. Raises Refused."""
         parts = components(name)
-        if self._own:
+        # Each client has a folder of its own, which goes before the others; "only": it sees
+        # nothing else.
+        own = self.settings["client_folders"]
+        if own:
             try:
                 return self._find([host] + parts)
             except Refused as refusal:
-                if self._own == "only" or refusal.code != NOT_FOUND:
+                if own == "only" or refusal.code != NOT_FOUND:
                     raise
         return self._find(parts)
 
@@ -233,7 +231,8 @@ class Store:
         parts = components(name)
         if not parts:
             raise Refused(ACCESS, "is a folder, not a file")
-        if self._own and (self._own == "only" or _exists(self._root + "/" + host)):
+        own = self.settings["client_folders"]
+        if own and (own == "only" or _exists(self._root + "/" + host)):
             parts.insert(0, host)
         exists = True
         try:
@@ -248,7 +247,7 @@ class Store:
             path = folder + "/" + parts[-1]
         if not any(path.startswith(folder) for folder in self._folders):
             raise Refused(ACCESS, "no uploads to this folder")
-        if exists and not self._overwrite:
+        if exists and not self.settings["overwrite"]:
             raise Refused(EXISTS, "file exists")
         if any(sink.path.lower() == path.lower() for sink in self.writers):
             raise Refused(UNDEFINED, "somebody is writing this file")
@@ -262,16 +261,18 @@ class Store:
         Raises Refused.
         """
         stat = os.statvfs(self._root)
-        self.room = stat[0] * stat[3] - self._keep_free
-        if size is not None and size > min(self.room, self._limit):
+        self.room = stat[0] * stat[3] - self.settings["keep_free"]
+        limit = self.settings["write_limit"]
+        limit = _NO_LIMIT if limit is None else limit
+        if size is not None and size > min(self.room, limit):
             raise Refused(DISK_FULL, "no room for %d bytes" % size)
         try:
             if not _exists(_UPLOADS):
                 os.mkdir(_UPLOADS)
             self._number += 1
-            sink = Sink(self, path, self._number, self._limit)
+            sink = Sink(self, path, self._number, limit)
         except OSError as trouble:
-            raise _refused(trouble)
+            raise _explained(trouble)
         return NetasciiSink(sink) if mode == "netascii" else sink
 
     def put(self, temporary, path):
@@ -279,7 +280,7 @@ class Store:
         aside = None
         if path in self._readers.values():
             self._number += 1
-            aside = "%s/%08d%s" % (_UPLOADS, self._number, path.replace("/", _SLASH))
+            aside = _UPLOADS + _NUMBERED % (self._number, path.replace("/", _SLASH))
             os.rename(path, aside)
         try:
             os.rename(temporary, path)

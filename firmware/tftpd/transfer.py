@@ -34,6 +34,7 @@ _AHEAD_BLOCKS = const(16)  # at most, for each costs its transfer a memoryview
 BUSY = (EAGAIN, ENOBUFS, ENOMEM)  # of a send that may be tried again shortly
 _NO_BLOCK = const(0x3FFFFFFF)  # a number that no block has: above all others
 _DATA = const(3 << 16)  # the header of a DATA packet, with block 0
+_ACK = const(4 << 16)
 _UNPROVEN_DATAGRAMS = const(3)  # for each request, until its client has shown that it is there
 
 DONE = "done"
@@ -75,23 +76,21 @@ class Transfer:
                link that is down or an ICMP message: the packet is lost as on the air.
     """
 
-    def __init__(self, agreed, timeout_s, retries, clock):
+    def __init__(self, agreed, timeout, retries, clock):
         """A transfer that is about to send its first packet.
 
         agreed     options.Agreed
-        timeout_s  longest wait before a repeat, where the client negotiated none
+        timeout    seconds, the longest wait before a repeat where the client negotiated none
         retries    after this many longest waits without progress the client is given up
         clock      ticks_ms
         """
         self.send = None
-        self._clock = clock
-        self._oack = agreed.oack
-        self._window = agreed.windowsize
-        self._blksize = agreed.blksize
+        self.clock = clock
+        self.agreed = agreed
         self.resent = 0
         self.proven = False
         self._allowance = _UNPROVEN_DATAGRAMS
-        self._rto_max = (agreed.timeout or timeout_s) * 1000
+        self._rto_max = (agreed.timeout or timeout) * 1000
         self._patience = self._rto_max * retries
         # smoothed round-trip time in 1/8 ms, and its variation in 1/4 ms, as in Jacobson's paper
         self._srtt8 = -1
@@ -104,14 +103,15 @@ class Transfer:
         self.outcome = None
         self.peer_error = None
 
-    def _measured(self, rtt):
-        """RFC 6298 section 2: srtt += (rtt - srtt) / 8, rttvar += (|rtt - srtt| - rttvar) / 4."""
+    def _measured(self, ms):
+        """A round trip took `ms`. RFC 6298 section 2: srtt += (ms - srtt) / 8,
+        rttvar += (|ms - srtt| - rttvar) / 4."""
         srtt = self._srtt8
         if srtt < 0:
-            self._srtt8 = rtt << 3
-            self._rttvar4 = rtt << 1
+            self._srtt8 = ms << 3
+            self._rttvar4 = ms << 1
         else:
-            off = rtt - (srtt >> 3)
+            off = ms - (srtt >> 3)
             self._srtt8 = srtt + off
             self._rttvar4 += (off if off > 0 else -off) - (self._rttvar4 >> 2)
         self._doubt = False
@@ -204,15 +204,14 @@ class ReadTransfer(Transfer):
     Raises OSError if the file can't be read.
     """
 
-    def __init__(self, source, ahead, agreed, timeout_s, retries, clock):
+    def __init__(self, source, ahead, agreed, timeout, retries, clock):
         """As Transfer, and
 
         source     readinto(payload) -> bytes read gives block after block; seek(block) goes to one
         ahead      ReadAhead
         """
-        super().__init__(agreed, timeout_s, retries, clock)
+        super().__init__(agreed, timeout, retries, clock)
         self.hear = self.until = None
-        self._blksize = agreed.blksize
         self.base = self.top = -1 if agreed.oack else 0
         self.next = self.base + 1
         self.last = _NO_BLOCK
@@ -225,21 +224,22 @@ class ReadTransfer(Transfer):
 
     def delivered(self):
         """As Transfer."""
-        missing = self._blksize - self._last_size if self.base == self.last else 0
-        return max(self.base, 0) * self._blksize - missing
+        blksize = self.agreed.blksize
+        missing = blksize - self._last_size if self.base == self.last else 0
+        return max(self.base, 0) * blksize - missing
 
     # -- hot path: allocates nothing but the view of a short last block, calls as little as it can
 
     def _run(self, source, ahead):
         """The generator behind pump(): so local variables keep the state from one ACK to the next,
         which in attributes would cost a third of a block (docs/performance.md)."""
-        clock = self._clock
+        clock = self.clock
         pack = pack_into
-        window = self._window
-        blksize = self._blksize
+        window = self.agreed.windowsize
+        blksize = self.agreed.blksize
         readinto = source.readinto
         inbox = ahead.inbox
-        usual = bytearray((0, ACK, 0, 0))  # the ACK that is hoped for
+        usual = bytearray(4)  # the ACK that is hoped for
         count = min(_AHEAD_BLOCKS, (len(ahead.view) - 4) // blksize)
         packets = [ahead.view[i : i + 4 + blksize] for i in range(0, count * blksize, blksize)]
         some = min(window, count)
@@ -307,7 +307,7 @@ class ReadTransfer(Transfer):
                         if block == last:
                             packet = packet[: 4 + self._last_size]
                     else:
-                        packet = self._oack
+                        packet = self.agreed.oack
                     try:
                         busy = send(packet) is None
                     except OSError as trouble:
@@ -338,7 +338,7 @@ class ReadTransfer(Transfer):
                     except OSError:  # an ICMP message about an earlier packet
                         pass
                 acked = block - 1
-                pack(">H", usual, 2, acked & 0xFFFF)
+                pack(">I", usual, 0, _ACK | acked & 0xFFFF)
                 while size != 4 or usual != word or busy or acked <= repeated:
                     if heard is not None:
                         self.base = base
@@ -384,7 +384,8 @@ class ReadTransfer(Transfer):
         if datagram[1] != ACK:
             if datagram[1] == ERROR:
                 self.peer_error = number
-                self.outcome = PROBED if self._oack and self.base < 1 else "ended by the client"
+                probed = self.agreed.oack and self.base < 1
+                self.outcome = PROBED if probed else "ended by the client"
             return
         base = self.base
         block = base + ((number - base) & 0xFFFF)
@@ -392,7 +393,7 @@ class ReadTransfer(Transfer):
             # In lock-step a second ACK never sends DATA (RFC 1123 4.2.3.1). In a window it says
             # that the first block is missing (RFC 7440 section 4): go back, once for each gap.
             # U-Boot says it once and waits 5 s, edk2 says it for every block that it can't use.
-            if self._window > 1 and self.next > base + 1 and base > self._repeated:
+            if self.agreed.windowsize > 1 and self.next > base + 1 and base > self._repeated:
                 self._go_back(base)
             return
         if block > self.top:

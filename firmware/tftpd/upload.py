@@ -24,13 +24,13 @@ class WriteTransfer(Transfer):
     base  last block that is written; those up to it are
     """
 
-    def __init__(self, sink, agreed, timeout_s, retries, clock):
+    def __init__(self, sink, agreed, timeout, retries, clock):
         """As Transfer, and
 
         sink  write(data) takes block after block, commit() makes the file of them
         """
-        super().__init__(agreed, timeout_s, retries, clock)
-        self._sink = sink
+        super().__init__(agreed, timeout, retries, clock)
+        self.sink = sink
         self._ack = bytearray((0, ACK, 0, 0))
         self._block = None  # that came and is still to be written
         self.base = 0
@@ -69,7 +69,7 @@ class WriteTransfer(Transfer):
                 self._echoes -= 1
             else:
                 self._repeat()
-        elif self._window > 1 and 1 < ahead < 0x8000 and not self._complained:
+        elif self.agreed.windowsize > 1 and 1 < ahead < 0x8000 and not self._complained:
             self._complained = True
             self._answer = self.proven or self._allowance > 0
 
@@ -87,23 +87,23 @@ class WriteTransfer(Transfer):
         begins = block is not None or self._blocked or not self.proven  # a new wait
         if block is not None:
             self._block = None
-            if len(block) > self._blksize:
+            if len(block) > self.agreed.blksize:
                 raise Refused(ILLEGAL, "block longer than blksize")
-            self._sink.write(block)
+            self.sink.write(block)
             self.base += 1
             self._bytes += len(block)
             if not self._repeated:
                 self._echoes = 0
             self._complained = self._repeated = False
-            self._finished = len(block) < self._blksize
+            self._finished = len(block) < self.agreed.blksize
             if self._finished:
-                self._sink.commit()
-            self._answer = self._finished or self.base - self._acked >= self._window
+                self.sink.commit()
+            self._answer = self._finished or self.base - self._acked >= self.agreed.windowsize
         busy = False
         if self._answer:
             # A client that sends blocks has had its OACK; by a second one atftp knows no gap.
-            first = self._oack and not self.base and not self._complained
-            packet = self._oack if first else self._ack
+            first = self.agreed.oack and not self.base and not self._complained
+            packet = self.agreed.oack if first else self._ack
             if packet is self._ack:
                 packet[2] = self.base >> 8 & 0xFF
                 packet[3] = self.base & 0xFF
@@ -116,7 +116,7 @@ class WriteTransfer(Transfer):
             if not self.proven and not busy:
                 self._allowance -= 1
         self._blocked = busy
-        self._stamp = now = self._clock()
+        self._stamp = now = self.clock()
         if busy:
             self.due = ticks_add(now, BLOCKED_MS)
         elif begins:  # what brings nothing new puts off no timer

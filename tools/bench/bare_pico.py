@@ -109,7 +109,7 @@ class Profiled(tftpd.Server):
 
     def profile(self, chosen):
         """Serve one transfer; where its time went."""
-        ports = self._ports = Watched(chosen["address"], chosen["port"])
+        ports = self.ports = Watched(chosen["address"], chosen["port"])
         ports.spent = {}
         self._turns = None
         self.poll(0)

@@ -20,6 +20,7 @@ from typing import Any, BinaryIO, cast
 from . import ToolError, boards, filesystem, firmware, image
 from .processes import die_with_parent
 
+_STOP_WAIT_S = 0.5  # for a moment in which Ctrl-C does no harm
 _TO_HOST = b"\x1e"  # lines for us, not for the console: board/unix/shims/machine.py
 
 
@@ -100,6 +101,7 @@ class _Machine:
     flash: Path
     boot_seconds: int  # what it gets to serve
     stop_seconds: int  # and to end
+    interrupt_asleep: bool = False  # Ctrl-C is for moments in which it waits
 
 
 def _only(arguments: argparse.Namespace, board: dict[str, Any], *names: str) -> None:
@@ -130,7 +132,7 @@ def _everyday(arguments: argparse.Namespace, board: dict[str, Any], folder: Path
     flash.write_bytes(filesystem.build(layout, arguments.flash_size or layout["size"], files, kept))
     heap = arguments.heap or board["heap"]
     sockets = arguments.sockets if arguments.sockets is not None else board["udp_sockets"] or 0
-    return _Machine(boards.everyday(flash, layout, heap, sockets), flash, 60, 5)
+    return _Machine(boards.everyday(flash, layout, heap, sockets), flash, 60, 5, interrupt_asleep=True)
 
 
 def _genuine(arguments: argparse.Namespace, board: dict[str, Any], folder: Path, port: int) -> _Machine:
@@ -202,7 +204,20 @@ class _Board:
         self._stopping = True
         self._deadline = time.monotonic() + self._machine.stop_seconds
         if self._process:
+            end = time.monotonic() + _STOP_WAIT_S
+            # The Unix port raises KeyboardInterrupt in the very middle of what it does. In the middle of a collection
+            # of garbage that leaves the heap locked, and a server that has "crashed".
+            while self._machine.interrupt_asleep and not self._asleep() and time.monotonic() < end:
+                time.sleep(0.001)
             self._process.send_signal(signal.SIGINT)  # Ctrl-C on its console
+
+    def _asleep(self) -> bool:
+        """Whether it waits in a system call; True where the system does not tell (proc(5))."""
+        assert self._process
+        try:
+            return Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()[0] != "R"
+        except OSError:
+            return True
 
     def _power_on(self) -> None:
         self._watchdog = 0.0

@@ -82,5 +82,5 @@ store.open = opened
 wrap(Sink, "write", "write", lambda sink: sink.path)
 wrap(Sink, "commit", "commit", lambda sink: sink.path)
 wrap(WriteTransfer, "receive", "receive", lambda transfer: transfer.sink.path)
-wrap(Transfer, "expired", "timer", lambda transfer: getattr(getattr(transfer, "_sink", None), "path", None))
+wrap(Transfer, "expired", "timer", lambda transfer: getattr(getattr(transfer, "sink", None), "path", None))
 server.serve_forever()

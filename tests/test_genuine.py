@@ -385,7 +385,8 @@ def test_a_wifi_that_is_not_there_is_told_and_looked_for_again(at_console):
 # -- memory and speed --------------------------------------------------------------------------------------------------
 
 
-@genuine
+@quick
+@pytest.mark.also_on_pico
 def test_the_idle_server_takes_at_most_40_kb_of_heap_and_8_of_them_are_data(at_console):
     measure = (ROOT / "tools/bench/heap.py").read_text().split("_BLKSIZE")[0]
     console = at_console()
@@ -399,6 +400,8 @@ def test_the_idle_server_takes_at_most_40_kb_of_heap_and_8_of_them_are_data(at_c
     print(json.dumps({"prompt": prompt, "code": loaded - prompt, "data": idle - loaded}))
     assert 1000 < prompt < loaded < idle
     assert idle - prompt <= 40 << 10 and idle - loaded <= 8 << 10, (prompt, loaded, idle)
+    names = int(console.run("import micropython\nmicropython.qstr_info()").split("n_qstr=")[1].split(",")[0])
+    assert names <= 300, f"{names} names: the next table of them takes 2 KB of heap (docs/architecture.md)"
 
 
 @quick

@@ -86,7 +86,9 @@ class Transfer:
         """
         self.send = None
         self.clock = clock
-        self.agreed = agreed
+        self.oack = agreed.oack
+        self.windowsize = agreed.windowsize
+        self.blksize = agreed.blksize
         self.resent = 0
         self.proven = False
         self._allowance = _UNPROVEN_DATAGRAMS
@@ -224,9 +226,8 @@ class ReadTransfer(Transfer):
 
     def delivered(self):
         """As Transfer."""
-        blksize = self.agreed.blksize
-        missing = blksize - self._last_size if self.base == self.last else 0
-        return max(self.base, 0) * blksize - missing
+        missing = self.blksize - self._last_size if self.base == self.last else 0
+        return max(self.base, 0) * self.blksize - missing
 
     # -- hot path: allocates nothing but the view of a short last block, calls as little as it can
 
@@ -235,8 +236,8 @@ class ReadTransfer(Transfer):
         which in attributes would cost a third of a block (docs/performance.md)."""
         clock = self.clock
         pack = pack_into
-        window = self.agreed.windowsize
-        blksize = self.agreed.blksize
+        window = self.windowsize
+        blksize = self.blksize
         readinto = source.readinto
         inbox = ahead.inbox
         usual = bytearray(4)  # the ACK that is hoped for
@@ -307,7 +308,7 @@ class ReadTransfer(Transfer):
                         if block == last:
                             packet = packet[: 4 + self._last_size]
                     else:
-                        packet = self.agreed.oack
+                        packet = self.oack
                     try:
                         busy = send(packet) is None
                     except OSError as trouble:
@@ -384,8 +385,7 @@ class ReadTransfer(Transfer):
         if datagram[1] != ACK:
             if datagram[1] == ERROR:
                 self.peer_error = number
-                probed = self.agreed.oack and self.base < 1
-                self.outcome = PROBED if probed else "ended by the client"
+                self.outcome = PROBED if self.oack and self.base < 1 else "ended by the client"
             return
         base = self.base
         block = base + ((number - base) & 0xFFFF)
@@ -393,7 +393,7 @@ class ReadTransfer(Transfer):
             # In lock-step a second ACK never sends DATA (RFC 1123 4.2.3.1). In a window it says
             # that the first block is missing (RFC 7440 section 4): go back, once for each gap.
             # U-Boot says it once and waits 5 s, edk2 says it for every block that it can't use.
-            if self.agreed.windowsize > 1 and self.next > base + 1 and base > self._repeated:
+            if self.windowsize > 1 and self.next > base + 1 and base > self._repeated:
                 self._go_back(base)
             return
         if block > self.top:

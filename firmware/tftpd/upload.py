@@ -69,7 +69,7 @@ class WriteTransfer(Transfer):
                 self._echoes -= 1
             else:
                 self._repeat()
-        elif self.agreed.windowsize > 1 and 1 < ahead < 0x8000 and not self._complained:
+        elif self.windowsize > 1 and 1 < ahead < 0x8000 and not self._complained:
             self._complained = True
             self._answer = self.proven or self._allowance > 0
 
@@ -87,7 +87,7 @@ class WriteTransfer(Transfer):
         begins = block is not None or self._blocked or not self.proven  # a new wait
         if block is not None:
             self._block = None
-            if len(block) > self.agreed.blksize:
+            if len(block) > self.blksize:
                 raise Refused(ILLEGAL, "block longer than blksize")
             self.sink.write(block)
             self.base += 1
@@ -95,15 +95,15 @@ class WriteTransfer(Transfer):
             if not self._repeated:
                 self._echoes = 0
             self._complained = self._repeated = False
-            self._finished = len(block) < self.agreed.blksize
-            if self._finished:
+            if len(block) < self.blksize:
                 self.sink.commit()
-            self._answer = self._finished or self.base - self._acked >= self.agreed.windowsize
+                self._finished = True
+            self._answer = self._finished or self.base - self._acked >= self.windowsize
         busy = False
         if self._answer:
             # A client that sends blocks has had its OACK; by a second one atftp knows no gap.
-            first = self.agreed.oack and not self.base and not self._complained
-            packet = self.agreed.oack if first else self._ack
+            first = self.oack and not self.base and not self._complained
+            packet = self.oack if first else self._ack
             if packet is self._ack:
                 packet[2] = self.base >> 8 & 0xFF
                 packet[3] = self.base & 0xFF

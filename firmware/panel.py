@@ -24,7 +24,17 @@ def safe_mode(settings):
         import rp2
 
         return bool(rp2.bootsel_button())
-    return machine.Pin(button, machine.Pin.IN, machine.Pin.PULL_UP).value() == 0
+    pin = _pin(button, machine.Pin.IN, machine.Pin.PULL_UP)
+    return pin is not None and pin.value() == 0
+
+
+def _pin(number, *mode):
+    """machine.Pin, or None where the board has no such pin: no setting keeps it from serving."""
+    try:
+        return machine.Pin(number, *mode)
+    except (ValueError, TypeError) as trouble:
+        print("panel: no pin %s: %s" % (number, trouble))
+        return None
 
 
 class Panel:
@@ -33,7 +43,7 @@ class Panel:
 
     def __init__(self, settings):
         led = settings["led"]
-        self.led = None if led is None else machine.Pin(led, machine.Pin.OUT)
+        self.led = None if led is None else _pin(led, machine.Pin.OUT)
         self.watchdog = machine.WDT(timeout=_WATCHDOG_MS) if settings["watchdog"] else None
 
     def tick(self, up, busy):

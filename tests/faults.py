@@ -7,7 +7,6 @@ sys.path.insert(0, sys.argv[1])
 
 import settings
 from tftpd import Server
-from tftpd import store as tftpd_store
 from tftpd.store import Sink
 from tftpd.transfer import Transfer
 from tftpd.upload import WriteTransfer
@@ -42,7 +41,6 @@ def wrap(cls, method, where, path_of):
     setattr(cls, method, wrong)
 
 
-tftpd_store._UPLOADS = sys.argv[2] + "/.uploads"  # not on the host's own root
 chosen = settings.defaults()
 settings.update(
     chosen,

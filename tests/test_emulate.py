@@ -249,6 +249,13 @@ def test_a_reset_starts_the_board_again(tmp_path: Path, files: Path):
         assert json.dumps(running.console).count("ready on") == 1
 
 
+def test_a_link_that_can_not_be_set_up_is_told_and_the_server_starts(tmp_path: Path):
+    (tmp_path / "small").write_bytes(b"small")
+    with Board("--set", 'wired={"phy_type": "PHY_OF_NO_BOARD"}', files=tmp_path) as running:
+        assert fetch(running.address, "small") == b"small"
+        assert running.wait_for("link: ").startswith("link: ")
+
+
 def test_ctrl_c_right_after_a_transfer_is_no_crash(tmp_path: Path):
     # The end of the last transfer collects garbage, and there the Unix port takes no interrupt well.
     (tmp_path / "small").write_bytes(b"small")

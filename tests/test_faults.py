@@ -1,5 +1,6 @@
 """Faults of any kind inside one transfer end that transfer, with an ERROR to its client, and nothing else."""
 
+import shutil
 import signal
 import subprocess
 import time
@@ -25,7 +26,13 @@ def faulty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Address, 
     root, port = tmp_path_factory.mktemp("served"), free_port()
     for name in ["good"] + [f"{where}-{kind}" for where in ("open", "read") for kind in KINDS]:
         (root / name).write_bytes(DATA)
-    command = [micropython(), "-X", "heapsize=1M", "tests/faults.py", "firmware", str(root), str(port)]
+    firmware = root.parent / "firmware"
+    shutil.copytree(ROOT / "firmware", firmware)
+    store = firmware / "tftpd/store.py"
+    text = store.read_text()
+    assert 'const("/.uploads")' in text  # that would be on the host's own root
+    store.write_text(text.replace('const("/.uploads")', f'const("{root.parent}/uploads")'))
+    command = [micropython(), "-X", "heapsize=1M", "tests/faults.py", str(firmware), str(root), str(port)]
     console = root.parent / "faults.console"
     with console.open("wb") as out, subprocess.Popen(command, cwd=ROOT, stdout=out, stderr=out) as server:
         while "ready on" not in console.read_text():

@@ -221,7 +221,10 @@ class Store:
         for name in names:
             path = "/".join(name.split(_SLASH)[1:])
             if path and not _exists("/" + path):
-                os.rename(_UPLOADS + "/" + name, "/" + path)
+                try:
+                    os.rename(_UPLOADS + "/" + name, "/" + path)
+                except OSError:  # its folder is gone: here it is, for whoever misses it
+                    pass
             else:
                 _remove(_UPLOADS + "/" + name)
 

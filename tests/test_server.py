@@ -119,6 +119,20 @@ def test_ctrl_c_while_a_replaced_file_is_removed_leaves_nothing(monkeypatch, tmp
     assert not list(uploads.iterdir()) and (tmp_path / "file").read_bytes() == b"new"
 
 
+def test_a_file_moved_aside_whose_folder_is_gone_keeps_no_board_from_starting(monkeypatch, tmp_path):
+    monkeypatch.setattr(store, "_UPLOADS", str(tmp_path))
+    aside = tmp_path / "00000001\1no such folder\1file"
+    aside.write_bytes(b"old")
+    store.Store(settings.defaults()).recover()
+    assert aside.read_bytes() == b"old"
+
+
+def test_a_fault_is_told_once_even_if_its_transfer_has_ended_in_between():
+    server = Server(settings.defaults())
+    server._fail(object(), MemoryError())  # no session of its any more
+    server._fail(None, MemoryError())
+
+
 def test_addresses_of_boards_and_of_the_unix_port():
     assert host_port(("10.1.2.3", 69)) == ("10.1.2.3", 69)
     assert host_port(b"\x02\x00\x1b\x39\x0a\x01\x02\x03" + bytes(8)) == ("10.1.2.3", 6969)

@@ -5,7 +5,7 @@ import socket
 import pytest
 from conftest import SERVED
 
-from board import Board, TftpError, Wire, ack, fetch, parse_oack, request
+from board import Board, TftpError, Wire, ack, blocks, fetch, parse_oack, request
 from tools import boards
 
 # -- modes -------------------------------------------------------------------------------------------------------------
@@ -340,6 +340,14 @@ def test_uploads_are_refused(board: Board):
 
 
 # -- garbage and who is never answered --------------------------------------------------------------------------------
+
+
+def test_garbage_from_the_address_of_a_client_does_not_end_its_transfer(board: Board):
+    with Wire(board.address) as wire:
+        first = wire.ask("size-5000")
+        for garbage in (b"x", b"\0\5\0\0to the wrong port\0"):
+            wire.socket.sendto(garbage, board.address)
+        assert b"".join(blocks(wire, first)) == SERVED["size-5000"]
 
 
 @pytest.mark.also_on_pico

@@ -41,14 +41,18 @@ class Journal:
         """Add `number` to the counter called `name`."""
         self.counters[name] += number
 
-    def finished(self, label, outcome, transfer, ms):
-        """The one line of a transfer that has ended.
+    def finished(self, session, outcome):
+        """The one line of a transfer that has ended, once.
 
-        label     "host:port RRQ name mode options"
+        session   ports.Session; its `label` is "host:port RRQ name mode options"
         outcome   how it ended: DONE, PROBED, or what somebody may want to look into
-        transfer  with delivered(), resent, peer_error
-        ms        how long it took
         """
+        label = session.label
+        if not label:
+            return
+        session.label = None
+        transfer = session.transfer
+        ms = ticks_diff(transfer.progress, session.started)
         self.count("done" if outcome in (DONE, PROBED) else "failed")
         delivered = transfer.delivered()
         self.count("bytes", delivered)

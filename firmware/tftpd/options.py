@@ -8,15 +8,13 @@ the OACK as if it had not been asked.
 from .packet import oack
 
 
-def _number(value, low, high):
-    """The decimal number in `value` (bytes) if it lies in low..high, else None (iPXE sends empty
-    values)."""
+def _number(value, low, high, limit):
+    """The decimal number in `value` (bytes), but at most `limit`, if it lies in low..high, else
+    None (iPXE sends empty values)."""
     # int() takes signs, spaces and underscores too; ten digits hold every value that an option can
     # have.
-    if not value.isdigit() or len(value) > 10:
-        return None
-    number = int(value)
-    return number if low <= number <= high else None
+    number = int(value) if value.isdigit() and len(value) <= 10 else -1
+    return min(number, limit) if low <= number <= high else None
 
 
 class Agreed:
@@ -36,33 +34,29 @@ class Agreed:
         `upload`: it is the client who knows it."""
         self.blksize = 512
         self.windowsize = 1
-        self.timeout = None
-        self.tsize = None
+        self.timeout = self.tsize = None
         granted = []
         seen = set()
         for name, value in options:
             key = name.lower()
+            number = None
             if key in seen:
-                continue
-            seen.add(key)
-            if key == b"blksize":
-                number = _number(value, 8, 65464)
-                if number:
-                    self.blksize = number = min(number, blksize)
+                pass
+            elif key == b"blksize":
+                number = _number(value, 8, 65464, blksize)
+                self.blksize = number or 512
             elif key == b"windowsize":
-                number = _number(value, 1, 65535)
-                if number:
-                    self.windowsize = number = min(number, windowsize)
+                number = _number(value, 1, 65535, windowsize)
+                self.windowsize = number or 1
             elif key == b"timeout":
-                self.timeout = number = _number(value, 1, 255)
+                self.timeout = number = _number(value, 1, 255, 255)
             elif key == b"tsize" and upload:
-                self.tsize = number = _number(value, 0, 1 << 32)
+                self.tsize = number = _number(value, 0, 1 << 32, 1 << 32)
             elif key == b"tsize" and value.isdigit() and size:
                 # The real size whatever was sent (U-Boot sends rubbish); none for an empty file:
                 # curl aborts on 0.
                 number = size
-            else:
-                continue
+            seen.add(key)
             if number is not None:
                 granted.append((name, b"%d" % number))
         self.oack = oack(granted) if granted else b""

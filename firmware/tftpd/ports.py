@@ -23,7 +23,7 @@ from time import ticks_diff, ticks_ms
 
 from micropython import const
 
-from .packet import MAX_REQUEST
+from .packet import MAX_REQUEST, error
 
 # After a transfer has sent something the answer is looked for so often without waiting, 0.1 to 6
 # ms: an ESP32 that waits wakes at its next tick, 10 ms later (docs/performance.md). Where waits
@@ -52,6 +52,21 @@ def _least_turns():
         nothing.poll(1)
         waits.append(ticks_diff(ticks_ms(), started))
     return 1 if sorted(waits)[1] <= 2 else _EAGER_TURNS
+
+
+class Session:
+    """A transfer with its place on the network and what the journal wants to know of it."""
+
+    def __init__(self, transfer, file, port, client, host, request, label, now):
+        self.transfer = transfer
+        self.file = file  # its source or sink
+        self.client = client  # address as recvfrom gives it
+        self.host = host  # the same as a text
+        self.request = request  # the datagram, to know its repeat from a new one
+        self.label = label  # for the journal; None once that has been told
+        self.started = now
+        self.port = port
+        self.twin = None  # as Ports has it
 
 
 class Port:
@@ -87,12 +102,11 @@ class Port:
 
 
 class Ports:
-    """All the ports. A session is whatever has a `port`, the address of its `client`, a
-    `transfer`, and a `twin`: a socket, or None.
+    """All the ports.
 
     listener  Port that requests come to
     heard     {socket: Port} of those that are open
-    twins     {socket: session}
+    twins     {socket: Session}
     alone     what wait() gives where there is one twin and no other transfer, else None
     all       set it to have the next wait() look at all sockets
     behind    tuple of ports on which datagrams are waiting; wait() does not wait then
@@ -167,6 +181,14 @@ class Ports:
         self._needed.unregister(port.sock)
         port.sock.close()
         port.sock = None
+
+    def reply(self, port, client, code, text):
+        """Send an ERROR, once: if it can't be sent it is lost, as on the air."""
+        try:
+            if port.sock:
+                port.sock.sendto(error(code, text), client)
+        except (OSError, MemoryError):
+            pass
 
     def mend(self, port):
         """An empty datagram came: an ESP32's socket is deaf from then on, recvfrom gives b"" for

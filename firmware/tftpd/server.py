@@ -12,8 +12,8 @@ from micropython import const
 from .access import Ranges, gives_way
 from .journal import ALWAYS, DEBUG, INFO, Journal
 from .options import Agreed
-from .packet import ACCESS, RRQ, UNDEFINED, UNKNOWN_TID, WRQ, Refused, error, parse_request
-from .ports import Ports, host_port
+from .packet import ACCESS, RRQ, UNDEFINED, UNKNOWN_TID, WRQ, Refused, parse_request
+from .ports import Ports, Session, host_port
 from .store import Store
 from .transfer import DONE, ReadAhead, ReadTransfer
 from .upload import WriteTransfer
@@ -38,21 +38,6 @@ def _explained(trouble):
     return UNDEFINED, "internal error: %s" % repr(trouble)
 
 
-class _Session:
-    """A transfer with its place on the network and what the journal wants to know of it."""
-
-    def __init__(self, transfer, file, port, client, host, request, label, now):
-        self.transfer = transfer
-        self.file = file  # its source or sink
-        self.client = client  # address as recvfrom gives it
-        self.host = host  # the same as a text
-        self.request = request  # the datagram, to know its repeat from a new one
-        self.label = label  # for the journal; None once that has been told
-        self.started = now
-        self.port = port
-        self.twin = None  # as Ports has it
-
-
 class Server:
     """Serves the files below `settings["root"]` over TFTP.
 
@@ -71,7 +56,7 @@ class Server:
         self.journal = Journal(settings["log"])
         self.ports = Ports(settings["address"], settings["port"])
         self._sessions = []
-        self._clients = {}  # address: _Session
+        self._clients = {}  # address: Session
         self.ahead = ReadAhead(max(settings["blksize"], settings["read_ahead"]))
         self._due = 0  # ticks_ms before which no transfer's timer is due
         self._running = False
@@ -130,7 +115,7 @@ class Server:
             timeout_ms = yield more
             if listener.sock is None:
                 ports.open(listener)
-                where = [self.settings[key] for key in ("address", "port", "root")]
+                where = map(self.settings.get, ("address", "port", "root"))
                 self.journal.log(ALWAYS, "ready on %s:%d, files in %s", *where)
             until = None
             if sessions:
@@ -165,6 +150,7 @@ class Server:
                     something = True
                     try:  # as _drive() does, for which its frame would come from the heap
                         size = transfer.pump(inbox)
+                        # None: it is due later, by _MARGIN_MIN_MS, which is _LISTEN_MS.
                         if size is not None:
                             self._attend(session, inbox, size)
                     except Exception as trouble:
@@ -195,7 +181,7 @@ class Server:
                             if size is not None:
                                 self._attend(session, datagram, size)
                         else:
-                            self._hear_other(port, datagram, client, session)
+                            self._request(port, datagram, client, session)
                             if port is listener:  # what a request has begun comes first
                                 break
                         session = None
@@ -204,7 +190,7 @@ class Server:
                     self._fail(session, trouble)
                 if port.waiting and port.sock:
                     ports.behind += (port,)
-            session = transfer = heard = None  # or what has ended would stay in memory
+            session = transfer = heard = datagram = None  # or they would stay in memory
             if something:
                 ports.look()
             more = False
@@ -230,41 +216,37 @@ class Server:
 
     def stats(self):
         """Counters since the start (dict of int), `uptime_ms`, and `transfers` under way."""
-        counters = dict(self.journal.counters)
-        counters["uptime_ms"] = self.journal.uptime_ms()
-        counters["transfers"] = len(self._sessions)
-        return counters
+        journal = self.journal
+        return dict(journal.counters, uptime_ms=journal.uptime_ms(), transfers=len(self._sessions))
 
     # -- requests
 
-    def _hear_other(self, port, datagram, client, session):
+    def _request(self, port, datagram, client, session):
         """A request, or a datagram from a stranger."""
+        now = ticks_ms()
         peer = host_port(client)
-        if peer and port is self.ports.listener:
-            self._request(datagram, client, peer, session, ticks_ms())
+        if not peer or port is not self.ports.listener:
+            self.journal.count("garbage")
+            if peer and datagram[:2] != b"\0\5":  # no ERROR to an ERROR
+                self.ports.reply(port, client, UNKNOWN_TID, "unknown transfer ID")
             return
-        self.journal.count("garbage")
-        if peer and datagram[:2] != b"\0\5":  # no ERROR to an ERROR
-            self._reply(port.sock, client, UNKNOWN_TID, "unknown transfer ID")
-
-    def _request(self, datagram, client, peer, session, now):
         if session and session.request == datagram and session.transfer.repeat_request(now):
             self._drive(session)
             return
-        if session:
-            self._end(session, "replaced by a new request")
         try:
             request = parse_request(datagram)
-            if request:
-                self.journal.count("requests")
-                self._start(request, datagram, client, peer, now)
-            else:
+            if not request:
                 self.journal.count("garbage")
+                return
+            if session:
+                self._end(session, "replaced by a new request")
+            self.journal.count("requests")
+            self._start(request, datagram, client, peer, now)
         except Exception as trouble:
             code, text = _explained(trouble)
             self.journal.count("refused")
             self.journal.log(INFO, "%s:%d %s refused: %s", *peer, repr(datagram[2:66]), text)
-            self._reply(self.ports.listener.sock, client, code, text)
+            self.ports.reply(port, client, code, text)
 
     def _start(self, request, datagram, client, peer, now):
         opcode, name, mode, asked = request
@@ -290,8 +272,7 @@ class Server:
             file = store.create(path, mode, agreed.tsize)
         else:
             path, size = store.find(name, host)
-            if mode == "netascii":
-                size = None  # not known before the file has been read
+            size = None if mode == "netascii" else size  # not known before the file has been read
             agreed = Agreed(asked, settings["blksize"], settings["windowsize"], size)
             file = store.open(path, mode, agreed)
         try:
@@ -305,7 +286,7 @@ class Server:
             label = "%s:%d %s %s %s %s" % (host, number, what, served, mode, agreed.text)
             bytearray(_RESERVE)  # or the next request could not even be heard, and refused
             port = ports.listener
-            session = _Session(transfer, file, port, client, host, datagram, label.rstrip(), now)
+            session = Session(transfer, file, port, client, host, datagram, label.rstrip(), now)
             if not settings["single_port"]:
                 session.port = port = ports.new()  # last: it stays open
         except Exception:
@@ -313,19 +294,11 @@ class Server:
             raise
         if upload:
             port.room = max(port.room, 4 + agreed.blksize + 1)
-        if not self._sessions:
-            self._due = now
+        self._due = now
         self._sessions.append(session)
         self._clients[client] = session
         ports.join(session, twin=not upload and port is not ports.listener)
         self._drive(session)
-
-    def _reply(self, sock, client, code, text):
-        try:
-            if sock:
-                sock.sendto(error(code, text), client)
-        except (OSError, MemoryError):  # lost like a packet on the air; the client asks again
-            pass
 
     # -- transfers
 
@@ -336,10 +309,7 @@ class Server:
         try:
             if late is not None:
                 transfer.expired(late)
-            size = -1 if transfer.outcome else transfer.pump(None)
-            # If it left nothing the transfer is due later: by _MARGIN_MIN_MS, which is _LISTEN_MS.
-            if size is not None:
-                self._attend(session, None, size)
+            self._attend(session, None, -1 if transfer.outcome else transfer.pump(None))
         except Exception as trouble:
             self._fail(session, trouble)
         self.ports.look()
@@ -347,7 +317,8 @@ class Server:
     def _fail(self, session, trouble):
         """An exception: a fault of ours ends one transfer, or none, not the server."""
         code, text = _explained(trouble)
-        if session:
+        if session in self._sessions:  # None, and who has ended, are not
+            session.transfer.outcome = text
             self._end(session, text, code)
 
     def _attend(self, session, word, size):
@@ -359,7 +330,7 @@ class Server:
             word = None
             size = None if transfer.outcome else transfer.pump(None)
             if isinstance(transfer, WriteTransfer) and transfer.dallying(now):
-                self._tell(session, DONE)  # it stays only to repeat its ACK
+                self.journal.finished(session, DONE)  # it stays only to repeat its ACK
         if transfer.outcome:
             self._end(session, transfer.outcome)
         elif ticks_diff(transfer.due, self._due) < 0:
@@ -368,19 +339,14 @@ class Server:
     def _run_timers(self, now):
         self.ports.all = True
         wait = _LISTEN_MS
-        sessions = self._sessions
-        i = len(sessions)
-        while i:  # backwards, for a transfer that ends leaves the list
-            i -= 1
-            session = sessions[i]
-            left = ticks_diff(session.transfer.due, now)
-            if left <= 0:
+        for session in self._sessions:
+            transfer = session.transfer
+            if ticks_diff(transfer.due, now) <= 0:
                 self._drive(session, late=now)
-                if session.transfer.outcome:
-                    continue
-                left = ticks_diff(session.transfer.due, now)
-            if left < wait:
-                wait = left
+            if transfer.outcome:  # it has left the list: the others in the next turn
+                wait = 0
+                break
+            wait = min(wait, ticks_diff(transfer.due, now))
         self._due = ticks_add(now, wait)
 
     def _end(self, session, outcome, code=None):
@@ -388,8 +354,7 @@ class Server:
         that only waits for a last ACK nothing has happened."""
         transfer = session.transfer
         if transfer.outcome is None and transfer.dallying(ticks_ms()):
-            outcome = DONE
-            code = None
+            outcome, code = DONE, None
         transfer.outcome = outcome
         self.store.close(session.file)  # takes long: who is interrupted here is ended by stop()
         self._sessions.remove(session)
@@ -397,16 +362,9 @@ class Server:
         if self.ahead.owner is transfer:
             self.ahead.owner = None
         if code is not None:
-            self._reply(session.port.sock, session.client, code, outcome)
+            self.ports.reply(session.port, session.client, code, outcome)
         self.ports.leave(session)
-        self._tell(session, outcome)
+        self.journal.finished(session, outcome)
         if not self._sessions:
             gc.collect()
             self.journal.log(DEBUG, "idle, %d bytes of heap in use", gc.mem_alloc())
-
-    def _tell(self, session, outcome):
-        """The journal's line of a transfer, once."""
-        if session.label:
-            ms = ticks_diff(session.transfer.progress, session.started)
-            self.journal.finished(session.label, outcome, session.transfer, ms)
-            session.label = None

@@ -9,8 +9,8 @@ receive() for what pump() leaves, expired() when `due` has come, and pump() agai
 block number is counted from 1 without wrapping; only on the wire has it 16 bits.
 """
 
-# The caller sets `send` and `hear`.
-# pyright: reportOptionalCall=false
+# The caller sets `send` and `hear`; a Transfer by itself does not go anywhere.
+# pyright: reportOptionalCall=false, reportAttributeAccessIssue=false
 
 from errno import EAGAIN, ENOBUFS, ENOMEM
 from struct import pack_into
@@ -74,6 +74,14 @@ class Transfer:
     send       takes a packet (bytes-like) and puts it on the wire; returns None, or raises OSError
                with a number of BUSY, if the network takes none just now. Any other OSError is a
                link that is down or an ICMP message: the packet is lost as on the air.
+
+    Both have, besides pump() and receive():
+
+    delivered()    bytes of data that have arrived for certain, headers excluded. No property: a
+                   class with one takes a Pico W 28 us for each attribute that is set, not 2.
+    dallying(now)  True if all has arrived, as far as we can know, and only the last ACK may be
+                   lost
+    _repeat()      makes pump() send again what was sent last
     """
 
     def __init__(self, agreed, timeout, retries, clock):
@@ -84,26 +92,22 @@ class Transfer:
         retries    after this many longest waits without progress the client is given up
         clock      ticks_ms
         """
-        self.send = None
+        self.send = self.outcome = self.peer_error = None
+        self.proven = self._doubt = self._blocked = False
         self.clock = clock
         self.oack = agreed.oack
         self.windowsize = agreed.windowsize
         self.blksize = agreed.blksize
         self.resent = 0
-        self.proven = False
         self._allowance = _UNPROVEN_DATAGRAMS
         self._rto_max = (agreed.timeout or timeout) * 1000
         self._patience = self._rto_max * retries
         # smoothed round-trip time in 1/8 ms, and its variation in 1/4 ms, as in Jacobson's paper
         self._srtt8 = -1
         self._rttvar4 = 0
-        self._doubt = False
         self._rto = self._estimate()
-        self._blocked = False
         self._stamp = self.progress = now = clock()
         self.due = ticks_add(now, self._rto)
-        self.outcome = None
-        self.peer_error = None
 
     def _measured(self, ms):
         """A round trip took `ms`. RFC 6298 section 2: srtt += (ms - srtt) / 8,
@@ -137,19 +141,6 @@ class Transfer:
             self._rto = max(self._rto >> 1, self._estimate())
         self._doubt = True
 
-    def delivered(self):
-        """Bytes of data that have arrived for certain, headers excluded."""
-        # No property: a class with one takes a Pico W 28 us for each attribute that is set, not 2.
-        raise NotImplementedError
-
-    def dallying(self, now):
-        """True if all has arrived, as far as we can know, and only the last ACK may be lost."""
-        raise NotImplementedError
-
-    def _repeat(self):
-        """Make pump() send again what was sent last."""
-        raise NotImplementedError
-
     def repeat_request(self, now):
         """The client sent its request again: pump() repeats the last reply.
 
@@ -173,15 +164,14 @@ class Transfer:
         if silence >= self._patience:
             # All was sent and only the last ACK is missing: it was lost, the client is content.
             self.outcome = DONE if self.dallying(now) else "the client does not answer"
+        elif self._blocked:
             return
-        if self._blocked:
-            return
-        if not self.proven and self._allowance <= 0:
+        elif self.proven or self._allowance > 0:
+            self._rto = min(self._rto * 2, self._rto_max)
+            self.due = ticks_add(now, self._rto)
+            self._repeat()
+        else:
             self.due = ticks_add(now, self._patience - silence)
-            return
-        self._rto = min(self._rto * 2, self._rto_max)
-        self.due = ticks_add(now, self._rto)
-        self._repeat()
 
 
 class ReadTransfer(Transfer):
@@ -394,21 +384,17 @@ class ReadTransfer(Transfer):
             # that the first block is missing (RFC 7440 section 4): go back, once for each gap.
             # U-Boot says it once and waits 5 s, edk2 says it for every block that it can't use.
             if self.windowsize > 1 and self.next > base + 1 and base > self._repeated:
-                self._go_back(base)
-            return
-        if block > self.top:
-            return  # of another life of this client, or never sent
-        self.proven = True
-        self.progress = now
-        self.base = block
-        if block <= self._repeated:
-            self._unmeasured()
-        if block != self.top:
-            self._go_back(block)
-            return
-        self.next = block + 1
-        if block == self.last:
-            self.outcome = DONE
+                self._repeat()
+        elif block <= self.top:  # else it is of another life of this client, or was never sent
+            self.proven = True
+            self.progress = now
+            self.base = block
+            if block <= self._repeated:
+                self._unmeasured()
+            if block == self.top:
+                self.next = block + 1
+            else:
+                self._repeat()
 
     # -- the exceptions
 
@@ -416,10 +402,8 @@ class ReadTransfer(Transfer):
         """As Transfer; after a second, for before that it is most likely on its way."""
         return self.proven and self.top == self.last and ticks_diff(now, self.progress) >= 1000
 
-    def _go_back(self, block):
+    def _repeat(self):
+        """Go back to the block behind `base`."""
         self._repeated = self.top
         self._measure_at = 0
-        self.next = block + 1
-
-    def _repeat(self):
-        self._go_back(self.base)
+        self.next = self.base + 1

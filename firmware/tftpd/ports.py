@@ -13,7 +13,7 @@ poll sets: one of all sockets, to wait on, and one of those that the transfers u
 the turns that don't wait; while these go on and on, all are looked at now and then.
 """
 
-# take() is for open ports.
+# What is called for a port is called for an open one.
 # pyright: reportOptionalMemberAccess=false
 
 import os
@@ -30,7 +30,6 @@ from .packet import MAX_REQUEST, error
 # are exact, half as often each time that nothing came.
 _EAGER_TURNS = const(32)
 _ROOM = const(64)  # bytes of a datagram that are received where no upload needs more
-_WAITING = const(5)  # how many are taken at most before the first of them is answered
 
 
 def host_port(address):
@@ -86,19 +85,6 @@ class Port:
         self.users = self.twins = 0
         self.room = room
         self.waiting = []
-
-    def take(self):
-        """The next (datagram, address), or None: nothing has come, or it is lost. Hot path: one
-        local variable more and its frame comes from the heap (docs/architecture.md)."""
-        waiting = self.waiting
-        try:
-            # A Pico W's socket queues four, and others come while one is answered. Five of an
-            # upload's usual blocks would be more than the heap has to spare.
-            while len(waiting) < (_WAITING if self.room < MAX_REQUEST else 1):
-                waiting.append(self.sock.recvfrom(self.room))
-        except (OSError, MemoryError):  # no more; or an ICMP message about an earlier packet
-            pass
-        return waiting.pop(0) if waiting else None
 
 
 class Ports:
@@ -194,11 +180,13 @@ class Ports:
         """An empty datagram came: an ESP32's socket is deaf from then on, recvfrom gives b"" for
         ever (seen on v1.24.0 and v1.25.0). If the next is empty too the port gets a new socket,
         which elsewhere loses what is in its queue. Raises OSError."""
-        following = port.take()
-        if following and following[0]:
-            port.waiting.insert(0, following)
-        elif following:
-            port.waiting = [one for one in port.waiting if one[0]]
+        try:
+            port.waiting.append(port.sock.recvfrom(port.room))
+        except (OSError, MemoryError):  # no more, as a rule
+            pass
+        if port.waiting and not port.waiting[0][0]:
+            while port.waiting and not port.waiting[0][0]:
+                del port.waiting[0]
             self.close(port)
             self.open(port)
 

@@ -12,7 +12,7 @@ from micropython import const
 from .access import Ranges, gives_way
 from .journal import ALWAYS, DEBUG, INFO, Journal
 from .options import Agreed
-from .packet import ACCESS, RRQ, UNDEFINED, UNKNOWN_TID, WRQ, Refused, parse_request
+from .packet import ACCESS, MAX_REQUEST, RRQ, UNDEFINED, UNKNOWN_TID, WRQ, Refused, parse_request
 from .ports import Ports, Session, host_port
 from .store import Store
 from .transfer import DONE, ReadAhead, ReadTransfer
@@ -24,6 +24,7 @@ _TICK_MS = const(1000)
 _SHARE_MS = const(4)  # in which a twin's client is heard again and again where others share a port
 _RESERVE = const(2048)  # bytes of heap in one piece that a transfer must leave
 _BURST = const(16)  # datagrams taken from one socket before the others have their turn
+_WAITING = const(5)  # how many are taken at most before the first of them is answered
 
 
 def _explained(trouble):
@@ -164,13 +165,24 @@ class Server:
                     behind = sorted(behind, key=lambda port: port is listener)
             for port in behind:
                 something = True
+                waiting = port.waiting
+                # A Pico W's socket queues four, and others come while one is answered. Five of
+                # an upload's usual blocks would be more than the heap has to spare.
+                most = _WAITING if port.room < MAX_REQUEST else 1
                 session = None
                 try:
                     for _ in range(_BURST):
-                        heard = port.sock and port.take()
-                        if not heard:
+                        if not port.sock:
                             break
-                        datagram, client = heard
+                        try:
+                            while len(waiting) < most:
+                                waiting.append(port.sock.recvfrom(port.room))
+                        # No more; or an ICMP message about an earlier packet; or it is lost.
+                        except (OSError, MemoryError):
+                            pass
+                        if not waiting:
+                            break
+                        datagram, client = waiting.pop(0)
                         if not datagram:
                             ports.mend(port)
                             continue
@@ -190,7 +202,7 @@ class Server:
                     self._fail(session, trouble)
                 if port.waiting and port.sock:
                     ports.behind += (port,)
-            session = transfer = heard = datagram = None  # or they would stay in memory
+            session = transfer = datagram = None  # or they would stay in memory
             if something:
                 ports.look()
             more = False

@@ -59,6 +59,10 @@ _PIN = (
     'a GPIO number, or a name such as "LED"',
 )
 _RANGES = (_list_of(_is_range), 'a list of addresses and ranges such as ["192.168.1.0/24"]')
+_FOLDERS = (
+    _list_of(lambda value: isinstance(value, str) and value[:1] == "/"),
+    'a list of folders such as ["/incoming"]',
+)
 _OFF = None  # a setting whose default is None is off until it is set, and may be set to null
 
 # name: (default, (check, what is allowed)). docs/settings.md explains each.
@@ -91,13 +95,7 @@ TABLE = {
     "wrq_windowsize": (1, _whole(1, 1024)),
     "read_from": (["0.0.0.0/0"], _RANGES),
     "write_from": ([], _RANGES),
-    "write_to": (
-        ["/"],
-        (
-            _list_of(lambda value: isinstance(value, str) and value[:1] == "/"),
-            'a list of folders such as ["/incoming"]',
-        ),
-    ),
+    "write_to": (["/"], _FOLDERS),
     "overwrite": (False, _SWITCH),
     "write_limit": (_OFF, _whole(0, 1 << 30)),
     "keep_free": (16384, _whole(0, 1 << 30)),

@@ -28,10 +28,10 @@ def faulty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Address, 
         (root / name).write_bytes(DATA)
     firmware = root.parent / "firmware"
     shutil.copytree(ROOT / "firmware", firmware)
-    store = firmware / "tftpd/store.py"
-    text = store.read_text()
+    source = firmware / "tftpd/store.py"
+    text = source.read_text()
     assert 'const("/.uploads")' in text  # that would be on the host's own root
-    store.write_text(text.replace('const("/.uploads")', f'const("{root.parent}/uploads")'))
+    source.write_text(text.replace('const("/.uploads")', f'const("{root.parent}/uploads")'))
     command = [micropython(), "-X", "heapsize=1M", "tests/faults.py", str(firmware), str(root), str(port)]
     console = root.parent / "faults.console"
     with console.open("wb") as out, subprocess.Popen(command, cwd=ROOT, stdout=out, stderr=out) as server:

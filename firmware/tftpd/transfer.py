@@ -199,7 +199,7 @@ class ReadTransfer(Transfer):
     def __init__(self, source, ahead, agreed, timeout, retries, clock):
         """As Transfer, and
 
-        source     readinto(payload) -> bytes read gives block after block; seek(block) goes to one
+        source     readinto(view) -> bytes read gives block after block; seek(block) goes to one
         ahead      ReadAhead
         """
         super().__init__(agreed, timeout, retries, clock)

@@ -52,6 +52,7 @@ def _is_root(value):
     return parts[0] != "lib" and all(part and part[0] != "." for part in parts)
 
 
+_is_option, _ = _one_of("blksize", "timeout", "tsize", "windowsize")
 _SWITCH = _one_of(True, False)
 _ADDRESS = (_is_address, 'an IPv4 address such as "192.168.1.5"')
 _PIN = (
@@ -62,6 +63,17 @@ _RANGES = (_list_of(_is_range), 'a list of addresses and ranges such as ["192.16
 _FOLDERS = (
     _list_of(lambda value: isinstance(value, str) and value[:1] == "/"),
     'a list of folders such as ["/incoming"]',
+)
+_OPTIONS = (
+    lambda value: (
+        isinstance(value, dict)
+        and all(
+            _is_range(one)
+            and (off == "all" or (isinstance(off, list) and all(map(_is_option, off))))
+            for one, off in value.items()
+        )
+    ),
+    'ranges with "all" or a list of options, such as {"192.168.1.0/24": ["blksize", "tsize"]}',
 )
 _OFF = None  # a setting whose default is None is off until it is set, and may be set to null
 
@@ -102,7 +114,8 @@ TABLE = {
     "read_ahead": (5900, _whole(0, 262144)),
     "flash_cache": (_OFF, _one_of(128, 256, 512, 1024, 2048, 4096)),
     "timeout": (3, _whole(1, 255)),
-    "retries": (8, _whole(1, 100)),
+    "retries": (10, _whole(1, 100)),
+    "options_off": ({}, _OPTIONS),
     "log": ("info", _one_of("error", "warning", "info", "debug")),
     "led": (_OFF, _PIN),
     "button": (_OFF, _PIN),

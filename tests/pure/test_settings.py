@@ -57,6 +57,24 @@ def test_a_bad_value_is_named_with_what_is_allowed_and_changes_nothing():
         assert words in complaint(name, value), (name, value, complaint(name, value))
 
 
+def test_options_off_names_ranges_and_options():
+    chosen = settings.defaults()
+    for good in (
+        {},
+        {"0.0.0.0/0": "all"},
+        {"10.0.0.7": []},
+        {"192.168.1.0/24": ["blksize", "timeout"], "10.0.0.7": ["tsize", "windowsize"]},
+    ):
+        assert settings.update(chosen, {"options_off": good}) == [] and chosen["options_off"] == good
+    for bad in (None, [], "all", {"x": "all"}, {"10.0.0.7": "blksize"}, {"10.0.0.7": ["size"]}, {"10.0.0.7": [1]}):
+        assert 'options_off must be ranges with "all" or a list of options' in complaint("options_off", bad), bad
+
+
+def test_a_client_has_half_a_minute_by_default():
+    chosen = settings.defaults()
+    assert chosen["timeout"] * chosen["retries"] == 30
+
+
 def test_null_switches_off_what_is_off_by_default():
     chosen = settings.defaults()
     chosen["led"] = 2

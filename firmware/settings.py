@@ -14,11 +14,16 @@ def _whole(low, high):
     return check, "a whole number from %d to %d" % (low, high)
 
 
-def _text(limit):
-    def check(value):
-        return isinstance(value, str) and len(value) <= limit
-
-    return check, "a text of at most %d characters" % limit
+def _is_text(value, least, most, allowed=None):
+    """A text of `least` to `most` bytes in UTF-8, of characters in `allowed` or, without that, of
+    any but control characters."""
+    return (
+        isinstance(value, str)
+        and least <= len(value.encode()) <= most
+        and all(
+            one in allowed if allowed else " " <= one < "\x7f" or one > "\x9f" for one in value
+        )
+    )
 
 
 def _one_of(*allowed):
@@ -28,77 +33,113 @@ def _one_of(*allowed):
     return check, "one of " + ", ".join([json.dumps(one) for one in allowed])
 
 
-def _is_address(value):
+def _octets(value):
+    """The four numbers of an IPv4 address; an empty list of what is no such text."""
     parts = value.split(".") if isinstance(value, str) else ()
-    return len(parts) == 4 and all(
-        part.isdigit() and len(part) <= 3 and int(part) <= 255 for part in parts
-    )
+    octets = [int(part) for part in parts if part.isdigit() and len(part) <= 3]
+    return octets if len(octets) == len(parts) == 4 and max(octets) <= 255 else []
+
+
+def _host(least):
+    def check(value):
+        octets = _octets(value)
+        return octets and least <= octets[0] < 224  # no broadcast or multicast
+
+    return check, 'an IPv4 address such as "192.168.1.5"'
+
+
+def _is_mask(value):
+    hosts = 0
+    for octet in _octets(value) or 4 * [0]:
+        hosts = hosts << 8 | 255 - octet
+    return hosts < 1 << 24 and not hosts & (hosts + 1)
 
 
 def _is_range(value):
     address, slash, bits = value.partition("/") if isinstance(value, str) else ("", "", "")
-    return _is_address(address) and (not slash or (bits.isdigit() and int(bits) <= 32))
+    return _octets(address) and (not slash or (bits.isdigit() and int(bits) <= 32))
 
 
-def _list_of(check):
-    return lambda value: isinstance(value, list) and all(check(one) for one in value)
+def _all(kind, check, values):
+    return isinstance(values, kind) and len(values) <= 64 and all(map(check, values))
 
 
-def _is_root(value):
-    # Not "/" itself: the board's own files lie there.
-    if not isinstance(value, str) or value[:1] != "/":
-        return False
-    parts = value.strip("/").split("/")
-    return parts[0] != "lib" and all(part and part[0] != "." for part in parts)
+def _is_folder(value):
+    return _is_text(value, 1, 255) and value[0] == "/" and "//" not in value and "/." not in value
 
 
+_is_gpio, _ = _whole(0, 48)  # an ESP32-S3 has most
 _is_option, _ = _one_of("blksize", "timeout", "tsize", "windowsize")
 _SWITCH = _one_of(True, False)
-_ADDRESS = (_is_address, 'an IPv4 address such as "192.168.1.5"')
 _PIN = (
-    lambda value: type(value) is int or (isinstance(value, str) and not value.isdigit()),
-    'a GPIO number, or a name such as "LED"',
+    lambda value: _is_gpio(value) or (_is_text(value, 1, 32) and value[0].isalpha()),
+    'a GPIO number up to 48 or a name such as "LED"',
 )
-_RANGES = (_list_of(_is_range), 'a list of addresses and ranges such as ["192.168.1.0/24"]')
-_FOLDERS = (
-    _list_of(lambda value: isinstance(value, str) and value[:1] == "/"),
-    'a list of folders such as ["/incoming"]',
+_RANGES = (
+    lambda value: _all(list, _is_range, value),
+    'a list of addresses and ranges such as ["192.168.1.0/24"]',
 )
-_OPTIONS = (
-    lambda value: (
-        isinstance(value, dict)
-        and all(
-            _is_range(one)
-            and (off == "all" or (isinstance(off, list) and all(map(_is_option, off))))
-            for one, off in value.items()
-        )
-    ),
-    'ranges with "all" or a list of options, such as {"192.168.1.0/24": ["blksize", "tsize"]}',
-)
+_CAPITALS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _OFF = None  # a setting whose default is None is off until it is set, and may be set to null
 
 # name: (default, (check, what is allowed)). docs/settings.md explains each.
 TABLE = {
-    "ssid": (_OFF, _text(32)),
-    "password": (_OFF, _text(63)),
-    "hostname": ("tftpd", _text(32)),
+    "ssid": (_OFF, (lambda value: _is_text(value, 0, 32), "a text of at most 32 bytes")),
+    "password": (
+        _OFF,
+        (
+            lambda value: (
+                value == ""
+                or _is_text(value, 8, 63)
+                or _is_text(value, 64, 64, "0123456789abcdefABCDEF")
+            ),
+            "8 to 63 bytes, or 64 hexadecimal digits",
+        ),
+    ),
+    "hostname": (
+        "tftpd",
+        (
+            lambda value: (  # a label of RFC 1123
+                _is_text(value, 1, 32, _CAPITALS + _CAPITALS.lower() + "0123456789-")
+                and "-" not in (value[0], value[-1])
+            ),
+            "1 to 32 letters, digits and inner hyphens",
+        ),
+    ),
     "country": (
         _OFF,
-        (lambda v: isinstance(v, str) and len(v) == 2, 'two letters such as "DE"'),
+        (
+            lambda value: _is_text(value, 2, 2, _CAPITALS),
+            'two capital letters such as "DE"',
+        ),
     ),
     "wired": (
         _OFF,
-        (lambda v: isinstance(v, dict) and "phy_type" in v, "the arguments of network.LAN"),
+        (
+            lambda value: (
+                _all(dict, lambda name: name == "phy_type" or _is_gpio(value[name]), value)
+                and _is_text(value.get("phy_type"), 1, 32)
+            ),
+            'arguments of network.LAN such as {"phy_type": "PHY_LAN8720", "mdc": 23}',
+        ),
     ),
-    "ip": (_OFF, _ADDRESS),
-    "netmask": ("255.255.255.0", _ADDRESS),
-    "gateway": ("0.0.0.0", _ADDRESS),
-    "dns": ("0.0.0.0", _ADDRESS),
+    "ip": (_OFF, _host(1)),
+    "netmask": ("255.255.255.0", (_is_mask, 'a netmask such as "255.255.255.0"')),
+    "gateway": ("0.0.0.0", _host(0)),
+    "dns": ("0.0.0.0", _host(0)),
     "join_timeout": (20, _whole(1, 300)),
-    "address": ("0.0.0.0", _ADDRESS),
+    "address": ("0.0.0.0", _host(0)),
     "port": (69, _whole(1, 65535)),
     "single_port": (False, _SWITCH),
-    "root": ("/files", (_is_root, 'a folder such as "/files", not "/" or "/lib"')),
+    "root": (
+        "/files",
+        (
+            lambda value: (  # not "/" itself: the board's own files lie there
+                _is_folder(value) and value != "/" and (value + "/")[:5] != "/lib/"
+            ),
+            'a folder such as "/files", not "/" or "/lib"',
+        ),
+    ),
     "client_folders": (False, _one_of(True, False, "only")),
     "transfers": (8, _whole(1, 256)),
     "transfers_per_client": (256, _whole(1, 256)),
@@ -107,7 +148,10 @@ TABLE = {
     "wrq_windowsize": (1, _whole(1, 1024)),
     "read_from": (["0.0.0.0/0"], _RANGES),
     "write_from": ([], _RANGES),
-    "write_to": (["/"], _FOLDERS),
+    "write_to": (
+        ["/"],
+        (lambda value: _all(list, _is_folder, value), 'a list of folders such as ["/incoming"]'),
+    ),
     "overwrite": (False, _SWITCH),
     "write_limit": (_OFF, _whole(0, 1 << 30)),
     "keep_free": (16384, _whole(0, 1 << 30)),
@@ -115,7 +159,19 @@ TABLE = {
     "flash_cache": (_OFF, _one_of(128, 256, 512, 1024, 2048, 4096)),
     "timeout": (3, _whole(1, 255)),
     "retries": (10, _whole(1, 100)),
-    "options_off": ({}, _OPTIONS),
+    "options_off": (
+        {},
+        (
+            lambda value: _all(
+                dict,
+                lambda one: (
+                    _is_range(one) and (value[one] == "all" or _all(list, _is_option, value[one]))
+                ),
+                value,
+            ),
+            'ranges with "all" or a list of options, such as {"192.168.1.0/24": ["blksize"]}',
+        ),
+    ),
     "log": ("info", _one_of("error", "warning", "info", "debug")),
     "led": (_OFF, _PIN),
     "button": (_OFF, _PIN),
@@ -140,7 +196,9 @@ def update(settings, values):
         if (value is None and default is _OFF) or (value is not None and check(value)):
             settings[name] = value
         else:
-            complaints.append("%s must be %s, not %s" % (name, allowed, json.dumps(value)))
+            secret = name == "password"
+            shown = "" if secret else ", not " + json.dumps(value)
+            complaints.append("%s must be %s%s" % (name, allowed, shown))
     return complaints
 
 
@@ -153,15 +211,17 @@ def load(paths=("/board.json", "/settings.json")):
     settings = defaults()
     for path in paths:
         try:
-            with open(path) as file:
+            with open(path, "rb") as file:
+                if file.read(3) != b"\xef\xbb\xbf":  # the BOM that Notepad on Windows writes
+                    file.seek(0)
                 values = json.load(file)
             if not isinstance(values, dict):
                 raise ValueError
             complaints = update(settings, values)
-        except OSError:  # not there: nothing is set
-            continue
-        except ValueError:
-            complaints = ['not a JSON object such as {"ssid": "lab"}: not used']
+        except Exception as trouble:  # whatever is wrong with the file, the board is to start
+            if isinstance(trouble, OSError) and trouble.errno == 2:  # not there: nothing is set
+                continue
+            complaints = ['not a JSON object such as {"ssid": "lab"}: not used, %r' % trouble]
         for complaint in complaints:
             print(path + ": " + complaint)
     return settings

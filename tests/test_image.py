@@ -391,14 +391,14 @@ def test_what_is_kept_goes_before_the_folder(folder: Path, tmp_path: Path):
 def test_inspect_lists_what_is_in_an_image_and_hides_the_password(folder: Path, tmp_path: Path):
     esp = tmp_path / "base.bin"
     esp.write_bytes(made_esp("esp32c3", table(NVS, FACTORY)))
-    (tmp_path / "settings.json").write_text('{"ssid": "lab", "password": "sesame", "port": 69}')
+    (tmp_path / "settings.json").write_text('{"ssid": "lab", "password": "open sesame", "port": 69}')
     for board, base in (("rpi_pico_w", pico(tmp_path)), ("esp32_c3", esp)):
         output = tmp_path / "out"
         options = ("--settings", tmp_path / "settings.json", "--set", "port=70", "-o", output)
         make("--board", board, "--base", base, "--files", folder, *options)
         said, _ = make("--inspect", output)
         assert "v9.9.9 for Test board" in said and '"ssid": "lab"' in said and '"port": 70' in said
-        assert "sesame" not in said and "/files/large.bin" in said and "200,000" in said and "/lib/tftpd/" in said
+        assert "open sesame" not in said and "/files/large.bin" in said and "200,000" in said and "/lib/tftpd/" in said
         said, _ = make("--inspect", base)
         assert "no files in it" in said
 

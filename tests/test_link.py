@@ -70,7 +70,7 @@ def air(monkeypatch):
 def join(**values):
     link = importlib.import_module("link")
     chosen = settings.defaults()
-    assert settings.update(chosen, {"ssid": "lab", "password": "secret", **values}) == []
+    assert settings.update(chosen, {"ssid": "lab", "password": "secret word", **values}) == []
     return link, link.join(chosen)
 
 
@@ -82,7 +82,7 @@ def test_joins_with_power_save_off_and_the_hostname(air, capsys):
         ("hostname", "tftpd"),
         ("active", True),
         ("config", {"pm": 16}),
-        ("connect", "lab", "secret"),
+        ("connect", "lab", "secret word"),
     ]
 
 
@@ -108,7 +108,7 @@ def test_the_time_to_join_is_bounded(air, capsys):
 def test_a_long_time_to_join_has_several_attempts(air):
     air.answers = False
     join(join_timeout=35)
-    assert air.calls.count(("connect", "lab", "secret")) == 4
+    assert air.calls.count(("connect", "lab", "secret word")) == 4
 
 
 def test_no_ssid_is_told_and_nothing_is_touched(air, capsys):
@@ -125,7 +125,7 @@ def test_a_link_that_drops_is_joined_again(air, capsys):
     for _ in range(40):
         air.now += 1000
         assert not link.keep()
-    attempts = air.calls.count(("connect", "lab", "secret"))
+    attempts = air.calls.count(("connect", "lab", "secret word"))
     assert 4 <= attempts <= 5
     air.answers = True
     for _ in range(12):

@@ -99,12 +99,12 @@ def test_a_pin_that_the_board_does_not_have_is_told_and_keeps_nothing_from_servi
 
     no_pin.IN = no_pin.OUT = no_pin.PULL_UP = 0  # type: ignore[attr-defined]
     monkeypatch.setattr(machine, "Pin", no_pin)
-    panel, chosen = panel_with(led="LED", button=99, watchdog=False)
+    panel, chosen = panel_with(led="LED", button=48, watchdog=False)
     assert not panel.safe_mode(chosen)
     board = panel.Panel(chosen)
     board.tick(True, 1)
     board.rest()
-    assert capsys.readouterr().out == "panel: no pin 99: invalid pin\npanel: no pin LED: invalid pin\n"
+    assert capsys.readouterr().out == "panel: no pin 48: invalid pin\npanel: no pin LED: invalid pin\n"
 
 
 def test_the_boot_button_asks_for_safe_mode(machine):

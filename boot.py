@@ -17,8 +17,8 @@ if bdev and chosen["flash_cache"]:
     # price of more is heap: so much for the mount, and for each open file (docs/performance.md).
     try:
         filesystem = vfs.VfsLfs2(bdev, readsize=chosen["flash_cache"] // 4)
-    except OSError as trouble:  # FAT for one: it stays as MicroPython has mounted it
-        print("flash: no LittleFS with a cache of", chosen["flash_cache"], "bytes:", trouble)
+    except Exception as trouble:  # FAT for one: it stays as MicroPython has mounted it
+        print("flash: no LittleFS with a cache of", chosen["flash_cache"], "bytes:", repr(trouble))
     else:
         vfs.umount("/")
         vfs.mount(filesystem, "/")
@@ -26,4 +26,4 @@ if bdev and chosen["flash_cache"]:
 try:
     link.join(chosen)
 except Exception as trouble:  # as of a wrong `wired`: without it main.py would not be run
-    print("link:", trouble)
+    print("link:", repr(trouble))

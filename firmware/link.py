@@ -6,6 +6,8 @@ ports/esp32/network_wlan.c):
 does not.
 - ESP32 refuses an empty password for an open network; both take none.
 - isconnected() is True only once there is an address, on both.
+- ESP32: connect() right after disconnect() keeps failing as with a wrong password (status 202); a
+second between them cures it (peterhinch/micropython-mqtt, issue 132).
 """
 
 # The stubs are the Pico's, which has no network.LAN.
@@ -17,11 +19,14 @@ import network
 from micropython import const
 
 _REJOIN_MS = const(10_000)  # how long one attempt to join gets before the next
+_PAUSE_MS = const(1000)  # between disconnect() and connect()
 
 _nic = None  # network.WLAN or network.LAN
 _credentials = ()  # what to join the Wi-Fi with; none for a wire
 _up = False
-_attempt = 0  # ticks_ms of the last attempt
+_attempt = 0  # ticks_ms of the last connect() or disconnect(), or at which the link was up
+_parted = False  # disconnect() was the last of these
+_said = ()  # the last troubles that were printed
 
 
 def join(settings):
@@ -32,8 +37,8 @@ def join(settings):
     """
     global _nic, _credentials
     if settings["country"]:
-        network.country(settings["country"])
-    network.hostname(settings["hostname"])
+        _try(network, "country", settings["country"])
+    _try(network, "hostname", settings["hostname"])
     if settings["wired"]:
         _nic = _lan(settings["wired"])
     elif settings["ssid"]:
@@ -44,12 +49,13 @@ def join(settings):
     else:
         print("link: no ssid in /settings.json")
         return False
-    _nic.active(True)
+    _try(_nic, "active", True)
     if _credentials:
         # Power save adds tens to hundreds of milliseconds to each exchange.
-        _nic.config(pm=network.WLAN.PM_NONE)
+        _try(_nic, "config", pm=network.WLAN.PM_NONE)
     if settings["ip"]:
-        _nic.ifconfig((settings["ip"], settings["netmask"], settings["gateway"], settings["dns"]))
+        address = (settings["ip"], settings["netmask"], settings["gateway"], settings["dns"])
+        _try(_nic, "ifconfig", address)
     started = time.ticks_ms()
     limit = settings["join_timeout"] * 1000
     _connect()
@@ -73,30 +79,59 @@ def _lan(settings):
     return network.LAN(**arguments)
 
 
+def _try(driver, name, *arguments, **named):
+    """What that function of the driver returns; None after an exception, which is printed, but
+    not each second the same."""
+    global _said
+    try:
+        return getattr(driver, name)(*arguments, **named)
+    except Exception as trouble:
+        said = "link: %s: %r" % (name, trouble)
+        if said not in _said:
+            print(said)
+            _said = _said[-3:] + (said,)
+
+
 def _connect():
-    global _attempt
+    global _attempt, _parted
     _attempt = time.ticks_ms()
+    _parted = False
     if _credentials:
-        try:
-            _nic.connect(*_credentials)
-        except OSError as trouble:
-            print("link: " + str(trouble))
+        _try(_nic, "connect", *_credentials)
 
 
 def keep():
     """Look after the link, without waiting; to be called about once a second.
 
-    Returns True while it is up.
+    Returns True while it is up. Whatever the driver raises is printed.
     """
-    global _up
+    global _up, _attempt, _parted, _said
     if _nic is None:
         return False
-    up = _nic.isconnected()
-    if up != _up:
-        _up = up
-        print("link: " + ("up, %s" % _nic.ifconfig()[0] if up else "down, joining again"))
-    if not up and time.ticks_diff(time.ticks_ms(), _attempt) > _REJOIN_MS:
-        if _credentials:
-            _nic.disconnect()
-        _connect()
-    return up
+    up = _try(_nic, "isconnected")
+    dropped = False
+    if up:
+        _attempt = time.ticks_ms()
+        _parted = False
+        if not _up:
+            address = _try(_nic, "ifconfig")
+            if not address:
+                return False
+            _up = True
+            print("link: up, %s" % address[0])
+        _said = ()
+        return True
+    if _up and up is not None:
+        _up = False
+        dropped = True
+        print("link: down, joining again")
+    # ticks_diff() is negative from 6.2 days on: what lies in the future is long past.
+    passed = time.ticks_diff(time.ticks_ms(), _attempt)
+    if _parted:
+        if not 0 <= passed < _PAUSE_MS:
+            _connect()
+    elif _credentials and (dropped or not 0 <= passed <= _REJOIN_MS):
+        _try(_nic, "disconnect")
+        _attempt = time.ticks_ms()
+        _parted = True
+    return False

@@ -1,12 +1,21 @@
 """link.py with a Wi-Fi that does what the test says, on a clock that the test moves."""
 
 import importlib
+import itertools
+import runpy
 import sys
 import time
 import types
+from typing import Any
 
 import pytest
 import settings
+
+from board import ROOT
+
+WRAP = 1 << 30  # ticks_ms of a board, in milliseconds: 12.4 days
+DAY = 86_400_000
+DAYS = [5, 6.2, 6.3, 7, 9, 10, 12, 12.4, 13, 20]
 
 
 class Air:
@@ -16,35 +25,70 @@ class Air:
         self.now = 5000
         self.answers = True  # the access point is there
         self.refuses = False  # connect() raises, as on ESP32 while it joins by itself
+        self.troubles: dict[str, Exception] = {}  # what a function of the driver raises, by its name
         self.calls: list[tuple] = []
+        self.times: list[tuple[str, int]] = []
         self.connected = False
 
     def wlan(self, interface):
         return self
 
+    def ticks_ms(self):
+        return self.now % WRAP
+
+    @staticmethod
+    def ticks_diff(end, start):  # as in extmod/modtime.c
+        return (end - start + WRAP // 2) % WRAP - WRAP // 2
+
+    def fail(self, name):
+        if trouble := self.troubles.get(name):
+            raise trouble
+
+    def attempts(self):
+        """When disconnect() and connect() were called since the last time, as a list of (name, seconds)."""
+        calls = [(name, at / 1000) for name, at in self.times]
+        self.times.clear()
+        return calls
+
+    def country(self, code):
+        self.calls.append(("country", code))
+        self.fail("country")
+
+    def hostname(self, name):
+        self.calls.append(("hostname", name))
+        self.fail("hostname")
+
     # the methods of network.WLAN
     def active(self, on):
         self.calls.append(("active", on))
+        self.fail("active")
 
     def config(self, **values):
         self.calls.append(("config", values))
+        self.fail("config")
 
     def ifconfig(self, addresses=None):
         if addresses:
             self.calls.append(("ifconfig", addresses))
+        self.fail("ifconfig")
         return ("10.0.0.2", "255.255.255.0", "10.0.0.1", "10.0.0.1")
 
     def connect(self, *credentials):
         self.calls.append(("connect", *credentials))
+        self.times.append(("connect", self.now))
+        self.fail("connect")
         if self.refuses:
             raise OSError("Wifi Internal State Error")
         self.connected = self.answers
 
     def disconnect(self):
         self.calls.append(("disconnect",))
+        self.times.append(("disconnect", self.now))
+        self.fail("disconnect")
         self.connected = False
 
     def isconnected(self):
+        self.fail("isconnected")
         return self.connected
 
     def sleep_ms(self, ms):
@@ -58,16 +102,16 @@ def air(monkeypatch):
     network.STA_IF = 0  # type: ignore[attr-defined]
     network.WLAN = air.wlan  # type: ignore[attr-defined]
     network.WLAN.__func__.PM_NONE = 16  # type: ignore[attr-defined]
-    network.country = lambda code: air.calls.append(("country", code))  # type: ignore[attr-defined]
-    network.hostname = lambda name: air.calls.append(("hostname", name))  # type: ignore[attr-defined]
+    network.country, network.hostname = air.country, air.hostname  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "network", network)
-    monkeypatch.setattr(time, "ticks_ms", lambda: air.now)
+    monkeypatch.setattr(time, "ticks_ms", air.ticks_ms)
+    monkeypatch.setattr(time, "ticks_diff", air.ticks_diff)
     monkeypatch.setattr(time, "sleep_ms", air.sleep_ms, raising=False)
     monkeypatch.delitem(sys.modules, "link", raising=False)
     return air
 
 
-def join(**values):
+def join(**values) -> tuple[Any, bool]:
     link = importlib.import_module("link")
     chosen = settings.defaults()
     assert settings.update(chosen, {"ssid": "lab", "password": "secret word", **values}) == []
@@ -142,11 +186,173 @@ def test_a_driver_that_refuses_to_connect_is_tried_again(air, capsys):
     assert not joined and "Wifi Internal State Error" in capsys.readouterr().out
     air.refuses = False
     air.now += 11_000
-    link.keep()
+    assert not link.keep()
+    air.now += 1000
+    assert not link.keep()
     assert link.keep()
 
 
-def test_a_wire_is_used_in_place_of_the_wifi(air, monkeypatch, capsys):
+def seconds(air, link, count):
+    """keep() once a second, `count` times; returns what it returned at last."""
+    up = link.keep()
+    for _ in range(count):
+        air.now += 1000
+        up = link.keep()
+    return up
+
+
+def test_a_link_that_drops_is_left_at_once_joined_a_second_later_and_then_every_ten_seconds(air):
+    link, _ = join()
+    air.attempts()
+    air.connected = air.answers = False
+    air.now = 100_000
+    seconds(air, link, 35)
+    wanted = [("disconnect", 100), ("connect", 101), ("disconnect", 112), ("connect", 113)]
+    assert air.attempts() == [*wanted, ("disconnect", 124), ("connect", 125)]
+
+
+def test_disconnect_and_connect_are_never_in_one_call_nor_within_a_second(air):
+    link, _ = join()
+    for pause in (1, 10, 100, 333, 999, 1000, 1001, 5000, 9999, 20_000):
+        air.connected = air.answers = False
+        air.attempts()
+        for _ in range(max(5, 40_000 // pause)):
+            air.now += pause
+            link.keep()
+        calls = air.attempts()
+        assert calls[:2] and calls[0][0] == "disconnect" and calls[1][0] == "connect"
+        for (before, then), (call, now) in itertools.pairwise(calls):
+            assert {before, call} == {"connect", "disconnect"}
+            assert now - then >= (1 if call == "connect" else 10)
+        air.answers = True
+        for _ in range(2 + 12_000 // pause):
+            air.now += pause
+            link.keep()
+        assert link.keep()
+
+
+def later(air, link, days, step):
+    """Move the clock by `days`, with a call of keep() every `step` ms, or none where that is None."""
+    end = air.now + round(days * DAY)
+    while step and air.now + step < end:
+        air.now += step
+        link.keep()
+    air.now = end
+
+
+@pytest.mark.parametrize("step", [3_600_000, 61_000, None], ids=["each hour", "each minute", "one jump"])
+@pytest.mark.parametrize("days", DAYS)
+def test_a_link_that_was_up_for_days_is_joined_again_at_once(air, days, step):
+    link, _ = join()
+    air.attempts()
+    later(air, link, days, step)
+    assert air.attempts() == [], "nothing is done while it is up"
+    air.connected = False
+    at = air.now / 1000
+    assert seconds(air, link, 2)
+    assert air.attempts() == [("disconnect", at), ("connect", at + 1)]
+
+
+@pytest.mark.parametrize("step", [3_600_000, 61_000, None], ids=["each hour", "each minute", "one jump"])
+@pytest.mark.parametrize("days", DAYS)
+def test_a_link_that_was_down_for_days_is_still_tried(air, days, step):
+    air.answers = False
+    link, _ = join(join_timeout=1)
+    later(air, link, days, step)
+    air.attempts()
+    air.answers = True
+    assert seconds(air, link, 12)
+
+
+@pytest.mark.parametrize("days", DAYS)
+def test_days_between_disconnect_and_connect_end_with_connect(air, days):
+    link, _ = join()
+    air.connected = False
+    assert not link.keep() and air.times[-1][0] == "disconnect"
+    later(air, link, days, None)
+    assert seconds(air, link, 2) and air.times[-1][0] == "connect"
+
+
+@pytest.mark.parametrize("days", [0.001, 3, 6, 6.2, 6.3, 7, 9, 12])
+def test_an_attempt_that_is_long_past_is_overdue(air, days):
+    link, _ = join()
+    air.connected = link._up = False
+    link._attempt = (air.now - round(days * DAY)) % WRAP
+    air.attempts()
+    link.keep()
+    assert air.attempts() == [("disconnect", air.now / 1000)]
+
+
+@pytest.mark.parametrize("step", [3_600_000, None], ids=["each hour", "one jump"])
+@pytest.mark.parametrize("days", DAYS)
+def test_a_wire_that_was_up_or_down_for_days_is_only_looked_at(air, wire, days, step):
+    link, _ = join(ssid=None, wired={"phy_type": "PHY_LAN8720"})
+    for up in (True, False, True):
+        air.connected = up
+        later(air, link, days, step)
+        assert link.keep() is up and air.times == []
+
+
+@pytest.mark.parametrize("name", ["isconnected", "ifconfig", "disconnect", "connect"])
+def test_trouble_of_the_driver_is_told_once_and_survived(air, capsys, name):
+    link, _ = join()
+    capsys.readouterr()
+    air.connected = False
+    air.troubles[name] = OSError(5)
+    for _ in range(40):
+        air.now += 1000
+        if link.keep():
+            assert name not in ("isconnected", "ifconfig")
+    out = capsys.readouterr().out
+    assert out.count(f"link: {name}: OSError(5") == 1, out
+    air.troubles.clear()
+    assert seconds(air, link, 12)
+    assert seconds(air, link, 60)
+    air.connected = False
+    air.troubles[name] = OSError(5)
+    seconds(air, link, 12)
+    assert capsys.readouterr().out.count(f"link: {name}: OSError(5") == 1, "told anew after the link was up"
+
+
+def test_trouble_in_telling_the_address_does_not_break_a_link_that_works(air):
+    link, _ = join()
+    air.connected = False
+    link.keep()
+    air.troubles["ifconfig"] = OSError(5)
+    air.now += 1000
+    link.keep()
+    air.attempts()
+    assert not seconds(air, link, 600) and air.attempts() == []
+
+
+@pytest.mark.parametrize("trouble", [ValueError(), OSError(5), TypeError("x"), OverflowError()], ids=repr)
+@pytest.mark.parametrize("name", ["country", "hostname", "active", "config", "ifconfig", "connect"])
+def test_a_driver_that_takes_a_setting_ill_is_told_which_and_joins(air, capsys, name, trouble):
+    air.troubles[name] = trouble
+    link, joined = join(country="DE", ip="10.0.0.9", join_timeout=1)
+    assert f"link: {name}: {trouble!r}\n" in capsys.readouterr().out
+    assert air.calls[-1][0] == "connect" and joined is (name not in ("ifconfig", "connect"))
+    air.troubles.clear()
+    assert seconds(air, link, 12)
+
+
+@pytest.mark.parametrize("trouble", [ValueError(), OSError(5), MemoryError()], ids=repr)
+def test_boot_goes_on_when_the_link_can_not_be_set_up(monkeypatch, capsys, trouble):
+    link = types.ModuleType("link")
+
+    def join(chosen):
+        raise trouble
+
+    link.join = join  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "link", link)
+    monkeypatch.setitem(sys.modules, "vfs", types.ModuleType("vfs"))
+    runpy.run_path(str(ROOT / "boot.py"))
+    assert f"link: {trouble!r}" in capsys.readouterr().out
+
+
+@pytest.fixture
+def wire(air, monkeypatch):
+    """The `air` as a wire: network.LAN."""
     machine = types.ModuleType("machine")
     machine.Pin = lambda number: f"pin {number}"  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "machine", machine)
@@ -159,6 +365,9 @@ def test_a_wire_is_used_in_place_of_the_wifi(air, monkeypatch, capsys):
 
     network.LAN = lan  # type: ignore[attr-defined]
     air.connected = True
+
+
+def test_a_wire_is_used_in_place_of_the_wifi(air, wire, capsys):
     link, joined = join(ssid=None, wired={"phy_type": "PHY_LAN8720", "phy_addr": 1, "mdc": 23, "power": 16})
     wanted = {"phy_type": 7, "phy_addr": 1, "mdc": "pin 23", "power": "pin 16"}
     assert joined and air.calls == [("hostname", "tftpd"), ("LAN", wanted), ("active", True)]

@@ -1,6 +1,7 @@
 """Fixtures and options of the whole suite."""
 
 import contextlib
+import gc
 import random
 import sys
 import time
@@ -17,6 +18,8 @@ from tools.emulators import qemu
 # What the firmware's pure modules need of MicroPython, so that they import on CPython too.
 sys.modules["micropython"] = types.ModuleType("micropython")
 sys.modules["micropython"].const = lambda value: value  # type: ignore[attr-defined]
+gc.mem_free = lambda: 1 << 20  # type: ignore[attr-defined]
+gc.mem_alloc = lambda: 1 << 16  # type: ignore[attr-defined]
 time.ticks_ms = lambda: int(time.monotonic() * 1000)  # type: ignore[attr-defined]
 time.ticks_add = lambda ticks, delta: ticks + delta  # type: ignore[attr-defined]
 time.ticks_diff = lambda end, start: end - start  # type: ignore[attr-defined]

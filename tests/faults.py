@@ -7,9 +7,9 @@ sys.path.insert(0, sys.argv[1])
 
 import settings
 from tftpd import Server
-from tftpd.store import Sink
 from tftpd.transfer import Transfer
 from tftpd.upload import WriteTransfer
+from tftpd.uploads import Sink
 
 FAULTS = {
     "ValueError": ValueError,
@@ -55,8 +55,8 @@ settings.update(
     },
 )
 server = Server(chosen)
-store = server.store
-right_open = store.open
+files = server.files
+right_open = files.open
 
 
 def opened(path, mode, agreed):
@@ -76,7 +76,7 @@ def opened(path, mode, agreed):
     return source
 
 
-store.open = opened
+files.open = opened
 wrap(Sink, "write", "write", lambda sink: sink.path)
 wrap(Sink, "commit", "commit", lambda sink: sink.path)
 wrap(WriteTransfer, "receive", "receive", lambda transfer: transfer.sink.path)

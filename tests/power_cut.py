@@ -16,10 +16,11 @@ old_size, new_size, reader, tear = [int(argument) for argument in sys.argv[2:]]
 sys.path.insert(0, sys.argv[1])
 
 import settings  # noqa: E402
+from tftpd.files import Files  # noqa: E402
+from tftpd.names import Later  # noqa: E402
 from tftpd.options import Agreed  # noqa: E402
 from tftpd.packet import Refused  # noqa: E402
-from tftpd.store import Store  # noqa: E402
-from tftpd.upload import WriteTransfer  # noqa: E402
+from tftpd.uploads import Uploads  # noqa: E402
 
 BLOCK = 4096
 BLOCKS = 48
@@ -88,9 +89,10 @@ def mount(flash):
 def boot(flash):
     """The served tree as the server opens it."""
     mount(flash)
-    store = Store(dict(settings.defaults(), root="/files", overwrite=True))
-    store.recover()
-    return store
+    chosen = dict(settings.defaults(), root="/files", overwrite=True)
+    uploads = Uploads(chosen, Files(chosen, 1000))
+    uploads.recover()
+    return uploads
 
 
 def content(name):
@@ -101,11 +103,21 @@ def content(name):
         return None
 
 
-def upload(store, data):
+def place(uploads):
+    names = uploads.files.names
+    found = {}
+    while True:
+        try:
+            return uploads.place(NAME, "", found)
+        except Later:
+            names.work(1000)
+
+
+def upload(uploads, data):
     """Returns True once the last ACK was sent; raises OSError or Refused if the power fails."""
     agreed = Agreed(((b"blksize", b"1000"), (b"windowsize", b"4")), 1468, 4, upload=True)
-    sink = store.create(store.place(NAME, ""), "octet", None)
-    transfer = WriteTransfer(sink, agreed, 3, 8, lambda: 0)
+    sink = uploads.create(place(uploads), "octet", None)
+    transfer = uploads.transfer(sink, agreed, 3, 8, lambda: 0)
     sent = []
 
     def send(packet):
@@ -120,19 +132,19 @@ def upload(store, data):
             transfer.pump()
         return sent[-1] == bytes((0, 4, block + 1 >> 8, block + 1 & 255))
     finally:
-        store.close(sink)
+        sink.close()
 
 
 def check(memory, acknowledged):
     """What must be true after a boot from that flash. Returns the state of the file."""
-    store = boot(Flash(memory))
+    uploads = boot(Flash(memory))
     found = content("old.bin")
     before = OLD if old_size >= 0 else None
     assert found == NEW or (found == before and not acknowledged), "half a file, or the wrong one"
     assert content("other.bin") == OTHER
     assert ".uploads" not in os.listdir("/") or os.listdir("/.uploads") == []
     for data in (b"short", NEW + b"and more"):
-        assert upload(store, data)
+        assert upload(uploads, data)
         assert content("old.bin") == data
     return found
 
@@ -159,12 +171,13 @@ while True:
     acknowledged = False
     source = None
     try:
-        store = boot(flash)
+        uploads = boot(flash)
+        files = uploads.files
         if reader:
-            source = store.open("/files/old.bin", "octet", Agreed((), 512, 1))
+            source = files.open("/files/old.bin", "octet", Agreed((), 512, 1))
             first = bytearray(512)
             first = bytes(first[: source.readinto(first)])
-        acknowledged = upload(store, NEW)
+        acknowledged = upload(uploads, NEW)
         if source:
             assert acknowledged
             left, flash.left = flash.left, 0  # no cuts in what is not part of it
@@ -175,11 +188,11 @@ while True:
             flash.left = left
             rest = bytearray(len(OLD))
             assert first + bytes(rest[: source.readinto(rest)]) == OLD
-            store.close(source)
+            files.close(source)
     except (OSError, Refused):
         assert flash.dead
         if source:
-            store.close(source)
+            files.close(source)
         flash.gone = True
     if not flash.dead:
         assert acknowledged and content("old.bin") == NEW

@@ -28,7 +28,7 @@ def faulty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Address, 
         (root / name).write_bytes(DATA)
     firmware = root.parent / "firmware"
     shutil.copytree(ROOT / "firmware", firmware)
-    source = firmware / "tftpd/store.py"
+    source = firmware / "tftpd/files.py"
     text = source.read_text()
     assert 'const("/.uploads")' in text  # that would be on the host's own root
     source.write_text(text.replace('const("/.uploads")', f'const("{root.parent}/uploads")'))

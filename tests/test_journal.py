@@ -5,7 +5,7 @@ import re
 from board import Board, Wire, fetch
 
 LINE = re.compile(
-    r"(?P<uptime>\d+\.\d{3}) (?P<client>[\d.]+:\d+) RRQ (?P<name>\S+) (?P<mode>\S+) (?P<options>.*): "
+    r'(?P<uptime>\d+\.\d{3}) (?P<client>[\d.]+:\d+) RRQ "(?P<name>[^"]+)" (?P<mode>\S+) (?P<options>.*): '
     r"(?P<outcome>[^:]+), (?P<bytes>\d+) bytes in (?P<seconds>\d+\.\d{3}) s, (?P<rate>\d+) KB/s, (?P<resent>\d+) resent"
 )
 

@@ -37,19 +37,23 @@ def test_every_cut_leaves_no_file_or_the_whole_new_one(tear: bool):
 @pytest.mark.parametrize(
     "right, wrong, reader",
     [
-        ("            os.rename(temporary, path)", "            _remove(path); os.rename(temporary, path)", False),
+        ("            os.rename(temporary, path)", "            remove(path); os.rename(temporary, path)", False),
         ("if path and not _exists", "if False and not _exists", True),
-        ("                _remove(_UPLOADS + ", "                str(_UPLOADS + ", False),
-        ("            self.file.close()\n            self.store.put", "            self.store.put", False),
+        ("                remove(there)", "                pass", False),
+        (
+            "            self.file.close()  # pyright: ignore[reportOptionalMemberAccess]\n            self.up",
+            "            self.up",
+            False,
+        ),
     ],
     ids=["not atomic", "not put back", "not cleaned", "not closed before it is put in its place"],
 )
 def test_the_cuts_find_a_store_that_is_wrong(tmp_path: Path, right: str, wrong: str, reader: bool):
     firmware = tmp_path / "firmware"
     shutil.copytree(ROOT / "firmware", firmware)
-    store = firmware / "tftpd/store.py"
-    text = store.read_text()
+    uploads = firmware / "tftpd/uploads.py"
+    text = uploads.read_text()
     assert text.count(right) == 1
-    store.write_text(text.replace(right, wrong))
+    uploads.write_text(text.replace(right, wrong))
     with pytest.raises(AssertionError, match="AssertionError"):
         power_cut(30_000, 20_000, reader, False, firmware)

@@ -4,7 +4,7 @@ from errno import EAGAIN
 
 import pytest
 import settings
-from tftpd import store
+from tftpd import files, uploads
 from tftpd.options import Agreed
 from tftpd.ports import Port, host_port
 from tftpd.server import Server
@@ -27,6 +27,10 @@ class Deaf:
         self.sent.append((datagram, address))
 
 
+def no_socket(*_):
+    raise OSError
+
+
 def answers(*datagrams_and_address, listening=True):
     *datagrams, address = datagrams_and_address
     server = Server(settings.defaults())
@@ -36,6 +40,7 @@ def answers(*datagrams_and_address, listening=True):
     ports.listener.sock = port.sock = sock  # type: ignore[assignment]
     ports.heard[sock] = port
     ports.wait = lambda timeout_ms: [(sock, 1)]  # CPython has no ipoll
+    ports._socket = no_socket  # type: ignore[assignment]  # a refusal comes from the listening port then
     server.poll(0)
     return sock.sent
 
@@ -77,6 +82,7 @@ def test_poll_goes_on_after_ctrl_c():
         raise KeyboardInterrupt
 
     server = Server(settings.defaults())
+    server.ports._socket = no_socket  # type: ignore[assignment]
     server.ports.listener.sock = sock = Deaf(b"\0\7", address=("10.0.0.5", 1234))  # type: ignore[assignment]
     server.ports.heard[sock] = server.ports.listener
     server.ports.wait = interrupted
@@ -99,31 +105,33 @@ def test_a_port_that_was_closed_is_not_looked_at_again():
 
 def test_ctrl_c_while_a_replaced_file_is_removed_leaves_nothing(monkeypatch, tmp_path):
     # Its last reader ends, and Ctrl-C comes in the middle of that; stop() closes the file once more.
-    uploads = tmp_path / ".uploads"
-    uploads.mkdir()
-    monkeypatch.setattr(store, "_UPLOADS", str(uploads))
-    tree = store.Store(dict(settings.defaults(), root=str(tmp_path)))
+    folder = tmp_path / ".uploads"
+    folder.mkdir()
+    monkeypatch.setattr(files, "UPLOADS", str(folder))
+    monkeypatch.setattr(uploads, "UPLOADS", str(folder))
+    chosen = dict(settings.defaults(), root=str(tmp_path))
+    tree = files.Files(chosen, 10)
     (tmp_path / "file").write_bytes(b"old")
     (tmp_path / "new").write_bytes(b"new")
     source = tree.open(str(tmp_path / "file"), "octet", Agreed((), 512, 1))
-    tree.put(str(tmp_path / "new"), str(tmp_path / "file"))
-    assert len(list(uploads.iterdir())) == 1
+    uploads.Uploads(chosen, tree).put(str(tmp_path / "new"), str(tmp_path / "file"))
+    assert len(list(folder.iterdir())) == 1
 
     def interrupted(path):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as context, pytest.raises(KeyboardInterrupt):
-        context.setattr(store, "_remove", interrupted)
+        context.setattr(files, "remove", interrupted)
         tree.close(source)
     tree.close(source)
-    assert not list(uploads.iterdir()) and (tmp_path / "file").read_bytes() == b"new"
+    assert not list(folder.iterdir()) and (tmp_path / "file").read_bytes() == b"new"
 
 
 def test_a_file_moved_aside_whose_folder_is_gone_keeps_no_board_from_starting(monkeypatch, tmp_path):
-    monkeypatch.setattr(store, "_UPLOADS", str(tmp_path))
+    monkeypatch.setattr(uploads, "UPLOADS", str(tmp_path))
     aside = tmp_path / "00000001\1no such folder\1file"
     aside.write_bytes(b"old")
-    store.Store(settings.defaults()).recover()
+    uploads.Uploads(settings.defaults(), files.Files(settings.defaults(), 10)).recover()
     assert aside.read_bytes() == b"old"
 
 

@@ -7,6 +7,7 @@ from micropython import const
 from .packet import UNDEFINED, Refused
 
 _PROVE_MS = const(250)  # what a client gets to answer, when others want its place
+_SILENT_MS = const(1000)  # and how long one that did may be silent when it wants its place itself
 
 
 def _number(address):
@@ -33,11 +34,20 @@ class Ranges:
         return any(number >> drop == network for network, drop in self._ranges)
 
 
+def may_end(session, host, now):
+    """Whether `session` (server.py) may be ended for a request from `host`: its client has not
+    answered, and so may have a false address; or it is the same host, and was restarted."""
+    transfer = session.transfer
+    if not transfer.proven:
+        return ticks_diff(now, session.started) >= _PROVE_MS
+    return session.host == host and ticks_diff(now, transfer.progress) >= _SILENT_MS
+
+
 def gives_way(sessions, limit, host, now):
     """Who of `sessions` (server.py) is to end so that one more, for `host`, is within `limit`.
 
     None if all can stay. Raises Refused if none can be sent away: one that only waits for a last
-    ACK can, and one whose client has not answered, which may have a false address.
+    ACK can, and one that may_end().
     """
     if len(sessions) < limit:
         return None
@@ -47,9 +57,7 @@ def gives_way(sessions, limit, host, now):
     # The oldest goes first, and at once for a client that has fewer.
     hosts = [session.host for session in sessions]
     for session in sessions:
-        late = ticks_diff(now, session.started) >= _PROVE_MS
-        if not session.transfer.proven and (
-            late or hosts.count(session.host) > hosts.count(host) + 1
-        ):
+        fewer = hosts.count(session.host) > hosts.count(host) + 1
+        if may_end(session, host, now) or (fewer and not session.transfer.proven):
             return session
     raise Refused(UNDEFINED, "busy with %d transfers, try again" % len(sessions))

@@ -1,12 +1,47 @@
-"""What the server says on the console, and what it counts. Nothing is logged per block."""
+"""What the server says on the console, and what it counts. Nothing is logged per block.
+
+A line takes a console of 115,200 baud 9 ms, in which nothing is served. So of what strangers can
+cause only so many lines come in a second; the others are counted and told together.
+"""
 
 from time import ticks_diff, ticks_ms
+
+from micropython import const
 
 from .transfer import DONE, PROBED
 
 ALWAYS = -1  # tools wait for these lines
 INFO = 2
 DEBUG = 3
+_SECOND_MS = const(1000)
+_LINES = const(8)  # that strangers may cause at once; one a second while they go on
+_LONGEST = const(128)  # characters of a name that are shown
+
+
+def _shown(one):
+    number = ord(one)
+    if one in '"\\':
+        return "\\" + one
+    if (
+        32 <= number < 127
+        or (160 < number < 0x300 and number != 0xAD)
+        or 0x370 <= number < 0x530
+        or 0x3041 <= number < 0xD7A4
+    ):
+        return one
+    return repr(one)[1:-1] if number < 128 else "\\u%04x" % number
+
+
+def quoted(sent):
+    """What a stranger sent (bytes) in quotes, escaped where it does not print or could forge a
+    line: all but ASCII and letters that are written from left to right. As bytes where it is not
+    UTF-8."""
+    try:
+        text = sent.decode()
+    except UnicodeError:
+        return repr(sent[:_LONGEST])
+    shown = "".join([_shown(one) for one in text[:_LONGEST]])
+    return '"%s"%s' % (shown, "..." if len(text) > _LONGEST else "")
 
 
 class Journal:
@@ -21,14 +56,26 @@ class Journal:
         self._level = ("error", "warning", "info", "debug").index(level)
         self._last = ticks_ms()
         self._uptime_ms = 0
+        self._second = 0  # uptime_ms() when `_left` was counted anew
+        self._left = _LINES
+        self._untold = 0
+        self._host = None  # of all that is untold
         names = ("requests", "refused", "done", "failed", "bytes", "resent", "garbage")
         self.counters = {name: 0 for name in names}
 
     def uptime_ms(self):
         """Milliseconds since the journal began. To be called every few days: ticks_ms wraps."""
         now = ticks_ms()
-        self._uptime_ms += ticks_diff(now, self._last)
+        self._uptime_ms += max(ticks_diff(now, self._last), 0)
         self._last = now
+        if self._uptime_ms - self._second >= _SECOND_MS:
+            self._second = self._uptime_ms
+            untold = self._untold
+            self._left = 1 if untold else _LINES
+            if untold:
+                self._untold = 0
+                host = self._host or "several hosts"
+                self.log(INFO, "%s: %d more refused or unanswered", host, untold)
         return self._uptime_ms
 
     def log(self, level, text, *values):
@@ -37,6 +84,19 @@ class Journal:
             now = self.uptime_ms()
             print("%d.%03d" % (now // 1000, now % 1000), text % values if values else text)
 
+    def may_tell(self, host):
+        """Whether a line may be said of what anybody can cause, `host` (str) this time. Else it is
+        counted, and told later."""
+        if self._level < INFO:
+            return False
+        self.uptime_ms()
+        if self._left:
+            self._left -= 1
+            return True
+        self._host = host if self._untold == 0 or self._host == host else None
+        self._untold += 1
+        return False
+
     def count(self, name, number=1):
         """Add `number` to the counter called `name`."""
         self.counters[name] += number
@@ -44,7 +104,7 @@ class Journal:
     def finished(self, session, outcome):
         """The one line of a transfer that has ended, once.
 
-        session   ports.Session; its `label` is "host:port RRQ name mode options"
+        session   ports.Session; its `label` is 'host:port RRQ "name" mode options'
         outcome   how it ended: DONE, PROBED, or what somebody may want to look into
         """
         label = session.label
@@ -52,21 +112,25 @@ class Journal:
             return
         session.label = None
         transfer = session.transfer
-        ms = ticks_diff(transfer.progress, session.started)
+        ms = self.uptime_ms() - session.began - ticks_diff(ticks_ms(), transfer.progress)
         self.count("done" if outcome in (DONE, PROBED) else "failed")
         delivered = transfer.delivered()
         self.count("bytes", delivered)
         self.count("resent", transfer.resent)
-        if transfer.peer_error is not None:
-            outcome += ", ERROR %d" % transfer.peer_error
-        self.log(
-            INFO,
-            "%s: %s, %d bytes in %d.%03d s, %d KB/s, %d resent",
-            label,
-            outcome,
-            delivered,
-            ms // 1000,
-            ms % 1000,
-            delivered // max(ms, 1),
-            transfer.resent,
-        )
+        error = transfer.peer_error
+        if error is not None:
+            outcome += ", ERROR %d" % (error[0] << 8 | error[1])
+            if error[2:]:
+                outcome += " " + quoted(error[2:].split(b"\0")[0])
+        if transfer.proven or self.may_tell(session.host):
+            self.log(
+                INFO,
+                "%s: %s, %d bytes in %d.%03d s, %d KB/s, %d resent",
+                label,
+                outcome,
+                delivered,
+                ms // 1000,
+                ms % 1000,
+                delivered // max(ms, 1),
+                transfer.resent,
+            )

@@ -25,7 +25,7 @@ class Agreed:
     timeout     seconds, the longest wait before a repeat; None where the client asked for none
     tsize       bytes that an upload is to have; None for a read, or where the client has not said
     oack        the OACK packet that says so (bytes), b"" where nothing was granted
-    text        the granted options for a person (str), "blksize=1468 timeout=5"
+    granted     [(name, value)] of bytes in it
     """
 
     def __init__(self, options, blksize, windowsize, size=None, upload=False):
@@ -60,4 +60,4 @@ class Agreed:
             if number is not None:
                 granted.append((name, b"%d" % number))
         self.oack = oack(granted) if granted else b""
-        self.text = b" ".join([name + b"=" + value for name, value in granted]).decode()
+        self.granted = granted

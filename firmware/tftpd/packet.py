@@ -51,6 +51,8 @@ def parse_request(datagram):
         return None
     if opcode != RRQ and opcode != WRQ:
         raise Refused(ILLEGAL, "not a request (RRQ, WRQ)")
+    if len(datagram) > MAX_REQUEST:  # some clients fill their packet with NULs
+        datagram = datagram.rstrip(b"\0") + b"\0"
     if len(datagram) > MAX_REQUEST:
         raise Refused(ILLEGAL, "request longer than 512 bytes")
     fields = datagram[2:].split(b"\0")

@@ -16,6 +16,7 @@ the turns that don't wait; while these go on and on, all are looked at now and t
 # What is called for a port is called for an open one.
 # pyright: reportOptionalMemberAccess=false
 
+import gc
 import os
 import select
 import socket
@@ -23,13 +24,17 @@ from time import ticks_diff, ticks_ms
 
 from micropython import const
 
-from .packet import MAX_REQUEST, error
+from .packet import error
 
 # After a transfer has sent something the answer is looked for so often without waiting, 0.1 to 6
 # ms: an ESP32 that waits wakes at its next tick, 10 ms later (docs/performance.md). Where waits
 # are exact, half as often each time that nothing came.
 _EAGER_TURNS = const(32)
 _ROOM = const(64)  # bytes of a datagram that are received where no upload needs more
+_REQUEST_ROOM = const(1025)  # on the listening port: some clients fill their request with NULs
+
+
+_MORE = const(5)  # bytes of an upload's datagram: the header, and one that makes it too long
 
 
 def host_port(address):
@@ -56,14 +61,17 @@ def _least_turns():
 class Session:
     """A transfer with its place on the network and what the journal wants to know of it."""
 
-    def __init__(self, transfer, file, port, client, host, request, label, now):
+    def __init__(self, transfer, file, path, port, client, host, request, label, began, now):
         self.transfer = transfer
         self.file = file  # its source or sink
+        self.path = path  # where an upload is to go; None for a read
         self.client = client  # address as recvfrom gives it
         self.host = host  # the same as a text
         self.request = request  # the datagram, to know its repeat from a new one
         self.label = label  # for the journal; None once that has been told
-        self.started = now
+        self.began = began  # uptime_ms of the journal
+        self.started = now  # ticks_ms, to judge a client that has not answered
+        self.repeats = 0  # of the request
         self.port = port
         self.twin = None  # as Ports has it
 
@@ -101,7 +109,7 @@ class Ports:
     def __init__(self, address, number):
         """`address`: of this host to bind to; `number`: of the listening port."""
         self.address = address
-        self.listener = Port(number, MAX_REQUEST + 1)
+        self.listener = Port(number, _REQUEST_ROOM)
         self.heard = {}
         self.twins = {}
         self.alone = None
@@ -176,6 +184,33 @@ class Ports:
         except (OSError, MemoryError):
             pass
 
+    def refuse(self, client, code, text):
+        """Send an ERROR to who has no transfer, from a port of its own as RFC 1350 section 4 has
+        it; from the listening port if the board has no socket left."""
+        try:
+            sock = self._socket(int.from_bytes(os.urandom(2), "big") | 0xC000)
+        except (OSError, MemoryError):
+            self.reply(self.listener, client, code, text)
+            return
+        try:
+            sock.sendto(error(code, text), client)
+        except (OSError, MemoryError):  # lost, as on the air
+            pass
+        sock.close()
+
+    def hear_short(self, port):
+        """There is no memory for a datagram of `port.room`: a short one is received all the same.
+        Returns the address of who sent a longer one, which is lost, else None."""
+        gc.collect()
+        try:
+            datagram, client = port.sock.recvfrom(_ROOM)
+        except (OSError, MemoryError):
+            return None
+        if len(datagram) == _ROOM:
+            return client
+        port.waiting.append((datagram, client))
+        return None
+
     def mend(self, port):
         """An empty datagram came: an ESP32's socket is deaf from then on, recvfrom gives b"" for
         ever (seen on v1.24.0 and v1.25.0). If the next is empty too the port gets a new socket,
@@ -206,7 +241,10 @@ class Ports:
 
     def join(self, session, twin):
         """The session's transfer is to use its port, with a `twin` (bool) if there can be one."""
-        session.port.users += 1
+        port = session.port
+        port.users += 1
+        if session.path:
+            port.room = max(port.room, session.transfer.blksize + _MORE)
         self.users += 1
         self._turns = _EAGER_TURNS
         self.renew(session, twin)
@@ -222,12 +260,17 @@ class Ports:
             self._open_twin(session)
         self._watch(port)
 
-    def leave(self, session):
-        """The session has ended: close what nobody uses any more."""
+    def leave(self, session, others):
+        """The session has ended, `others` have not: close what nobody uses any more."""
         self._close_twin(session)
         port = session.port
         port.users -= 1
         self.users -= 1
+        rooms = [_REQUEST_ROOM if port is self.listener else _ROOM]
+        for other in others:
+            if other.path and other.port is port:
+                rooms.append(other.transfer.blksize + _MORE)
+        port.room = max(rooms)
         if not port.users and port.sock and port is not self.listener:
             self.close(port)
         self._watch(port)

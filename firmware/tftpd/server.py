@@ -4,19 +4,20 @@ One thread. Requests come to the listening port, what transfers hear comes to th
 """
 
 import gc
+import os
 import sys
 from time import ticks_add, ticks_diff, ticks_ms
 
 from micropython import const
 
-from .access import Ranges, gives_way
-from .journal import ALWAYS, DEBUG, INFO, Journal
+from .access import Ranges, gives_way, may_end
+from .files import UPLOADS, Files
+from .journal import ALWAYS, DEBUG, INFO, Journal, quoted
+from .names import Later
 from .options import Agreed
 from .packet import ACCESS, MAX_REQUEST, RRQ, UNDEFINED, UNKNOWN_TID, WRQ, Refused, parse_request
 from .ports import Ports, Session, host_port
-from .store import Store
 from .transfer import DONE, ReadAhead, ReadTransfer
-from .upload import WriteTransfer
 
 _LISTEN_MS = const(20)  # while transfers keep it busy, new requests and strangers wait so long,
 _ALONE_MS = const(40)  # and so long while a single transfer goes on and on
@@ -25,6 +26,12 @@ _SHARE_MS = const(4)  # in which a twin's client is heard again and again where 
 _RESERVE = const(2048)  # bytes of heap in one piece that a transfer must leave
 _BURST = const(16)  # datagrams taken from one socket before the others have their turn
 _WAITING = const(5)  # how many are taken at most before the first of them is answered
+_SLICE_MS = const(10)  # in which folders are listed,
+_REST_MS = const(30)  # and after which transfers have their turn
+_LATER = const(8)  # requests that wait for that
+_ENDED = const(8)  # clients that are remembered
+_LEAST_BLKSIZE = const(512)  # that of a request without options
+_FRAME_BLKSIZE = const(1468)  # what fits into one frame
 
 
 def _explained(trouble):
@@ -39,6 +46,20 @@ def _explained(trouble):
     return UNDEFINED, "internal error: %s" % repr(trouble)
 
 
+def _label(peer, opcode, name, mode, options):
+    """A request for the journal; `name` is bytes, `options` are (name, value) pairs of bytes."""
+    what = "%s:%d %s %s %s" % (
+        peer[0],
+        peer[1],
+        "WRQ" if opcode == WRQ else "RRQ",
+        quoted(name),
+        mode,
+    )
+    if options:
+        what += " " + quoted(b" ".join([b"=".join(pair) for pair in options]))[1:-1]
+    return what
+
+
 class Server:
     """Serves the files below `settings["root"]` over TFTP.
 
@@ -51,37 +72,92 @@ class Server:
 
     def __init__(self, settings):
         self.settings = settings
-        self.store = Store(settings)
-        self.store.recover()
-        self._may = {RRQ: Ranges(settings["read_from"]), WRQ: Ranges(settings["write_from"])}
         self.journal = Journal(settings["log"])
+        self.ahead = self._make_ahead(max(settings["blksize"], settings["read_ahead"]))
+        self.files = Files(settings, gc.mem_free() // 32)  # an eighth of what is free, at most
+        self.uploads = self._load_uploads()
+        self._may = {RRQ: Ranges(settings["read_from"]), WRQ: Ranges(settings["write_from"])}
+        # (Ranges, which options are not granted to them: names as bytes, None for all)
+        self._off = [
+            (Ranges([one]), None if names == "all" else [name.encode() for name in names])
+            for one, names in settings["options_off"].items()
+        ]
         self.ports = Ports(settings["address"], settings["port"])
         self._sessions = []
         self._clients = {}  # address: Session
-        self.ahead = ReadAhead(max(settings["blksize"], settings["read_ahead"]))
+        self._later = {}  # address: (request, what was found for it so far), of Later
+        self._ended = []  # addresses whose transfer has left a port that others still use
         self._due = 0  # ticks_ms before which no transfer's timer is due
         self._running = False
         self._turns = None
+
+    def _load_uploads(self):
+        """Uploads, None where none are allowed. What a power cut has left of earlier ones is seen
+        to in any case."""
+        allowed = self.settings["write_from"]
+        try:
+            left = os.listdir(UPLOADS)
+        except OSError:  # there never was one
+            left = None
+        if not allowed and not left:
+            return None
+        from .uploads import Uploads
+
+        uploads = Uploads(self.settings, self.files)
+        uploads.recover()
+        if not allowed:
+            return None
+        for trouble in uploads.make_folders():
+            self.journal.log(ALWAYS, trouble)
+        return uploads
+
+    def _make_ahead(self, size):
+        """The ReadAhead of `size` bytes, or of what the heap can spare: a quarter of it. No
+        larger block is granted then."""
+        settings = self.settings
+        gc.collect()
+        size = max(min(size, gc.mem_free() // 4), _LEAST_BLKSIZE)
+        while True:
+            try:
+                ahead = ReadAhead(size)
+                break
+            except MemoryError:  # not in one piece
+                if size == _LEAST_BLKSIZE:
+                    raise
+                size = max(size // 2, _LEAST_BLKSIZE)
+        for name in ("blksize", "read_ahead"):
+            if settings[name] > size:
+                what = "%s: lowered from %d to %d, for want of heap"
+                self.journal.log(ALWAYS, what, name, settings[name], size)
+        self.blksize = min(settings["blksize"], size)
+        return ahead
 
     # -- for the user
 
     def serve_forever(self, tick=None):
         """Serve until stop() is called. An exception, as Ctrl-C's, stops the server and goes on.
 
-        `tick(server)` is called about once a second. Raises OSError if the port can't be opened.
+        `tick(server)` is called about once a second; what it raises goes to the journal. Raises
+        OSError if the port can't be opened.
         """
         self._running = True
         last = ticks_ms()
+        told = None
         try:
             while self._running:
                 if self.poll(_TICK_MS):
                     continue
                 now = ticks_ms()
-                if ticks_diff(now, last) >= _TICK_MS:
+                if tick and not 0 <= ticks_diff(now, last) < _TICK_MS:
                     last = now
-                    self.journal.uptime_ms()
-                    if tick:
+                    trouble = None
+                    try:
                         tick(self)
+                    except Exception as fault:
+                        trouble = repr(fault)
+                    if trouble and trouble != told:  # once, not each second
+                        self.journal.log(ALWAYS, "tick: %s", trouble)
+                    told = trouble
         finally:
             self.stop()
 
@@ -111,6 +187,8 @@ class Server:
         sessions = self._sessions
         clients = self._clients
         inbox = self.ahead.inbox
+        jobs = self.files.names.jobs
+        rested = ticks_ms()  # when folders may be listed again
         more = False
         while True:
             timeout_ms = yield more
@@ -126,6 +204,10 @@ class Server:
                 wait = ticks_diff(self._due, now)
                 if wait < timeout_ms:
                     timeout_ms = wait if wait > 0 else 0
+            else:
+                self.journal.uptime_ms()  # before ticks_ms wraps
+                if jobs:
+                    timeout_ms = 0
             ready = ports.wait(timeout_ms)
             now = ticks_ms()
             behind = ports.behind
@@ -145,7 +227,9 @@ class Server:
                     size = transfer.hear(inbox)
                     if size == 0:
                         size = transfer.hear(inbox)
-                except OSError:  # an ICMP message about an earlier packet: the timers know better
+                except OSError as trouble:
+                    if transfer.unsent(trouble):
+                        self._attend(session, None, -1)
                     continue
                 if size == 4:
                     something = True
@@ -177,9 +261,10 @@ class Server:
                         try:
                             while len(waiting) < most:
                                 waiting.append(port.sock.recvfrom(port.room))
-                        # No more; or an ICMP message about an earlier packet; or it is lost.
-                        except (OSError, MemoryError):
+                        except OSError:  # no more, or an ICMP message about an earlier packet
                             pass
+                        except MemoryError:
+                            self._hear_short(port)
                         if not waiting:
                             break
                         datagram, client = waiting.pop(0)
@@ -213,6 +298,9 @@ class Server:
                 more = ticks_diff(now, self._due) < 0
                 if not more:
                     self._run_timers(now)
+            if jobs and (not sessions or not 0 <= ticks_diff(rested, now) <= _REST_MS):
+                self._list()
+                rested = ticks_add(ticks_ms(), _REST_MS)
 
     def stop(self):
         """End all transfers with an ERROR to their clients and close every socket and file.
@@ -220,6 +308,7 @@ class Server:
         poll() and serve_forever() start anew.
         """
         self._running = False
+        self._later = {}
         for session in list(self._sessions):
             self._end(session, "the server stops", UNDEFINED)
         if self.ports.listener.sock:
@@ -237,80 +326,159 @@ class Server:
         """A request, or a datagram from a stranger."""
         now = ticks_ms()
         peer = host_port(client)
-        if not peer or port is not self.ports.listener:
+        kind = datagram[:2]
+        listener = self.ports.listener
+        strange = port is not listener
+        if strange and peer and kind != b"\0\5" and client not in self._ended:
+            self.ports.reply(port, client, UNKNOWN_TID, "unknown transfer ID")
+        # On the listening port nobody has a transfer. DATA, ACK and OACK are late ones; to answer
+        # those of a client that acknowledges an ERROR would never end. And two servers that send
+        # from their listening ports must not be made to talk to each other.
+        late = kind in (b"\0\3", b"\0\4", b"\0\6")
+        alike = peer and peer[1] == listener.tid and self.settings["single_port"]
+        if strange or not peer or late or alike:
             self.journal.count("garbage")
-            if peer and datagram[:2] != b"\0\5":  # no ERROR to an ERROR
-                self.ports.reply(port, client, UNKNOWN_TID, "unknown transfer ID")
             return
         if session and session.request == datagram and session.transfer.repeat_request(now):
+            session.repeats += 1
+            if session.repeats == 2 and not session.transfer.proven:
+                what = "%s: asked again, our answers don't seem to arrive"
+                self.journal.log(INFO, what, session.label)
             self._drive(session)
-            return
+        elif self._later.get(client, b"")[:1] != (datagram,):
+            self._later.pop(client, None)
+            self._answer(datagram, client, peer, {})
+
+    def _answer(self, datagram, client, peer, found):
+        """Start what a request asks for, or refuse it. `found`: as in Names.find()."""
+        request = None
         try:
             request = parse_request(datagram)
             if not request:
                 self.journal.count("garbage")
                 return
+            session = self._clients.get(client)
             if session:
                 self._end(session, "replaced by a new request")
-            self.journal.count("requests")
-            self._start(request, datagram, client, peer, now)
+            self._start(request, datagram, client, peer, found)
+        except Later:  # the client will ask again if this is one too many
+            if len(self._later) < _LATER:
+                self._later[client] = (datagram, found)
+            return
         except Exception as trouble:
             code, text = _explained(trouble)
             self.journal.count("refused")
-            self.journal.log(INFO, "%s:%d %s refused: %s", *peer, repr(datagram[2:66]), text)
-            self.ports.reply(port, client, code, text)
+            if self.journal.may_tell(peer[0]):
+                what = _label(peer, *request) if request else "%s:%d " % peer + repr(datagram[:64])
+                self.journal.log(INFO, "%s: refused, %s", what, text)
+            if self.settings["single_port"]:
+                self.ports.reply(self.ports.listener, client, code, text)
+            else:
+                self.ports.refuse(client, code, text)
+        if request:
+            self.journal.count("requests")
 
-    def _start(self, request, datagram, client, peer, now):
+    def _list(self):
+        """List folders for a while; what waits for what is known then is answered."""
+        names = self.files.names
+        try:
+            known = names.work(_SLICE_MS)
+        except Exception as trouble:  # then it is not known, and looked for once more
+            self.journal.log(ALWAYS, "names: %s", repr(trouble))
+            known = True
+        if known:
+            later = self._later
+            self._later = {}
+            for client, (datagram, found) in later.items():
+                self._answer(datagram, client, host_port(client), found)
+
+    def _hear_short(self, port):
+        """There is no memory for a datagram on `port`: who sent a long one is told."""
+        client = self.ports.hear_short(port)
+        if client:
+            session = self._clients.get(client)
+            peer = host_port(client)
+            if session and session.port is port:
+                self._fail(session, MemoryError())
+            elif peer:
+                self.ports.reply(port, client, *_explained(MemoryError()))
+                if self.journal.may_tell(peer[0]):
+                    self.journal.log(INFO, "%s:%d: refused, no memory to hear it", *peer)
+
+    def _start(self, request, datagram, client, peer, found):
         opcode, name, mode, asked = request
-        host, number = peer
+        host = peer[0]
         settings = self.settings
         ports = self.ports
-        upload = opcode == WRQ
+        now = ticks_ms()
+        size = None
         if host not in self._may[opcode]:
-            what = "takes no uploads from" if upload else "is not for"
+            what = "takes no uploads from" if opcode == WRQ else "is not for"
             raise Refused(ACCESS, "this server %s you" % what)
+        uploads = self.uploads if opcode == WRQ else None
+        if uploads:
+            path = uploads.place(name, host, found)
+            self._take_over(path, host, now)
+        else:
+            path, size = self.files.find(name, host, found)
         own = [session for session in self._sessions if session.host == host]
         late = gives_way(own, settings["transfers_per_client"], host, now)
         late = late or gives_way(self._sessions, settings["transfers"], host, now)
         if late:
-            self._end(late, "has not answered, and gives way")
+            self._give_way(late)
         # What is to stay must not come to lie among garbage, or it cuts the heap to pieces.
         if self._sessions:  # else the end of the last one has collected it
             gc.collect()
-        store = self.store
-        if upload:
-            path = store.place(name, host)
-            agreed = Agreed(asked, settings["blksize"], settings["wrq_windowsize"], upload=True)
-            file = store.create(path, mode, agreed.tsize)
+        for ranges, names in self._off:
+            if host in ranges:
+                asked = [one for one in asked if names and one[0].lower() not in names]
+        if uploads:
+            agreed = Agreed(asked, self.blksize, settings["wrq_windowsize"], upload=True)
+            file = uploads.create(path, mode, agreed.tsize)
         else:
-            path, size = store.find(name, host)
-            size = None if mode == "netascii" else size  # not known before the file has been read
-            agreed = Agreed(asked, settings["blksize"], settings["windowsize"], size)
-            file = store.open(path, mode, agreed)
+            if mode == "netascii":
+                size = None  # not known before the file has been read
+            agreed = Agreed(asked, self.blksize, settings["windowsize"], size)
+            file = self.files.open(path, mode, agreed)
         try:
             limits = (agreed, settings["timeout"], settings["retries"], ticks_ms)
-            if upload:
-                transfer = WriteTransfer(file, *limits)
+            if uploads:
+                transfer = uploads.transfer(file, *limits)
             else:
                 transfer = ReadTransfer(file, self.ahead, *limits)
-            what = "WRQ" if upload else "RRQ"
-            served = path[len(settings["root"]) :]
-            label = "%s:%d %s %s %s %s" % (host, number, what, served, mode, agreed.text)
-            bytearray(_RESERVE)  # or the next request could not even be heard, and refused
-            port = ports.listener
-            session = Session(transfer, file, port, client, host, datagram, label.rstrip(), now)
+            served = path[len(settings["root"]) :].encode()
+            label = _label(peer, opcode, served, mode, agreed.granted)
+            began = self.journal.uptime_ms()
+            place = (path if uploads else None), ports.listener, client, host
+            session = Session(transfer, file, *place, datagram, label, began, now)
+            # Or the next request could not even be heard, and refused; or what is uploaded.
+            bytearray(max(_RESERVE, agreed.blksize if uploads else 0))
             if not settings["single_port"]:
-                session.port = port = ports.new()  # last: it stays open
+                session.port = ports.new()  # last: it stays open
         except Exception:
-            store.close(file)
+            self.files.close(file)
             raise
-        if upload:
-            port.room = max(port.room, 4 + agreed.blksize + 1)
         self._due = now
         self._sessions.append(session)
         self._clients[client] = session
-        ports.join(session, twin=not upload and port is not ports.listener)
+        ports.join(session, twin=not uploads and session.port is not ports.listener)
         self._drive(session)
+
+    def _take_over(self, path, host, now):
+        """Who is writing the file at `path` makes room for a new request from `host`. Raises
+        Refused if it is still at it."""
+        for session in self._sessions:
+            if session.path and session.path.lower() == path.lower():
+                if session.transfer.whole():
+                    continue
+                if not may_end(session, host, now):
+                    raise Refused(UNDEFINED, "somebody is writing this file")
+                self._give_way(session)
+                break
+
+    def _give_way(self, session):
+        code = UNDEFINED if session.transfer.proven else None  # no more to who may not be there
+        self._end(session, "has not answered, and gives way", code)
 
     # -- transfers
 
@@ -330,7 +498,11 @@ class Server:
         """An exception: a fault of ours ends one transfer, or none, not the server."""
         code, text = _explained(trouble)
         if session in self._sessions:  # None, and who has ended, are not
-            session.transfer.outcome = text
+            transfer = session.transfer
+            if transfer.blocked and not session.path and transfer.blksize > _FRAME_BLKSIZE:
+                self.blksize = max(transfer.blksize // 2, _FRAME_BLKSIZE)
+                self.journal.log(INFO, "blksize: lowered to %d, which can be sent", self.blksize)
+            transfer.outcome = text
             self._end(session, text, code)
 
     def _attend(self, session, word, size):
@@ -341,7 +513,7 @@ class Server:
             transfer.receive(word or self.ahead.inbox, size, now)
             word = None
             size = None if transfer.outcome else transfer.pump(None)
-            if isinstance(transfer, WriteTransfer) and transfer.dallying(now):
+            if session.path and transfer.whole():
                 self.journal.finished(session, DONE)  # it stays only to repeat its ACK
         if transfer.outcome:
             self._end(session, transfer.outcome)
@@ -349,6 +521,7 @@ class Server:
             self._due = transfer.due
 
     def _run_timers(self, now):
+        self.journal.uptime_ms()  # before ticks_ms wraps
         self.ports.all = True
         wait = _LISTEN_MS
         for session in self._sessions:
@@ -365,17 +538,20 @@ class Server:
         """Give back all that the transfer holds; with a `code` its client gets an ERROR. To one
         that only waits for a last ACK nothing has happened."""
         transfer = session.transfer
-        if transfer.outcome is None and transfer.dallying(ticks_ms()):
+        content = transfer.dallying(ticks_ms()) or (code is None and transfer.whole())
+        if transfer.outcome is None and content:
             outcome, code = DONE, None
         transfer.outcome = outcome
-        self.store.close(session.file)  # takes long: who is interrupted here is ended by stop()
+        self.files.close(session.file)  # takes long: who is interrupted here is ended by stop()
         self._sessions.remove(session)
         del self._clients[session.client]
         if self.ahead.owner is transfer:
             self.ahead.owner = None
         if code is not None:
             self.ports.reply(session.port, session.client, code, outcome)
-        self.ports.leave(session)
+        elif session.port.users > 1:  # what it still sends there is no stranger's
+            self._ended = self._ended[1 - _ENDED :] + [session.client]
+        self.ports.leave(session, self._sessions)
         self.journal.finished(session, outcome)
         if not self._sessions:
             gc.collect()

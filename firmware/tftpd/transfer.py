@@ -12,18 +12,19 @@ block number is counted from 1 without wrapping; only on the wire has it 16 bits
 # The caller sets `send` and `hear`; a Transfer by itself does not go anywhere.
 # pyright: reportOptionalCall=false, reportAttributeAccessIssue=false
 
-from errno import EAGAIN, ENOBUFS, ENOMEM
+from errno import EAGAIN, ECONNREFUSED, ENOBUFS, ENOMEM
 from struct import pack_into
 from time import ticks_add, ticks_diff
 
 from micropython import const
 
-from .packet import ACK, ERROR
+from .packet import ACK, ERROR, UNDEFINED, Refused
 
 # The least margin over the round-trip time before a repeat: what a busy client, or the air, may be
 # late without a loss. On the variation, as Linux has it, and not on the sum: a steady 100 ms link
-# shows no variation at all.
+# shows no variation at all. A client that was later than that gets more (Transfer._needless).
 _MARGIN_MIN_MS = const(20)
+_MARGIN_MAX_MS = const(1000)
 _RTO_FIRST_MS = const(250)  # the wait before anything has been measured
 BLOCKED_MS = const(2)  # how long the network driver gets to drain before a send is tried again
 _MEASURE_BLOCKS = const(8)
@@ -31,7 +32,9 @@ _MEASURE_BLOCKS = const(8)
 # board, 150 on a Pico W. With 16 an ESP32-C3 looked too short at times: 732 us a block, not 544.
 _LOOKS = const(24)
 _AHEAD_BLOCKS = const(16)  # at most, for each costs its transfer a memoryview
-BUSY = (EAGAIN, ENOBUFS, ENOMEM)  # of a send that may be tried again shortly
+_BUSY = (EAGAIN, ENOBUFS, ENOMEM)  # of a send that may be tried again shortly
+_FRAME_BYTES = const(1468)  # the largest blksize that leaves in one frame
+_STUCK_MS = const(3000)  # the network takes no larger one for so long: it never will
 _NO_BLOCK = const(0x3FFFFFFF)  # a number that no block has: above all others
 _DATA = const(3 << 16)  # the header of a DATA packet, with block 0
 _ACK = const(4 << 16)
@@ -67,20 +70,22 @@ class Transfer:
     proven     the client has shown that it is there: its address is not a false one
     outcome    None while it goes on, then how it ended: DONE, PROBED, or other words for the
                journal
-    peer_error code of the ERROR packet that the client ended with, None without one
+    peer_error what stands behind the opcode of the ERROR that the client ended with (bytes: code
+               and text, or as much as could be heard), None without one
 
     The caller sets before pump():
 
     send       takes a packet (bytes-like) and puts it on the wire; returns None, or raises OSError
-               with a number of BUSY, if the network takes none just now. Any other OSError is a
-               link that is down or an ICMP message: the packet is lost as on the air.
+               with a number of _BUSY, if the network takes none just now. Any other OSError is a
+               link that is down: the packet is lost as on the air. But ECONNREFUSED, as of an ICMP
+               "port unreachable", ends the transfer: nobody is there any more.
 
     Both have, besides pump() and receive():
 
     delivered()    bytes of data that have arrived for certain, headers excluded. No property: a
                    class with one takes a Pico W 28 us for each attribute that is set, not 2.
-    dallying(now)  True if all has arrived, as far as we can know, and only the last ACK may be
-                   lost
+    whole()        True if all has been sent, or is in its place, and only the last ACK is missing
+    dallying(now)  True if that ACK is most likely lost, or has been sent
     _repeat()      makes pump() send again what was sent last
     """
 
@@ -93,7 +98,7 @@ class Transfer:
         clock      ticks_ms
         """
         self.send = self.outcome = self.peer_error = None
-        self.proven = self._doubt = self._blocked = False
+        self.proven = self._doubt = self.blocked = False
         self.clock = clock
         self.oack = agreed.oack
         self.windowsize = agreed.windowsize
@@ -101,7 +106,13 @@ class Transfer:
         self.resent = 0
         self._allowance = _UNPROVEN_DATAGRAMS
         self._rto_max = (agreed.timeout or timeout) * 1000
-        self._patience = self._rto_max * retries
+        self._patience = max(agreed.timeout or 0, timeout) * retries * 1000
+        # Of repeats by the timer: the `progress` that they followed, `resent` before them, how
+        # often the client has answered since, and after how long (ms) it did so first.
+        self._since = None
+        self._before = self._answers = self._late = 0
+        self._margin = _MARGIN_MIN_MS
+        self._best = _MARGIN_MAX_MS  # the shortest round trip that was measured (ms)
         # smoothed round-trip time in 1/8 ms, and its variation in 1/4 ms, as in Jacobson's paper
         self._srtt8 = -1
         self._rttvar4 = 0
@@ -111,13 +122,17 @@ class Transfer:
 
     def _measured(self, ms):
         """A round trip took `ms`. RFC 6298 section 2: srtt += (ms - srtt) / 8,
-        rttvar += (|ms - srtt| - rttvar) / 4."""
+        rttvar += (|ms - srtt| - rttvar) / 4.
+
+        One that is far above all others is no round trip, but the client's own timer: its ACK was
+        lost. It counts as a doubling."""
         srtt = self._srtt8
+        self._best = min(self._best, ms)
         if srtt < 0:
             self._srtt8 = ms << 3
             self._rttvar4 = ms << 1
         else:
-            off = ms - (srtt >> 3)
+            off = min(ms, (srtt >> 2) + _MARGIN_MIN_MS) - (srtt >> 3)
             self._srtt8 = srtt + off
             self._rttvar4 += (off if off > 0 else -off) - (self._rttvar4 >> 2)
         self._doubt = False
@@ -127,7 +142,7 @@ class Transfer:
         """How long to wait by what has been measured (ms)."""
         rto = _RTO_FIRST_MS
         if self._srtt8 >= 0:
-            rto = (self._srtt8 >> 3) + max(self._rttvar4, _MARGIN_MIN_MS)
+            rto = (self._srtt8 >> 3) + max(self._rttvar4, self._margin)
         return min(rto, self._rto_max)
 
     def _unmeasured(self):
@@ -141,14 +156,41 @@ class Transfer:
             self._rto = max(self._rto >> 1, self._estimate())
         self._doubt = True
 
+    def _answered(self, now):
+        """The client has come on after a repeat, by its first answer."""
+        after = self._rto - ticks_diff(self.due, now)  # `due` is _rto behind the last packet
+        self._unmeasured()
+        if self._since == self.progress:
+            self._answers = 1
+            self._late = ticks_diff(now, self.progress)
+            if 2 * after < self._best:  # too soon for an answer to the repeat
+                self._needless()
+
+    def _needless(self):
+        """A repeat was not needed: the client had the packet, and was late. Some boot loaders take
+        the second copy for the next block. So this client gets more time from now on."""
+        self._answers = 0
+        self._margin = min(max(2 * self._margin, 4 * self._late), _MARGIN_MAX_MS)
+        self._rto = self._estimate()
+
+    def unsent(self, trouble):
+        """A send, or a look for an answer, has failed with `trouble` (OSError). Returns True if it
+        may be tried again shortly, or the transfer has ended."""
+        if trouble.errno == ECONNREFUSED:
+            self.outcome = DONE if self.whole() else "nobody is on the client's port any more"
+        return self.outcome is not None or trouble.errno in _BUSY
+
     def repeat_request(self, now):
         """The client sent its request again: pump() repeats the last reply.
 
         Returns False if it begins anew instead.
 
         A client that has brought the transfer on and then asks again after a second of silence has
-        been restarted (PXE ROMs always use the same port).
+        been restarted (PXE ROMs always use the same port); one that has, or has sent, the whole
+        file wants it once more.
         """
+        if self.whole():
+            return False
         if not self.proven:
             self.progress = now
             self._rto = self._estimate()
@@ -161,12 +203,17 @@ class Transfer:
     def expired(self, now):
         """`due` has come: prepare a repeat, or give up."""
         silence = ticks_diff(now, self.progress)
-        if silence >= self._patience:
+        if self.blocked:
+            if silence >= (_STUCK_MS if self.blksize > _FRAME_BYTES else self._patience):
+                raise Refused(UNDEFINED, "can't send blocks of %d bytes" % self.blksize)
+        elif silence >= self._patience:
             # All was sent and only the last ACK is missing: it was lost, the client is content.
             self.outcome = DONE if self.dallying(now) else "the client does not answer"
-        elif self._blocked:
-            return
         elif self.proven or self._allowance > 0:
+            if self._since != self.progress:
+                self._since = self.progress
+                self._before = self.resent
+                self._answers = 0
             self._rto = min(self._rto * 2, self._rto_max)
             self.due = ticks_add(now, self._rto)
             self._repeat()
@@ -215,9 +262,10 @@ class ReadTransfer(Transfer):
         self.pump = self._run(source, ahead).send
 
     def delivered(self):
-        """As Transfer."""
-        missing = self.blksize - self._last_size if self.base == self.last else 0
-        return max(self.base, 0) * self.blksize - missing
+        """As Transfer; all of a file that was sent to its end, for only the last ACK was lost."""
+        block = self.top if self.outcome == DONE else self.base
+        missing = self.blksize - self._last_size if block == self.last else 0
+        return max(block, 0) * self.blksize - missing
 
     # -- hot path: allocates nothing but the view of a short last block, calls as little as it can
 
@@ -302,7 +350,7 @@ class ReadTransfer(Transfer):
                     try:
                         busy = send(packet) is None
                     except OSError as trouble:
-                        busy = trouble.errno in BUSY
+                        busy = self.unsent(trouble)
                     if busy:
                         break
                     block += 1
@@ -326,8 +374,9 @@ class ReadTransfer(Transfer):
                         while size is None and looks:
                             looks -= 1
                             size = hear(inbox)
-                    except OSError:  # an ICMP message about an earlier packet
-                        pass
+                    except OSError as trouble:
+                        if self.unsent(trouble):
+                            size = -1
                 acked = block - 1
                 pack(">I", usual, 0, _ACK | acked & 0xFFFF)
                 while size != 4 or usual != word or busy or acked <= repeated:
@@ -343,7 +392,7 @@ class ReadTransfer(Transfer):
                         self.next = block
                         if block > top:
                             top = self.top = acked
-                        self._blocked = busy
+                        self.blocked = busy
                         self.due = ticks_add(stamp, BLOCKED_MS if busy else self._rto)
                         sent = False
                     word = yield size
@@ -374,8 +423,8 @@ class ReadTransfer(Transfer):
         number = datagram[2] << 8 | datagram[3]
         if datagram[1] != ACK:
             if datagram[1] == ERROR:
-                self.peer_error = number
-                self.outcome = PROBED if self.oack and self.base < 1 else "ended by the client"
+                self.peer_error = bytes(datagram[2:size])
+                self.outcome = PROBED if self.base < 0 else "ended by the client"
             return
         base = self.base
         block = base + ((number - base) & 0xFFFF)
@@ -385,12 +434,17 @@ class ReadTransfer(Transfer):
             # U-Boot says it once and waits 5 s, edk2 says it for every block that it can't use.
             if self.windowsize > 1 and self.next > base + 1 and base > self._repeated:
                 self._repeat()
+            self._measure_at = self.top + 1  # an ACK that is said twice measures nothing
+            if base == self._repeated and self._answers:
+                self._answers += 1
+                if self._answers > self.resent - self._before:  # an answer to each copy
+                    self._needless()
         elif block <= self.top:  # else it is of another life of this client, or was never sent
+            if block <= self._repeated:
+                self._answered(now)
             self.proven = True
             self.progress = now
             self.base = block
-            if block <= self._repeated:
-                self._unmeasured()
             if block == self.top:
                 self.next = block + 1
             else:
@@ -398,9 +452,13 @@ class ReadTransfer(Transfer):
 
     # -- the exceptions
 
+    def whole(self):
+        """As Transfer."""
+        return self.proven and self.top == self.last
+
     def dallying(self, now):
-        """As Transfer; after a second, for before that it is most likely on its way."""
-        return self.proven and self.top == self.last and ticks_diff(now, self.progress) >= 1000
+        """As Transfer; after a second, for before that the ACK is most likely on its way."""
+        return self.whole() and ticks_diff(now, self.progress) >= 1000
 
     def _repeat(self):
         """Go back to the block behind `base`."""

@@ -13,7 +13,7 @@ from time import ticks_add, ticks_diff
 from micropython import const
 
 from .packet import ACK, DATA, ERROR, ILLEGAL, Refused
-from .transfer import BLOCKED_MS, BUSY, DONE, Transfer
+from .transfer import BLOCKED_MS, DONE, Transfer
 
 _DALLY = const(2)  # longest waits for which a client whose last ACK was lost may ask again
 
@@ -50,7 +50,7 @@ class WriteTransfer(Transfer):
         number = datagram[2] << 8 | datagram[3]
         if datagram[1] != DATA:
             if datagram[1] == ERROR and not self._finished:
-                self.peer_error = number
+                self.peer_error = bytes(datagram[2:size])
                 self.outcome = "ended by the client"
             return
         ahead = (number - self.base) & 0xFFFF
@@ -58,7 +58,7 @@ class WriteTransfer(Transfer):
             if self.base == self._acked and not self._repeated:
                 self._measured(ticks_diff(now, self._stamp))
             if self._repeated:
-                self._unmeasured()
+                self._answered(now)
             self._block = memoryview(datagram)[4:size]
             self.proven = True
             self.progress = now
@@ -67,6 +67,8 @@ class WriteTransfer(Transfer):
             # sent twice, and to answer it would double all that follows (RFC 1123 4.2.3.1).
             if self._echoes:
                 self._echoes -= 1
+                if self._answers:  # to the timer's ACK too
+                    self._needless()
             else:
                 self._repeat()
         elif self.windowsize > 1 and 1 < ahead < 0x8000 and not self._complained:
@@ -84,7 +86,7 @@ class WriteTransfer(Transfer):
         block = self._block
         if block is None and not self._answer:
             return None
-        begins = block is not None or self._blocked or not self.proven  # a new wait
+        begins = block is not None or self.blocked or not self.proven  # a new wait
         if block is not None:
             self._block = None
             if len(block) > self.blksize:
@@ -110,12 +112,12 @@ class WriteTransfer(Transfer):
             try:
                 busy = self.send(packet) is None
             except OSError as trouble:
-                busy = trouble.errno in BUSY
+                busy = self.unsent(trouble)
             self._answer = busy
             self._acked = self.base
             if not self.proven and not busy:
                 self._allowance -= 1
-        self._blocked = busy
+        self.blocked = busy
         self._stamp = now = self.clock()
         if busy:
             self.due = ticks_add(now, BLOCKED_MS)
@@ -127,13 +129,17 @@ class WriteTransfer(Transfer):
         """As Transfer."""
         return self._bytes
 
+    def whole(self):
+        """As Transfer."""
+        return self._finished
+
     def dallying(self, now):
-        """True if the file is whole and in its place."""
+        """As Transfer."""
         return self._finished
 
     def expired(self, now):
         """`due` has come: prepare a repeat, or give up."""
-        if self._finished and not self._blocked:
+        if self._finished and not self.blocked:
             self.outcome = DONE
         else:
             super().expired(now)

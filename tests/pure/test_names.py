@@ -1,7 +1,7 @@
-"""The name rules of store.py; runs on CPython under pytest and, as it is, inside MicroPython (test_micropython.py)."""
+"""The name rules of names.py; runs on CPython under pytest and, as it is, inside MicroPython (test_micropython.py)."""
 
+from tftpd.names import components
 from tftpd.packet import ACCESS, NOT_FOUND, Refused
-from tftpd.store import components
 
 
 def refusal(name):

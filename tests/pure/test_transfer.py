@@ -1,13 +1,27 @@
 """transfer.py with a list of packets and a hand-moved clock; runs on CPython under pytest and inside MicroPython."""
 
+from errno import ECONNREFUSED
+
 from simulated import Bench, Zeros, ack, karn, three_datagrams_for_each_request, waits_until_given_up
+from tftpd.packet import Refused
 from tftpd.transfer import DONE, PROBED, ReadAhead
 
 WINDOW_4 = ((b"blksize", b"8"), (b"windowsize", b"4"))
 
 
 def lock_step(size=2000):
-    return Bench(bytes(size))
+    return Bench(size if isinstance(size, Zeros) else bytes(size))
+
+
+def ends_stuck(bench):
+    """Goes on while the network takes nothing; returns what the client is told in the end, (code, text)."""
+    while True:
+        bench.now = max(bench.now, bench.transfer.due)
+        try:
+            bench.transfer.expired(bench.now)
+        except Refused as refusal:
+            return refusal.code, refusal.text
+        assert bench.blocks(room=0) == [] and bench.transfer.outcome is None
 
 
 def window_of_4(size=100):
@@ -153,7 +167,7 @@ def test_an_error_ends_the_transfer():
     bench.ack(1)
     bench.receive(b"\0\5\0\3disk full\0")
     assert bench.transfer.outcome == "ended by the client"
-    assert bench.transfer.peer_error == 3
+    assert bench.transfer.peer_error == b"\0\3disk full\0"
 
 
 def test_an_error_after_the_oack_is_a_probe():
@@ -162,6 +176,11 @@ def test_an_error_after_the_oack_is_a_probe():
         bench.blocks()
         bench.receive(probe)
         assert bench.transfer.outcome == PROBED
+    bench = Bench(bytes(100), (b"tsize", b"0"))
+    bench.blocks()
+    bench.ack(0)
+    bench.receive(b"\0\5\0\3Disk full\0")
+    assert bench.transfer.outcome == "ended by the client", "who has acknowledged the OACK wanted data"
 
 
 def test_a_repeated_request_repeats_the_last_reply():
@@ -383,7 +402,7 @@ def test_others_get_their_turn():
 
 
 def test_what_is_not_the_usual_ack_is_left_to_receive():
-    for word in (b"\0\5\0\3", b"\0\4\1\0", b"\0\1a\0", b"\0\4", OSError(111)):
+    for word in (b"\0\5\0\3", b"\0\4\1\0", b"\0\1a\0", b"\0\4", OSError(113, "no route")):
         bench = Quick(bytes(2000), also=[word])
         bench.windowsize = 1000  # the client says nothing of its own
         assert bench.go() == [1]
@@ -407,10 +426,188 @@ def test_a_full_network_is_neither_a_repeat_nor_a_loss():
 def test_a_network_that_never_takes_anything_ends_the_transfer():
     bench = lock_step()
     assert bench.blocks(room=0) == []
-    for _ in range(30_000):
-        if bench.transfer.outcome:
-            break
-        bench.now = max(bench.now, bench.transfer.due)
-        bench.transfer.expired(bench.now)
-        bench.blocks(room=0)
-    assert bench.transfer.outcome == "the client does not answer"
+    assert ends_stuck(bench) == (0, "can't send blocks of 512 bytes")
+    assert bench.now == 1000 + 24_000  # timeout x retries
+
+
+def test_a_block_that_fits_into_no_frame_and_is_never_taken_ends_the_transfer_sooner():
+    bench = Bench(bytes(100_000), (b"blksize", b"30000"))
+    bench.blocks()
+    bench.transfer.receive(ack(0), 4, bench.now)
+    assert bench.blocks(room=0) == []
+    assert ends_stuck(bench) == (0, "can't send blocks of 30000 bytes")
+    assert bench.now == 1000 + 3000
+
+
+# -- clients that are late, and answers that measure nothing -----------------------------------------------------------
+
+
+def repeats_of_a_client_that_pauses(bench, pauses, echoes=True):
+    """How many packets are sent again to a client that answers within a millisecond, but after a pause of so many ms
+    each time that one of `pauses` (ms) comes, every fifth block; it acknowledges each copy, if `echoes`."""
+    block = bench.blocks()[0]
+    for pause in pauses:
+        for _ in range(5):
+            bench.now += 1
+            (block,) = bench.ack(block)
+        copies = 1
+        end = bench.now + pause
+        while bench.transfer.due < end:
+            assert bench.wait_until_due() == [block]
+            copies += 1
+        bench.now = max(bench.now, end)
+        following = bench.ack(block)
+        for _ in range(copies - 1 if echoes else 0):
+            assert bench.ack(block) == []
+        (block,) = following
+    return bench.transfer.resent
+
+
+def test_a_client_that_pauses_is_given_more_time():
+    for pauses in ([30, 300], [100, 300, 200], [299, 300, 150], [45, 170, 300, 300], [61, 121, 241, 300], [150] * 40):
+        assert repeats_of_a_client_that_pauses(lock_step(200_000), pauses) <= 3, pauses
+
+
+def test_a_client_that_does_not_echo_is_told_by_an_answer_that_comes_too_soon():
+    bench = lock_step(200_000)
+    (block,) = bench.blocks()
+    for _ in range(40):  # a round trip of 100 ms
+        bench.now += 100
+        (block,) = bench.ack(block)
+    due = bench.transfer.due - bench.now
+    assert bench.wait_until_due() == [block]
+    bench.now += 10
+    (block,) = bench.ack(block)
+    bench.now += 100
+    bench.ack(block)
+    assert bench.transfer.due - bench.now >= due + 100
+
+
+def test_repeats_that_were_needed_give_nobody_more_time():
+    bench = lock_step(200_000)
+    (block,) = bench.blocks()
+    for _ in range(20):
+        bench.now += 2
+        (block,) = bench.ack(block)
+        assert bench.wait_until_due() == [block]  # lost
+        bench.now += 2
+        (block,) = bench.ack(block)
+        bench.now += 2
+        (block,) = bench.ack(block)
+    for _ in range(20):
+        bench.now += 2
+        (block,) = bench.ack(block)
+    assert bench.transfer.due - bench.now < 30
+
+
+def test_the_copies_of_a_window_that_was_lost_give_nobody_more_time():
+    # edk2 acknowledges each block that it can't use: here of a window whose ACK was lost.
+    bench = window_of_4(2000)
+    for last in (4, 8, 12):
+        first = last - 3
+        assert bench.wait_until_due() == [first, first + 1, first + 2, last]
+        for _ in range(4):
+            bench.now += 1
+            bench.ack(last)
+    for last in range(16, 200, 4):
+        bench.now += 1
+        bench.ack(last)
+    assert bench.transfer.due - bench.now < 30
+
+
+def test_a_round_trip_far_above_all_others_counts_as_a_doubling():
+    bench = lock_step(200_000)
+    (block,) = bench.blocks()
+    for _ in range(20):
+        bench.now += 1
+        (block,) = bench.ack(block)
+    bench.transfer._measured(400)
+    assert bench.transfer.due - bench.now < 30
+    (again,) = bench.ack(block)
+    assert again == block + 1 and bench.transfer.due - bench.now < 60
+
+
+def test_a_round_trip_that_grows_is_followed():
+    bench = lock_step(Zeros(2_000_000))
+    (block,) = bench.blocks()
+    for _ in range(2000):
+        bench.now += 1
+        bench.transfer.receive(ack(block), 4, bench.now)
+        (block,) = bench.blocks()
+    for _ in range(1000):
+        bench.now += 80
+        (block,) = bench.ack(block & 0xFFFF)
+    assert 80 < bench.transfer.due - bench.now < 200
+
+
+def test_an_ack_that_comes_twice_measures_nothing():
+    bench = lock_step(200_000)
+    (block,) = bench.blocks()
+    for _ in range(16):
+        bench.now += 1
+        (block,) = bench.ack(block)
+    for _ in range(16):
+        bench.ack(block - 1)  # once more
+        bench.now += 19
+        (block,) = bench.ack(block)
+    bench.now += 1
+    bench.ack(block)
+    assert bench.transfer.due - bench.now < 25
+
+
+# -- the end -----------------------------------------------------------------------------------------------------------
+
+
+def unreachable(bench):
+    """From now on the network says "port unreachable"."""
+
+    def send(packet):
+        raise OSError(ECONNREFUSED, "")
+
+    bench.transfer.send = send
+
+
+def test_nobody_on_the_port_ends_the_transfer_at_once():
+    bench = lock_step()
+    bench.blocks()
+    bench.ack(1)
+    unreachable(bench)
+    bench.wait_until_due()
+    assert bench.transfer.outcome == "nobody is on the client's port any more"
+
+
+def test_nobody_on_the_port_who_was_sent_all_counts_as_done():
+    bench = lock_step(700)
+    bench.blocks()
+    bench.ack(1)
+    unreachable(bench)
+    bench.wait_until_due()
+    assert bench.transfer.outcome == DONE and bench.transfer.delivered() == 700
+
+
+def test_a_last_block_that_is_never_acknowledged_counts_as_delivered():
+    bench = lock_step(2075)
+    bench.blocks()
+    for block in range(1, 5):
+        bench.ack(block)
+    while bench.transfer.outcome is None:
+        assert bench.transfer.delivered() == 2048
+        bench.wait_until_due()
+    assert bench.transfer.outcome == DONE and bench.transfer.delivered() == 2075
+
+
+def test_the_same_request_behind_a_whole_file_is_a_new_one():
+    bench = lock_step(700)
+    bench.blocks()
+    assert bench.transfer.repeat_request(bench.now) and bench.blocks() == [1]
+    assert bench.ack(1) == [2]
+    assert not bench.transfer.repeat_request(bench.now)
+
+
+def test_a_short_timeout_does_not_shorten_the_patience():
+    bench = Bench(bytes(2000), (b"timeout", b"1"), retries=10)
+    bench.blocks()
+    bench.ack(0)
+    bench.wait(29_000)
+    assert bench.transfer.outcome is None
+    assert bench.ack(1) == [2]

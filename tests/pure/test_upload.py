@@ -201,7 +201,7 @@ def test_an_error_ends_the_transfer():
     bench.data(1)
     bench.receive(b"\0\5\0\0gave up\0")
     assert bench.transfer.outcome == "ended by the client"
-    assert bench.transfer.peer_error == 0
+    assert bench.transfer.peer_error == b"\0\0gave up\0"
     assert not bench.sink.committed
 
 

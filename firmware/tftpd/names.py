@@ -1,0 +1,212 @@
+"""Names: from the bytes of a request to a path below the root.
+
+They come from strangers: RFC 1350 says only that they end with a NUL. The rules are in
+docs/architecture.md.
+
+A name is looked up as it is written, then without regard to case, for Windows, whose names have
+none. That lists whole folders, 1.3 ms an entry on an ESP32-C3, and most names that are not found
+are not there in any case: phones and PXE ask for ten of them at each start. So the hashes of all
+paths are kept, 4 bytes each: a path without one is not there, and no folder is listed for it.
+
+What has to be listed, for the hashes or for a name in another case, is listed in slices between
+the turns of the server's loop.
+"""
+
+import os
+from array import array
+from binascii import crc32
+from time import ticks_add, ticks_diff, ticks_ms
+
+from micropython import const
+
+from .packet import ACCESS, NOT_FOUND, Refused
+
+_FOLDER = const(0x4000)  # bit of st_mode
+_MAX_COMPONENT = const(255)  # bytes; LittleFS
+
+
+def components(name):
+    """Split the name of a request (bytes) into the components of a path below the root (list of
+    str).
+
+    `\\` is read as `/` (Windows boot manager); a leading `/`, empty components and `.` are
+    dropped. Raises Refused: NOT_FOUND for what can't be the name of a visible file, ACCESS for
+    `..`.
+    """
+    try:
+        text = name.decode()
+        # MicroPython lets over-long forms pass (C0 AE for "."), which written anew are another
+        # text, and surrogates. ASCII has as many characters as bytes.
+        if len(text) != len(name):
+            anew = [chr(ord(one)) for one in text if not 0xD800 <= ord(one) < 0xE000]
+            if "".join(anew) != text:
+                raise ValueError
+    except ValueError:
+        raise Refused(NOT_FOUND, "name is not UTF-8")
+    parts = [part for part in text.replace("\\", "/").split("/") if part not in ("", ".")]
+    for part in parts:
+        if part == "..":
+            raise Refused(ACCESS, "'..' is not allowed")
+        control = any(ord(one) < 32 or 127 <= ord(one) < 160 for one in part)
+        if part[0] == "." or control or len(part.encode()) > _MAX_COMPONENT:
+            raise Refused(NOT_FOUND, "file not found")
+    return parts
+
+
+def is_folder(stat):
+    """Whether os.stat() gave `stat` for a folder."""
+    return stat[0] & _FOLDER
+
+
+def _hash(path):
+    return crc32(path.lower().encode()) & 0x3FFFFFFF  # a small int, which takes no heap
+
+
+class Later(Exception):
+    """It is not known yet: ask again when Names.work() has returned True."""
+
+
+class Names:
+    """What is there below the root.
+
+    jobs  generators that list folders, a step for each entry; the first is at work
+    """
+
+    def __init__(self, root, most):
+        """`root`: a folder without a `/` at its end; `most`: how many hashes may be kept."""
+        self.root = root
+        self.most = most
+        self.jobs = [self._index()]
+        self._hashes = array("i")  # sorted
+        self._indexed = None  # False while the hashes are collected, True if they are all there
+
+    def find(self, parts, found):
+        """(path, os.stat() of it) of the file or folder with these `parts` (list of str).
+
+        found  what was listed for this request so far: {} at first, and the same dict again after
+               Later
+
+        Raises Refused, or Later.
+        """
+        path = self.root + "".join(["/" + part for part in parts])
+        if parts and self._indexed and not self._has(path):
+            raise Refused(NOT_FOUND, "file not found")
+        try:
+            return path, os.stat(path)
+        except OSError:  # not as it is written
+            pass
+        if path not in found:
+            if self._indexed is not False:
+                found[path] = None
+                self.jobs.append(self._search(path, parts, found))
+            raise Later
+        if found[path] is None:
+            raise Later
+        if not found[path]:
+            raise Refused(NOT_FOUND, "file not found")
+        return found[path], os.stat(found[path])
+
+    def work(self, ms):
+        """Go on listing for `ms`. Returns True if something is known that was not."""
+        end = ticks_add(ticks_ms(), ms)
+        job = self.jobs.pop(0)  # for good if it fails
+        while ticks_diff(end, ticks_ms()) > 0:
+            if next(job, self) is self:  # it has come to its end
+                return True
+        self.jobs.insert(0, job)
+        return False
+
+    def add(self, path):
+        """A file was put at `path`."""
+        if self._indexed is not None:
+            self._keep(path)
+
+    def _has(self, path):
+        number = _hash(path)
+        at = self._place(number)
+        return at < len(self._hashes) and self._hashes[at] == number
+
+    def _place(self, number):
+        """Where `number` is, or belongs, in the hashes."""
+        hashes = self._hashes
+        low = 0
+        high = len(hashes)
+        while low < high:
+            middle = (low + high) >> 1
+            if hashes[middle] < number:
+                low = middle + 1
+            else:
+                high = middle
+        return low
+
+    def _keep(self, path):
+        """Add the hash of `path`, or keep none any more if they are too many."""
+        number = _hash(path)
+        hashes = self._hashes
+        at = self._place(number)
+        if at < len(hashes) and hashes[at] == number:
+            return
+        try:
+            if len(hashes) >= self.most:
+                raise MemoryError
+            hashes.append(number)
+            view = memoryview(hashes)
+            view[at + 1 :] = view[at:-1]
+            hashes[at] = number
+        except MemoryError:  # without them names that are not there take longer
+            self._indexed = None
+            self._hashes = array("i")
+
+    # -- jobs. Each lists to the end: an ilistdir() that is left stays open until it is collected
+
+    def _index(self):
+        self._indexed = False
+        done = None
+        try:
+            under_way = [(self.root, self._entries(self.root))]
+            while under_way:
+                folder, entries = under_way[-1]
+                entry = next(entries, None)
+                if entry is None:
+                    under_way.pop()
+                elif self._indexed is not None and entry[0][0] != ".":
+                    path = folder + "/" + entry[0]
+                    self._keep(path)
+                    if entry[1] & _FOLDER:
+                        under_way.append((path, self._entries(path)))
+                yield
+            done = self._indexed is False or None
+        finally:
+            self._indexed = done
+
+    def _search(self, asked, parts, found):
+        """Set found[asked] to the path of what differs from it in case only, "" without one. A
+        name in small letters is quickly known; else an exact match goes first at each level."""
+        matches = []
+        try:
+            small = self.root + asked[len(self.root) :].lower()
+            try:
+                os.stat(small)
+                matches = [small]
+                return
+            except OSError:
+                pass
+            matches = [self.root]
+            for part in parts:
+                folders = matches
+                matches = []
+                for folder in folders:
+                    for entry in self._entries(folder):
+                        if entry[0].lower() == part.lower():
+                            at = 0 if entry[0] == part else len(matches)
+                            matches.insert(at, folder + "/" + entry[0])
+                        yield
+        finally:
+            found[asked] = matches[0] if matches else ""
+
+    def _entries(self, folder):
+        """What os.ilistdir() gives, nothing for what is no folder."""
+        try:
+            return os.ilistdir(folder)
+        except OSError:
+            return iter(())

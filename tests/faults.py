@@ -56,15 +56,15 @@ settings.update(
 )
 server = Server(chosen)
 files = server.files
-right_open = files.open
+right_source = files.source
 
 
-def opened(path, mode, agreed):
+def source(file, path, mode, agreed):
     """A source whose second read fails."""
     if faulty(path, "open"):
         fault(path)
-    source = right_open(path, mode, agreed)
-    right_read, reads = source.readinto, [0]
+    made = right_source(file, path, mode, agreed)
+    right_read, reads = made.readinto, [0]
 
     def read(view):
         reads[0] += 1
@@ -72,11 +72,11 @@ def opened(path, mode, agreed):
             fault(path)
         return right_read(view)
 
-    source.readinto = read
-    return source
+    made.readinto = read
+    return made
 
 
-files.open = opened
+files.source = source
 wrap(Sink, "write", "write", lambda sink: sink.path)
 wrap(Sink, "commit", "commit", lambda sink: sink.path)
 wrap(WriteTransfer, "receive", "receive", lambda transfer: transfer.sink.path)

@@ -174,7 +174,8 @@ while True:
         uploads = boot(flash)
         files = uploads.files
         if reader:
-            source = files.open("/files/old.bin", "octet", Agreed((), 512, 1))
+            path = "/files/old.bin"
+            source = files.source(open(path, "rb"), path, "octet", Agreed((), 512, 1))  # noqa: SIM115
             first = bytearray(512)
             first = bytes(first[: source.readinto(first)])
         acknowledged = upload(uploads, NEW)

@@ -113,7 +113,8 @@ def test_ctrl_c_while_a_replaced_file_is_removed_leaves_nothing(monkeypatch, tmp
     tree = files.Files(chosen, 10)
     (tmp_path / "file").write_bytes(b"old")
     (tmp_path / "new").write_bytes(b"new")
-    source = tree.open(str(tmp_path / "file"), "octet", Agreed((), 512, 1))
+    path = str(tmp_path / "file")
+    source = tree.source(open(path, "rb"), path, "octet", Agreed((), 512, 1))  # noqa: SIM115
     uploads.Uploads(chosen, tree).put(str(tmp_path / "new"), str(tmp_path / "file"))
     assert len(list(folder.iterdir())) == 1
 

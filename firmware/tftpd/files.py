@@ -4,7 +4,7 @@ import os
 
 from micropython import const
 
-from .names import Names, components, is_folder
+from .names import Names, components
 from .netascii import NetasciiSource
 from .packet import ACCESS, NOT_FOUND, Refused
 
@@ -56,40 +56,47 @@ class Files:
         self.readers = {}
 
     def own(self, parts, host):
-        """Who `parts` (list of str) may be looked up for: a folder with the name of an address
-        belongs to that client alone. Raises Refused."""
+        """What client_folders is for `parts` (list of str) and the client at `host`: a folder with
+        the name of an address is that client's alone. Raises Refused."""
         own = self.settings["client_folders"]
         if own and parts and _is_address(parts[0]) and parts[0] != host:
             raise Refused(ACCESS, "the folder of another client")
         return own
 
-    def find(self, name, host, found):
-        """The path and the size in bytes of the file with that name (bytes of a request), for the
-        client at `host`. `found`: as in Names.find(). Raises Refused, Later."""
+    def ways(self, name, host):
+        """Which files that name (bytes of a request) may mean for the client at `host`, the first
+        one that is there: a list of their parts. Raises Refused."""
         if name[-1:] == b"\xff":  # old PXE ROMs behind some DHCP servers; no name ends so
             name = name[:-1]
         parts = components(name)
         # Each client has a folder of its own, which goes before the others; "only": it sees
         # nothing else.
         own = self.own(parts, host)
+        ways = [parts]
         if own:
-            try:
-                return self.file([host] + parts, found)
-            except Refused as refusal:
-                if own == "only" or refusal.code != NOT_FOUND:
-                    raise
-        return self.file(parts, found)
+            ways.insert(0, [host] + parts)
+            if own == "only":
+                ways.pop()
+        ways = [way for way in ways if self.names.may_be(way)]
+        if not ways:
+            raise Refused(NOT_FOUND, "file not found")
+        return ways
 
-    def file(self, parts, found):
-        """The same of its components (list of str)."""
-        path, stat = self.names.find(parts, found)
-        if is_folder(stat):
+    def find(self, ways, found):
+        """(path, file open for reading) of the first of `ways` that is there. `found`: as in
+        Names.find(). Raises Refused, Later, OSError."""
+        try:
+            path, file = self.names.find(ways[0], found)
+        except Refused:
+            if not ways[1:]:
+                raise
+            return self.find(ways[1:], found)
+        if not file:
             raise Refused(ACCESS, "is a folder, not a file")
-        return path, stat[6]
+        return path, file
 
-    def open(self, path, mode, agreed):
-        """The source of blocks for `path`; `mode` is "octet" or "netascii". Raises OSError."""
-        file = open(path, "rb")
+    def source(self, file, path, mode, agreed):
+        """The blocks of the open `file` at `path`; `mode` is "octet" or "netascii"."""
         source = (NetasciiSource if mode == "netascii" else OctetSource)(file, agreed)
         self.readers[source] = path
         return source

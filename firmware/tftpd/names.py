@@ -15,6 +15,7 @@ the turns of the server's loop.
 import os
 from array import array
 from binascii import crc32
+from errno import EISDIR, ENOENT
 from time import ticks_add, ticks_diff, ticks_ms
 
 from micropython import const
@@ -22,6 +23,7 @@ from micropython import const
 from .packet import ACCESS, NOT_FOUND, Refused
 
 _FOLDER = const(0x4000)  # bit of st_mode
+_ENOTDIR = const(20)  # not in MicroPython's errno
 _MAX_COMPONENT = const(255)  # bytes; LittleFS
 
 
@@ -53,11 +55,6 @@ def components(name):
     return parts
 
 
-def is_folder(stat):
-    """Whether os.stat() gave `stat` for a folder."""
-    return stat[0] & _FOLDER
-
-
 def _hash(path):
     return crc32(path.lower().encode()) & 0x3FFFFFFF  # a small int, which takes no heap
 
@@ -80,31 +77,50 @@ class Names:
         self._hashes = array("i")  # sorted
         self._indexed = None  # False while the hashes are collected, True if they are all there
 
+    def may_be(self, parts):
+        """False if nothing has the name of these `parts` (list of str), in any case; quickly."""
+        return not self._indexed or not parts or self._has(self._path(parts))
+
     def find(self, parts, found):
-        """(path, os.stat() of it) of the file or folder with these `parts` (list of str).
+        """(path, file) of what has the name of these `parts`: the file is open for reading, None
+        for a folder.
 
         found  what was listed for this request so far: {} at first, and the same dict again after
                Later
 
-        Raises Refused, or Later.
+        Raises Refused, Later, OSError.
         """
-        path = self.root + "".join(["/" + part for part in parts])
-        if parts and self._indexed and not self._has(path):
-            raise Refused(NOT_FOUND, "file not found")
+        path = self._path(parts)
+        if self.may_be(parts):
+            if path not in found:
+                try:
+                    return path, self._open(path)
+                except Refused:  # not as it is written
+                    pass
+                if self._indexed is not False:
+                    found[path] = None
+                    self.jobs.append(self._search(path, parts, found))
+                raise Later
+            if found[path] is None:
+                raise Later
+            if found[path]:
+                return found[path], self._open(found[path])
+        raise Refused(NOT_FOUND, "file not found")
+
+    def _path(self, parts):
+        return self.root + "".join(["/" + part for part in parts])
+
+    def _open(self, path):
+        """The file, None for a folder. Raises Refused, OSError. LittleFS walks through the folder
+        for that, once; for os.stat() it does so twice."""
         try:
-            return path, os.stat(path)
-        except OSError:  # not as it is written
-            pass
-        if path not in found:
-            if self._indexed is not False:
-                found[path] = None
-                self.jobs.append(self._search(path, parts, found))
-            raise Later
-        if found[path] is None:
-            raise Later
-        if not found[path]:
-            raise Refused(NOT_FOUND, "file not found")
-        return found[path], os.stat(found[path])
+            return open(path, "rb")
+        except OSError as trouble:
+            if trouble.errno == EISDIR:
+                return None
+            if trouble.errno != ENOENT and trouble.errno != _ENOTDIR:
+                raise
+        raise Refused(NOT_FOUND, "file not found")
 
     def work(self, ms):
         """Go on listing for `ms`. Returns True if something is known that was not."""

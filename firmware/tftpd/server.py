@@ -411,16 +411,17 @@ class Server:
         settings = self.settings
         ports = self.ports
         now = ticks_ms()
-        size = None
         if host not in self._may[opcode]:
             what = "takes no uploads from" if opcode == WRQ else "is not for"
             raise Refused(ACCESS, "this server %s you" % what)
         uploads = self.uploads if opcode == WRQ else None
+        path = ""
+        ways = None
         if uploads:
             path = uploads.place(name, host, found)
             self._take_over(path, host, now)
         else:
-            path, size = self.files.find(name, host, found)
+            ways = self.files.ways(name, host)
         own = [session for session in self._sessions if session.host == host]
         late = gives_way(own, settings["transfers_per_client"], host, now)
         late = late or gives_way(self._sessions, settings["transfers"], host, now)
@@ -436,10 +437,13 @@ class Server:
             agreed = Agreed(asked, self.blksize, settings["wrq_windowsize"], upload=True)
             file = uploads.create(path, mode, agreed.tsize)
         else:
+            path, file = self.files.find(ways, found)
+            size = file.seek(0, 2)
+            file.seek(0)
             if mode == "netascii":
                 size = None  # not known before the file has been read
             agreed = Agreed(asked, self.blksize, settings["windowsize"], size)
-            file = self.files.open(path, mode, agreed)
+            file = self.files.source(file, path, mode, agreed)
         try:
             limits = (agreed, settings["timeout"], settings["retries"], ticks_ms)
             if uploads:

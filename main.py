@@ -3,7 +3,6 @@ gives the prompt."""
 
 import gc
 import sys
-import time
 
 import link
 import panel
@@ -16,13 +15,12 @@ if panel.safe_mode(chosen):
     print("safe mode: the server is not started; remove /safe or let go of the button, and reset")
 else:
     board = panel.Panel(chosen)
-    started = time.time()
     try:
-        Server(chosen).serve_forever(lambda server: board.tick(link.keep(), server.stats()["transfers"]))
+        Server(chosen).serve_forever(lambda server: board.tick(link.keep, server))
     except KeyboardInterrupt:
         board.rest()
     except Exception as fault:
         gc.collect()  # before crash.py wants memory too
         import crash
 
-        crash.restart(fault, time.time() - started, board.rest)
+        crash.restart(fault, board.seconds, board.rest)

@@ -29,14 +29,15 @@ def restart(fault, seconds, rest):
         with open(_FILE) as file:
             earlier = file.read()[-_KEEP:]
         if seconds < _STEADY_S:
-            pause = min(2 * int(earlier.rsplit(_MARK, 1)[1].split()[0]), _LONGEST_S)
-    except (OSError, ValueError, IndexError):  # there is none, or it is broken
+            last = int(earlier.rsplit(_MARK, 1)[1].split()[0])
+            pause = max(1, min(2 * last, _LONGEST_S))
+    except Exception:  # there is none, or it is broken, or there is no memory to read it
         pass
     try:
         with open(_FILE, "w") as file:
             file.write("%sran for %d s, %s%d s\n" % (earlier, seconds, _MARK, pause))
             sys.print_exception(fault, file)
-    except OSError:  # the flash is full, or worn out: so nobody knows what the last pause was
+    except Exception:  # the flash is full, or worn out: so nobody knows what the last pause was
         pause = _LONGEST_S
     print("the server crashed, see %s: %s%d s, Ctrl-C for the prompt" % (_FILE, _MARK, pause))
     rest()

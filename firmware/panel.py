@@ -20,21 +20,15 @@ def safe_mode(settings):
     button = settings["button"]
     if button is None:
         return False
-    if button == "BOOTSEL":  # not a GPIO on RP2 boards
-        import rp2
-
-        return bool(rp2.bootsel_button())
-    pin = _pin(button, machine.Pin.IN, machine.Pin.PULL_UP)
-    return pin is not None and pin.value() == 0
-
-
-def _pin(number, *mode):
-    """machine.Pin, or None where the board has no such pin: no setting keeps it from serving."""
     try:
-        return machine.Pin(number, *mode)
-    except (ValueError, TypeError) as trouble:
-        print("panel: no pin %s: %s" % (number, trouble))
-        return None
+        if button == "BOOTSEL":  # not a GPIO on RP2 boards
+            import rp2
+
+            return bool(rp2.bootsel_button())
+        return machine.Pin(button, machine.Pin.IN, machine.Pin.PULL_UP).value() == 0
+    except Exception as trouble:  # of whatever type: no setting keeps the board from serving
+        print("panel: no pin %s: %r" % (button, trouble))
+        return False
 
 
 class Panel:
@@ -42,17 +36,25 @@ class Panel:
     wants tick()."""
 
     def __init__(self, settings):
-        led = settings["led"]
-        self.led = None if led is None else _pin(led, machine.Pin.OUT)
+        self.seconds = 0  # for about how long the server has run, whoever sets the clock meanwhile
+        self.led = led = settings["led"]
+        if led is not None:
+            try:
+                self.led = machine.Pin(led, machine.Pin.OUT)
+            except Exception as trouble:  # as above
+                self.led = None
+                print("panel: no pin %s: %r" % (led, trouble))
         self.watchdog = machine.WDT(timeout=_WATCHDOG_MS) if settings["watchdog"] else None
 
-    def tick(self, up, busy):
-        """To be called about once a second; `up`: the link is up, `busy`: transfers are under
-        way."""
-        if self.watchdog:
+    def tick(self, keep, server):
+        """To be called about once a second; `keep`: link.keep, `server`: tftpd.Server."""
+        if self.watchdog:  # first: what follows may raise an exception
             self.watchdog.feed()
-        if self.led:
-            self.led.value(up and not (busy and self.led.value()))
+        self.seconds += 1
+        up = keep()
+        led = self.led
+        if led:
+            led.value(up and not (led.value() and server.stats()["transfers"]))
 
     def rest(self):
         """The server was stopped by hand: the LED goes out, and a timer feeds the watchdog, which

@@ -59,10 +59,19 @@ def test_the_log_has_the_last_crashes_and_is_bounded(crash):
 
 
 def test_a_log_that_is_broken_stops_nothing(crash):
-    for broken in (b"\xff\xfe\x00", b"restart in \n", b"restart in x s", b"x" * 100_000):
+    for broken in (b"\xff\xfe\x00", b"restart in \n", b"restart in x s", b"restart in -9 s", b"x" * 100_000):
         crash[2].write_bytes(broken)
         assert pauses(crash, 2) == [1, 2]
         assert crash[2].stat().st_size < 4096
+
+
+@pytest.mark.parametrize("trouble", [MemoryError(), OSError(5), UnicodeError()], ids=repr)
+def test_a_log_that_can_not_be_read_or_written_stops_no_restart(crash, monkeypatch, trouble):
+    def no_file(*arguments):
+        raise trouble
+
+    monkeypatch.setattr(crash[0], "open", no_file, raising=False)
+    assert pauses(crash, 2) == [300, 300]
 
 
 def test_a_flash_that_takes_no_log_makes_the_pause_the_longest(crash):

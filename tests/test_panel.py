@@ -1,11 +1,15 @@
 """panel.py with pins, a watchdog and timers that are the test's."""
 
 import importlib
+import runpy
 import sys
+import time
 import types
 
 import pytest
 import settings
+
+from board import ROOT
 
 
 class Machine(types.ModuleType):
@@ -16,6 +20,7 @@ class Machine(types.ModuleType):
         machine = self
         self.level = 1
         self.feeds = 0
+        self.trouble = None  # what Pin() raises
         self.watchdogs = []
         self.timers = []
 
@@ -23,6 +28,8 @@ class Machine(types.ModuleType):
             IN, OUT, PULL_UP = 0, 1, 2
 
             def __init__(self, number, mode, pull=None):
+                if machine.trouble:
+                    raise machine.trouble
                 self.number, self.mode = number, mode
 
             def value(self, value=None):
@@ -63,21 +70,68 @@ def panel_with(**values):
     return importlib.import_module("panel"), chosen
 
 
+class Server:
+    """What the panel asks of tftpd.Server."""
+
+    def __init__(self):
+        self.busy = 0
+        self.trouble: Exception | None = None
+
+    def stats(self):
+        if self.trouble:
+            raise self.trouble
+        return {"transfers": self.busy}
+
+
+def tick(board, up=True, busy=0):
+    server = Server()
+    server.busy = busy
+    board.tick(lambda: up, server)
+
+
+PATTERN = ((True, 0), (True, 0), (True, 3), (True, 3), (True, 3), (True, 0), (False, 3), (False, 0))
+LEVELS = [1, 1, 0, 1, 0, 1, 0, 0]
+
+
 def test_the_led_shines_blinks_and_goes_out(machine):
     panel, chosen = panel_with(led=2)
     board = panel.Panel(chosen)
     levels = []
-    for up, busy in ((True, 0), (True, 0), (True, 3), (True, 3), (True, 3), (True, 0), (False, 3), (False, 0)):
-        board.tick(up, busy)
+    for up, busy in PATTERN:
+        tick(board, up, busy)
         levels.append(machine.level)
-    assert levels == [1, 1, 0, 1, 0, 1, 0, 0]
+    assert levels == LEVELS
+
+
+@pytest.mark.parametrize("days", [5, 7, 10, 13])
+def test_led_and_watchdog_know_no_time(machine, monkeypatch, days):
+    """Whatever happens to the clocks of the board between two ticks, and for however long it has run."""
+    now = [0]
+
+    def later():
+        now[0] = (now[0] + days * 86_400_000) % (1 << 30)
+        return now[0]
+
+    monkeypatch.setattr(time, "ticks_ms", later)
+    monkeypatch.setattr(time, "time", later)
+    panel, chosen = panel_with(led=2)
+    assert not hasattr(panel, "time") and not hasattr(panel, "ticks_ms")
+    board = panel.Panel(chosen)
+    for _ in range(days * 100):
+        levels = []
+        for up, busy in PATTERN:
+            later()
+            tick(board, up, busy)
+            levels.append(machine.level)
+        assert levels == LEVELS
+    assert machine.feeds == board.seconds == days * 100 * len(PATTERN)
 
 
 def test_the_watchdog_is_fed_by_the_tick_and_by_a_timer_after_the_server(machine):
     panel, chosen = panel_with()
     board = panel.Panel(chosen)
     assert machine.watchdogs == [8000]
-    board.tick(True, 0)
+    tick(board)
     assert machine.feeds == 1
     board.rest()
     assert machine.timers[-1].period < 8000
@@ -85,26 +139,60 @@ def test_the_watchdog_is_fed_by_the_tick_and_by_a_timer_after_the_server(machine
     assert machine.feeds == 2
 
 
+@pytest.mark.parametrize("trouble", [OSError(5), MemoryError(), ValueError()], ids=repr)
+def test_the_watchdog_is_fed_whatever_the_link_or_the_server_does(machine, trouble):
+    panel, chosen = panel_with(led=2)
+    board = panel.Panel(chosen)
+    server = Server()
+
+    def keep():
+        raise trouble
+
+    for feeds in (1, 2, 3):
+        with pytest.raises(type(trouble)):
+            board.tick(keep, server)
+        assert machine.feeds == board.seconds == feeds
+    server.trouble = trouble
+    for feeds in (4, 5, 6):
+        with pytest.raises(type(trouble)):
+            board.tick(lambda: True, server)
+        assert machine.feeds == board.seconds == feeds
+
+
+def test_without_an_led_nobody_counts_transfers(machine):
+    panel, chosen = panel_with()
+    server = Server()
+    server.trouble = MemoryError()
+    panel.Panel(chosen).tick(lambda: True, server)
+    assert machine.feeds == 1
+
+
 def test_the_watchdog_can_be_switched_off(machine):
     panel, chosen = panel_with(watchdog=False)
     board = panel.Panel(chosen)
-    board.tick(True, 0)
+    tick(board)
     board.rest()
     assert machine.watchdogs == [] and machine.feeds == 0 and not machine.timers
 
 
-def test_a_pin_that_the_board_does_not_have_is_told_and_keeps_nothing_from_serving(machine, monkeypatch, capsys):
-    def no_pin(*arguments):
-        raise ValueError("invalid pin")
-
-    no_pin.IN = no_pin.OUT = no_pin.PULL_UP = 0  # type: ignore[attr-defined]
-    monkeypatch.setattr(machine, "Pin", no_pin)
+@pytest.mark.parametrize(
+    "trouble",
+    [ValueError("invalid pin"), TypeError(), OverflowError("overflow"), OSError(5), AttributeError(), MemoryError()],
+    ids=repr,
+)
+def test_a_pin_that_the_board_does_not_have_is_told_and_keeps_nothing_from_serving(machine, capsys, trouble):
     panel, chosen = panel_with(led="LED", button=48, watchdog=False)
+    machine.trouble = trouble
     assert not panel.safe_mode(chosen)
     board = panel.Panel(chosen)
-    board.tick(True, 1)
+    tick(board, busy=1)
     board.rest()
-    assert capsys.readouterr().out == "panel: no pin 48: invalid pin\npanel: no pin LED: invalid pin\n"
+    assert capsys.readouterr().out == f"panel: no pin 48: {trouble!r}\npanel: no pin LED: {trouble!r}\n"
+
+
+def test_led_0_is_a_pin(machine):
+    panel, chosen = panel_with(led=0)
+    assert panel.Panel(chosen).led.number == 0
 
 
 def test_the_boot_button_asks_for_safe_mode(machine):
@@ -124,3 +212,62 @@ def test_bootsel_is_no_pin(machine, monkeypatch):
     assert panel.safe_mode(chosen)
     rp2.bootsel_button = lambda: 0  # type: ignore[attr-defined]
     assert not panel.safe_mode(chosen)
+
+
+def test_bootsel_on_a_board_that_has_none_is_told(machine, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "rp2", None)  # as on an ESP32
+    panel, chosen = panel_with(button="BOOTSEL")
+    assert not panel.safe_mode(chosen)
+    assert capsys.readouterr().out.startswith("panel: no pin BOOTSEL: ")
+
+
+class Stopped(Exception):
+    """What the test's server raises to end main.py."""
+
+
+@pytest.fixture
+def main(machine, monkeypatch):
+    """main(ticks, fault) runs main.py with a server that ticks so often and raises `fault`, and returns what became of
+    it: a list of (seconds,) of crash.restart()."""
+    crashes = []
+    clock = [1000.0]
+    monkeypatch.setattr(time, "time", lambda: clock[0])
+    monkeypatch.setitem(sys.modules, "settings", settings)
+    for name in ("link", "crash", "tftpd"):
+        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+    link, crash, tftpd = sys.modules["link"], sys.modules["crash"], sys.modules["tftpd"]
+    link.keep = lambda: True  # type: ignore[attr-defined]
+    crash.restart = lambda fault, seconds, rest: crashes.append(seconds)  # type: ignore[attr-defined]
+    chosen = settings.defaults()
+    monkeypatch.setattr(settings, "load", lambda: chosen)
+
+    def run(ticks, fault, jump=0):
+        class Serving(Server):
+            def __init__(self, given):
+                super().__init__()
+                assert given is chosen
+
+            def serve_forever(self, tick):
+                for _ in range(ticks):
+                    clock[0] += 1 + jump
+                    tick(self)
+                raise fault
+
+        tftpd.Server = Serving  # type: ignore[attr-defined]
+        runpy.run_path(str(ROOT / "main.py"))
+        return crashes
+
+    return run
+
+
+def test_main_feeds_the_watchdog_and_hands_a_crash_over(machine, main):
+    assert main(7, Stopped()) == [7] and machine.feeds == 7
+
+
+def test_ctrl_c_is_no_crash(machine, main):
+    assert main(3, KeyboardInterrupt()) == [] and machine.timers
+
+
+@pytest.mark.parametrize("jump", [-100_000, 100_000, 800_000_000])
+def test_a_clock_that_is_set_meanwhile_does_not_change_how_long_the_server_ran(machine, main, jump):
+    assert main(7, Stopped(), jump) == [7]

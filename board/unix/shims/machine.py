@@ -26,14 +26,16 @@ class WDT:
 
 
 class Pin:
-    """A pin that keeps the value it was given; an input is high, as with a pull-up and nothing
-    connected."""
+    """A pin of a Pico W that keeps the value it was given; an input is high, as with a pull-up and
+    nothing connected."""
 
     IN = 0
     OUT = 1
     PULL_UP = 1
 
     def __init__(self, id, mode=IN, pull=-1):
+        if id != "LED" and (isinstance(id, str) or not 0 <= id < 30):
+            raise ValueError("invalid pin")
         self._value = 0 if mode == self.OUT else 1
 
     def value(self, value=None):

@@ -5,11 +5,13 @@ STA_IF = 0
 
 
 def country(code):
-    pass
+    if len(code.encode()) != 2:  # extmod/modnetwork.c: so many bytes
+        raise ValueError
 
 
 def hostname(name):
-    pass
+    if len(name.encode()) > 32:  # likewise
+        raise ValueError
 
 
 class WLAN:
@@ -27,10 +29,15 @@ class WLAN:
 
     def ifconfig(self, addresses=None):
         if addresses:
+            for address in addresses:
+                if max(map(int, address.split("."))) > 255:
+                    raise ValueError("invalid arguments")
             self._addresses = addresses
         return self._addresses
 
     def connect(self, ssid, password=None):
+        if len(ssid.encode()) > 32 or len((password or "").encode()) > 64:
+            raise ValueError
         self._connected = True
 
     def disconnect(self):

@@ -1,0 +1,178 @@
+"""Whatever settings.py accepts, the server starts with it and serves: settings drawn at random from settings.TABLE, on
+the everyday board with the heap of a Pico W: as many words, as it always has, or even only as many bytes.
+
+Forty draws, the same each time; with SOAK=1 three hundred, others each time.
+"""
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import hypothesis
+import pytest
+import settings
+from conftest import content
+from hypothesis import strategies as st
+
+from board import Board, Wire, fetch
+from tools import boards
+
+SOAK = bool(os.environ.get("SOAK"))
+SMALL, LARGE = content(3001), content(70_001)
+WORDS, BYTES = boards.load("unix")["heap"], boards.load("rpi_pico_w")["heap"]
+OWN_ADDRESS = "127.0.0.1"  # of the client, as the board sees it
+ROOTS = ["/files", "/files/", "/files/sub", "/files/sub/"]
+
+
+def utf8(least: int, most: int) -> st.SearchStrategy[str]:
+    """Texts of so many bytes without control characters (nor those past U+FFFF, which JSON may write as two)."""
+    characters = st.characters(codec="utf-8", exclude_categories=["Cc"], max_codepoint=0xFFFF)
+    return st.text(characters, min_size=least, max_size=most).filter(lambda one: len(one.encode()) <= most)
+
+
+def short(lists: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    """Those of `lists` that the command line of MicroPython's Unix port takes, which is 255 bytes an argument."""
+    return lists.filter(lambda one: len(json.dumps(one)) < 230)
+
+
+OCTET = st.integers(0, 255)
+HOST = st.builds("{}.{}.{}.{}".format, st.sampled_from([1, 10, 126, 128, 192, 223]), OCTET, OCTET, OCTET)
+RANGE = st.builds("{}.{}.{}.{}{}".format, OCTET, OCTET, OCTET, OCTET, st.sampled_from(["", "/0", "/8", "/31", "/32"]))
+LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+GPIO = st.sampled_from([0, 1, 25, 29, 30, 48])
+PIN = GPIO | st.sampled_from(["LED", "BOOTSEL", "WL_GPIO0"]) | utf8(0, 20).map(lambda name: "X" + name)
+FOLDER = st.lists(st.text("ab.c ü", min_size=1, max_size=5).filter(lambda part: part[0] != "."), max_size=3)
+OPTION = st.sampled_from(["blksize", "timeout", "tsize", "windowsize"])
+
+# How a setting is drawn whose `allowed` does not say it. None: not drawn, for the test needs it as it is.
+DRAWN: dict[str, st.SearchStrategy[Any] | None] = {
+    "address": None,
+    "port": None,
+    "ssid": utf8(0, 32),
+    "password": st.just("") | utf8(8, 63) | st.text("0123456789abcdefABCDEF", min_size=64, max_size=64),
+    "hostname": st.from_regex("[A-Za-z0-9]([A-Za-z0-9-]{0,30}[A-Za-z0-9])?", fullmatch=True),
+    "country": st.text(LETTERS[26:], min_size=2, max_size=2),
+    "wired": st.fixed_dictionaries(
+        {"phy_type": st.sampled_from(["PHY_LAN8720", "WLAN", "x"])},
+        optional={name: st.integers(0, 48) for name in ("mdc", "mdio", "power", "reset", "phy_addr", "no_such")},
+    ),
+    "ip": HOST,
+    "netmask": st.integers(8, 32).map(
+        lambda bits: ".".join(str((0xFFFFFFFF << 32 - bits & 0xFFFFFFFF) >> shift & 255) for shift in (24, 16, 8, 0))
+    ),
+    "gateway": HOST | st.just("0.0.0.0"),
+    "dns": HOST | st.just("0.0.0.0"),
+    "root": st.sampled_from(ROOTS),
+    "read_from": short(st.lists(RANGE, max_size=12).map(lambda others: [*others, "127.0.0.0/8"])),
+    "write_from": short(st.lists(RANGE, max_size=12)),
+    "write_to": short(st.lists(FOLDER.map(lambda parts: "/" + "/".join(parts)), max_size=9)),
+    "options_off": short(
+        st.dictionaries(
+            RANGE | st.sampled_from([OWN_ADDRESS, "0.0.0.0/0"]),
+            st.just("all") | st.lists(OPTION, max_size=5),
+            max_size=5,
+        )
+    ),
+    "led": PIN,
+    "button": PIN,
+}
+
+
+def values(name: str) -> st.SearchStrategy[Any] | None:
+    """What to draw for that setting: its limits, and what lies between."""
+    default, (_, allowed) = settings.TABLE[name]
+    if name in DRAWN:
+        drawn = DRAWN[name]
+    elif limits := re.fullmatch(r"a whole number from (\d+) to (\d+)", allowed):
+        low, high = map(int, limits.groups())
+        drawn = st.sampled_from([low, high]) | st.integers(low, high)
+        if high > 2048:  # most of such a range is alike: small ones too
+            drawn |= st.integers(low, 2048)
+    elif allowed.startswith("one of "):
+        drawn = st.sampled_from(json.loads(f"[{allowed.removeprefix('one of ')}]"))
+    else:
+        raise AssertionError(f"say in DRAWN how {name} is drawn: {allowed}")
+    return drawn if drawn is None or default is not None else drawn | st.none()
+
+
+CHOSEN = st.fixed_dictionaries(
+    {}, optional={name: drawn for name in settings.TABLE if (drawn := values(name)) is not None}
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same two files wherever the drawn `root` and `client_folders` have the board look for them."""
+    top = tmp_path_factory.mktemp("random")
+    for where in (top, top / OWN_ADDRESS, top / "sub", top / "sub" / OWN_ADDRESS):
+        where.mkdir(exist_ok=True)
+        (where / "small").write_bytes(SMALL)
+        (where / "large").write_bytes(LARGE)
+    return top
+
+
+def serves(folder: Path, heap: int, chosen: dict[str, Any]) -> None:
+    """A board with these settings starts, finds no fault with them, and gives both files whole."""
+    pairs = [word for name, value in chosen.items() for word in ("--set", f"{name}={json.dumps(value)}")]
+    with Board("--heap", str(heap), *pairs, files=folder) as board:
+        try:
+            assert fetch(board.address, "small") == SMALL
+            assert fetch(board.address, "large", ("blksize", 65464), ("windowsize", 4), ("tsize", 0)) == LARGE
+            assert fetch(board.address, "small", ("blksize", 8), ("windowsize", 65535)) == SMALL
+            assert fetch(board.address, "small", mode="netascii")
+            assert fetch(board.address, "large", ("blksize", 1468), ("timeout", 1)) == LARGE
+            with Wire(board.address) as one, Wire(board.address) as other:  # two at once, or the second is refused
+                assert one.ask("large", ("blksize", 1428))[:2] in (b"\0\6", b"\0\3")
+                assert other.ask("small")[:2] in (b"\0\3", b"\0\5")
+            assert fetch(board.address, "small") == SMALL
+        except Exception as trouble:
+            raise AssertionError(f"{trouble!r} with {chosen}; its console: {board.console}") from trouble
+        assert board.stop() == 0
+    assert not [line for line in board.console if "json: " in line or "Traceback" in line or "internal" in line]
+
+
+ODD = [
+    {"blksize": 100, "read_ahead": 0},
+    {"blksize": 8, "read_ahead": 0, "windowsize": 1},
+    {"read_ahead": 511, "blksize": 8},
+    {"read_ahead": 262144},
+    {"blksize": 65464},
+    {"blksize": 65464, "single_port": True},
+    {"blksize": 65464, "read_ahead": 262144, "windowsize": 1024},
+    {"blksize": 32768, "wrq_windowsize": 1024, "write_from": ["127.0.0.0/8"], "single_port": True},
+    {"transfers": 256, "transfers_per_client": 256},
+    {"transfers": 1, "transfers_per_client": 1},
+    {"windowsize": 1024, "read_ahead": 0},
+    {"timeout": 255, "retries": 100},
+    {"timeout": 1, "retries": 1},
+    {"led": 48, "button": "BOOTSEL"},
+    {"hostname": "x" * 32, "country": "XX", "ssid": "ü" * 16, "password": "0123456789abcdef" * 4},
+    {"wired": {"phy_type": "PHY_LAN8720", "mdc": 48}, "ip": "10.0.0.7"},
+    {"options_off": {"0.0.0.0/0": "all"}},
+    {"client_folders": "only", "root": "/files/sub/"},
+    {"read_from": [f"10.0.{number}.0/24" for number in range(10)] + ["127.0.0.1"]},
+]
+
+
+@pytest.mark.parametrize("heap", [WORDS, BYTES], ids=["words", "bytes"])
+@pytest.mark.parametrize("chosen", ODD, ids=lambda chosen: "-".join(f"{k}={v}" for k, v in chosen.items())[:60])
+def test_odd_settings_are_served_with(folder: Path, heap: int, chosen: dict[str, Any]):
+    assert settings.update({}, chosen) == []
+    serves(folder, heap, chosen)
+
+
+@pytest.mark.timeout(7200 if SOAK else 600)
+@hypothesis.settings(
+    max_examples=300 if SOAK else 40,
+    derandomize=not SOAK,
+    database=None,
+    deadline=None,
+    phases=[hypothesis.Phase.generate],  # a start takes a second, so no time is spent on a smaller example
+    suppress_health_check=[hypothesis.HealthCheck.too_slow, hypothesis.HealthCheck.filter_too_much],
+)
+@hypothesis.given(heap=st.sampled_from([WORDS, BYTES]), chosen=CHOSEN)
+def test_whatever_is_accepted_is_served_with(folder: Path, heap: int, chosen: dict[str, Any]):
+    assert settings.update({}, chosen) == []
+    serves(folder, heap, chosen)

@@ -5,7 +5,6 @@ import os
 from micropython import const
 
 from .names import Names, components
-from .netascii import NetasciiSource
 from .packet import ACCESS, NOT_FOUND, Refused
 
 UPLOADS = const("/.uploads")  # where uploads grow, and where is moved what is read meanwhile
@@ -97,7 +96,12 @@ class Files:
 
     def source(self, file, path, mode, agreed):
         """The blocks of the open `file` at `path`; `mode` is "octet" or "netascii"."""
-        source = (NetasciiSource if mode == "netascii" else OctetSource)(file, agreed)
+        kind = OctetSource
+        if mode == "netascii":  # loaded with the first one: 1.3 KB of heap
+            from .netascii import NetasciiSource
+
+            kind = NetasciiSource
+        source = kind(file, agreed)
         self.readers[source] = path
         return source
 

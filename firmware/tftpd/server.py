@@ -10,7 +10,7 @@ from time import ticks_add, ticks_diff, ticks_ms
 
 from micropython import const
 
-from .access import Ranges, gives_way, may_end
+from .access import Ranges, gives_way
 from .files import UPLOADS, Files
 from .journal import ALWAYS, DEBUG, INFO, Journal, quoted
 from .names import Later
@@ -77,11 +77,6 @@ class Server:
         self.files = Files(settings, gc.mem_free() // 32)  # an eighth of what is free, at most
         self.uploads = self._load_uploads()
         self._may = {RRQ: Ranges(settings["read_from"]), WRQ: Ranges(settings["write_from"])}
-        # (Ranges, which options are not granted to them: names as bytes, None for all)
-        self._off = [
-            (Ranges([one]), None if names == "all" else [name.encode() for name in names])
-            for one, names in settings["options_off"].items()
-        ]
         self.ports = Ports(settings["address"], settings["port"])
         self._sessions = []
         self._clients = {}  # address: Session
@@ -419,20 +414,23 @@ class Server:
         ways = None
         if uploads:
             path = uploads.place(name, host, found)
-            self._take_over(path, host, now)
+            self._give_way(uploads.rival(self._sessions, path, host, now))
         else:
             ways = self.files.ways(name, host)
         own = [session for session in self._sessions if session.host == host]
         late = gives_way(own, settings["transfers_per_client"], host, now)
         late = late or gives_way(self._sessions, settings["transfers"], host, now)
-        if late:
-            self._give_way(late)
+        self._give_way(late)
         # What is to stay must not come to lie among garbage, or it cuts the heap to pieces.
         if self._sessions:  # else the end of the last one has collected it
             gc.collect()
-        for ranges, names in self._off:
-            if host in ranges:
-                asked = [one for one in asked if names and one[0].lower() not in names]
+        for one, off in settings["options_off"].items():
+            if host in Ranges([one]):
+                asked = [
+                    pair
+                    for pair in asked
+                    if off != "all" and pair[0].lower() not in map(str.encode, off)
+                ]
         if uploads:
             agreed = Agreed(asked, self.blksize, settings["wrq_windowsize"], upload=True)
             file = uploads.create(path, mode, agreed.tsize)
@@ -468,21 +466,10 @@ class Server:
         ports.join(session, twin=not uploads and session.port is not ports.listener)
         self._drive(session)
 
-    def _take_over(self, path, host, now):
-        """Who is writing the file at `path` makes room for a new request from `host`. Raises
-        Refused if it is still at it."""
-        for session in self._sessions:
-            if session.path and session.path.lower() == path.lower():
-                if session.transfer.whole():
-                    continue
-                if not may_end(session, host, now):
-                    raise Refused(UNDEFINED, "somebody is writing this file")
-                self._give_way(session)
-                break
-
     def _give_way(self, session):
-        code = UNDEFINED if session.transfer.proven else None  # no more to who may not be there
-        self._end(session, "has not answered, and gives way", code)
+        if session:
+            code = UNDEFINED if session.transfer.proven else None  # no more to a false address
+            self._end(session, "has not answered, and gives way", code)
 
     # -- transfers
 

@@ -13,9 +13,9 @@ import os
 
 from micropython import const
 
+from .access import may_end
 from .files import UPLOADS, remove
 from .names import components
-from .netascii import NetasciiSink
 from .packet import ACCESS, DISK_FULL, EXISTS, NOT_FOUND, UNDEFINED, Refused
 from .upload import WriteTransfer
 
@@ -202,6 +202,17 @@ class Uploads:
             file.close()
         return None if file else path
 
+    def rival(self, sessions, path, host, now):
+        """Who of `sessions` (server.py) writes the file at `path` and gives it up for `host`; None
+        without one. Raises Refused if it is still at it."""
+        for session in sessions:
+            same = session.path and session.path.lower() == path.lower()
+            if same and not session.transfer.whole():
+                if may_end(session, host, now):
+                    return session
+                raise Refused(UNDEFINED, "somebody is writing this file")
+        return None
+
     def create(self, path, mode, size):
         """The sink that makes the file at `path`.
 
@@ -216,7 +227,11 @@ class Uploads:
         if size is not None and (size > limit or not self._has_room(self.blocks(size))):
             raise Refused(DISK_FULL, "no room for %d bytes" % size)
         sink = Sink(self, path, limit, self._open_bytes)
-        return NetasciiSink(sink) if mode == "netascii" else sink
+        if mode == "netascii":
+            from .netascii import NetasciiSink
+
+            return NetasciiSink(sink)
+        return sink
 
     def blocks(self, size):
         """How many blocks of flash a file of `size` bytes takes."""

@@ -38,9 +38,9 @@ def may_end(session, host, now):
     """Whether `session` (server.py) may be ended for a request from `host`: its client has not
     answered, and so may have a false address; or it is the same host, and was restarted."""
     transfer = session.transfer
-    if not transfer.proven:
-        return ticks_diff(now, session.started) >= _PROVE_MS
-    return session.host == host and ticks_diff(now, transfer.progress) >= _SILENT_MS
+    if not transfer.proven:  # a negative difference is one of days: ticks_ms wraps
+        return not 0 <= ticks_diff(now, session.started) < _PROVE_MS
+    return session.host == host and not 0 <= ticks_diff(now, transfer.progress) < _SILENT_MS
 
 
 def gives_way(sessions, limit, host, now):

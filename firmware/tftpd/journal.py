@@ -14,6 +14,7 @@ ALWAYS = -1  # tools wait for these lines
 INFO = 2
 DEBUG = 3
 _SECOND_MS = const(1000)
+_WRAP_MS = const(1 << 30)  # of ticks_ms
 _LINES = const(8)  # that strangers may cause at once; one a second while they go on
 _LONGEST = const(128)  # characters of a name that are shown
 
@@ -64,9 +65,10 @@ class Journal:
         self.counters = {name: 0 for name in names}
 
     def uptime_ms(self):
-        """Milliseconds since the journal began. To be called every few days: ticks_ms wraps."""
+        """Milliseconds since the journal began. To be called every 12 days: ticks_ms wraps."""
         now = ticks_ms()
-        self._uptime_ms += max(ticks_diff(now, self._last), 0)
+        passed = ticks_diff(now, self._last)
+        self._uptime_ms += passed if passed >= 0 else passed + _WRAP_MS
         self._last = now
         if self._uptime_ms - self._second >= _SECOND_MS:
             self._second = self._uptime_ms

@@ -22,6 +22,9 @@ from .transfer import DONE, ReadAhead, ReadTransfer
 _LISTEN_MS = const(20)  # while transfers keep it busy, new requests and strangers wait so long,
 _ALONE_MS = const(40)  # and so long while a single transfer goes on and on
 _TICK_MS = const(1000)
+# No transfer waits so long. What seems to be due in a year has been due for days in which nobody
+# called poll(): ticks_ms wraps after 12.4 days, and of two ticks the later one is known for 6.2.
+_DAY_MS = const(86400000)
 _SHARE_MS = const(4)  # in which a twin's client is heard again and again where others share a port
 _RESERVE = const(2048)  # bytes of heap in one piece that a transfer must leave
 _BURST = const(16)  # datagrams taken from one socket before the others have their turn
@@ -290,7 +293,7 @@ class Server:
                 # As of the poll: what has come since may be what a timer waits for.
                 if ports.alone:  # pump() has looked for it
                     now = ticks_ms()
-                more = ticks_diff(now, self._due) < 0
+                more = 0 < ticks_diff(self._due, now) <= _LISTEN_MS
                 if not more:
                     self._run_timers(now)
             if jobs and (not sessions or not 0 <= ticks_diff(rested, now) <= _REST_MS):
@@ -517,7 +520,9 @@ class Server:
         wait = _LISTEN_MS
         for session in self._sessions:
             transfer = session.transfer
-            if ticks_diff(transfer.due, now) <= 0:
+            # By when this should have been done: what became due since, because we are late
+            # ourselves, gets one more turn in which its answer may be found.
+            if not 0 < ticks_diff(transfer.due, self._due) < _DAY_MS:
                 self._drive(session, late=now)
             if transfer.outcome:  # it has left the list: the others in the next turn
                 wait = 0

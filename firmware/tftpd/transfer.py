@@ -195,7 +195,7 @@ class Transfer:
             self.progress = now
             self._rto = self._estimate()
             self._allowance = _UNPROVEN_DATAGRAMS
-        elif ticks_diff(now, self.progress) > 1000:
+        elif not 0 <= ticks_diff(now, self.progress) <= 1000:
             return False
         self._repeat()
         return True
@@ -203,12 +203,14 @@ class Transfer:
     def expired(self, now):
         """`due` has come: prepare a repeat, or give up."""
         silence = ticks_diff(now, self.progress)
+        if silence < 0:  # ticks_ms has wrapped: it is days
+            silence = self._patience
         if self.blocked:
             if silence >= (_STUCK_MS if self.blksize > _FRAME_BYTES else self._patience):
                 raise Refused(UNDEFINED, "can't send blocks of %d bytes" % self.blksize)
         elif silence >= self._patience:
             # All was sent and only the last ACK is missing: it was lost, the client is content.
-            self.outcome = DONE if self.dallying(now) else "the client does not answer"
+            self.outcome = DONE if self.whole() else "the client does not answer"
         elif self.proven or self._allowance > 0:
             if self._since != self.progress:
                 self._since = self.progress

@@ -382,6 +382,26 @@ def test_a_wifi_that_is_not_there_is_told_and_looked_for_again(at_console):
     assert fetch(board.address, "hello.txt") == SERVED["hello.txt"]
 
 
+@quick
+def test_a_wifi_lost_after_any_number_of_days_is_joined_again(at_console):
+    console = at_console()
+    console.interrupt()
+    code = (
+        "import link, time\n"
+        "for hours in 72, 144, 152, 168, 216, 288:\n"
+        "    link._nic.disconnect()\n"
+        "    time.sleep_ms(300)\n"
+        "    link._attempt = (time.ticks_ms() - hours * 3600000) % (1 << 30)\n"
+        "    link._up = False\n"
+        "    start = time.ticks_ms()\n"
+        "    while not link.keep() and time.ticks_diff(time.ticks_ms(), start) < 20000:\n"
+        "        time.sleep_ms(200)\n"
+        "    print(hours, time.ticks_diff(time.ticks_ms(), start))\n"
+    )
+    waits = [int(line.split()[1]) for line in console.run(code).splitlines() if line[:1].isdigit()]
+    assert len(waits) == 6 and max(waits) < 9000, waits  # ms; an attempt that is not overdue waits 10 s
+
+
 # -- memory and speed --------------------------------------------------------------------------------------------------
 
 

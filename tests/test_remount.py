@@ -86,3 +86,16 @@ def test_another_filesystem_stays_as_it_is():
 
 def test_a_board_without_flashbdev_stays_as_it_is():
     assert run("before = reads()\nboot(1024)\nassert reads() == before") == ""
+
+
+def test_a_cache_that_the_memory_does_not_hold_leaves_the_flash_as_it_is():
+    said = run("""
+class Short:
+    def VfsLfs2(*arguments, **named):
+        raise MemoryError
+
+sys.modules["flashbdev"], sys.modules["vfs"] = flashbdev, Short
+boot(4096)
+reads()
+""")
+    assert said.startswith("flash: no LittleFS with a cache of 4096 bytes: MemoryError")

@@ -22,9 +22,9 @@ from .transfer import DONE, ReadAhead, ReadTransfer
 _LISTEN_MS = const(20)  # while transfers keep it busy, new requests and strangers wait so long,
 _ALONE_MS = const(40)  # and so long while a single transfer goes on and on
 _TICK_MS = const(1000)
-# No transfer waits so long. What seems to be due in a year has been due for days in which nobody
-# called poll(): ticks_ms wraps after 12.4 days, and of two ticks the later one is known for 6.2.
-_DAY_MS = const(86400000)
+# No transfer waits so long: 255 s x 100 retries are 7 hours. What seems to be due later has been
+# due for days in which nobody called poll(), for ticks_ms wraps after 12.4 of them.
+_LONGEST_MS = const(28800000)
 _SHARE_MS = const(4)  # in which a twin's client is heard again and again where others share a port
 _RESERVE = const(2048)  # bytes of heap in one piece that a transfer must leave
 _BURST = const(16)  # datagrams taken from one socket before the others have their turn
@@ -451,7 +451,7 @@ class Server:
                 transfer = uploads.transfer(file, *limits)
             else:
                 transfer = ReadTransfer(file, self.ahead, *limits)
-            served = path[len(settings["root"]) :].encode()
+            served = path[len(self.files.names.root) :].encode()
             label = _label(peer, opcode, served, mode, agreed.granted)
             began = self.journal.uptime_ms()
             place = (path if uploads else None), ports.listener, client, host
@@ -522,7 +522,7 @@ class Server:
             transfer = session.transfer
             # By when this should have been done: what became due since, because we are late
             # ourselves, gets one more turn in which its answer may be found.
-            if not 0 < ticks_diff(transfer.due, self._due) < _DAY_MS:
+            if not 0 < ticks_diff(transfer.due, self._due) < _LONGEST_MS:
                 self._drive(session, late=now)
             if transfer.outcome:  # it has left the list: the others in the next turn
                 wait = 0

@@ -10,7 +10,7 @@ from tools.bench import measures, peers
 @pytest.fixture(scope="module")
 def budgets() -> dict[str, measures.Budget]:
     """The budgets of heap and code by name, as `make bench` measures them."""
-    return {budget.what: budget for budget in [*measures.heap(peers.free_port()), measures.size()]}
+    return {budget.what: budget for budget in measures.heap(peers.free_port())}
 
 
 @pytest.mark.parametrize("kind", ["lock-step", "windowed"])
@@ -22,13 +22,16 @@ def test_one_more_transfer_takes_at_most_4_kb(budgets):
     assert 1468 < budgets["heap of one more transfer at blksize 1468"].figure <= 4096
 
 
-def test_the_compiled_firmware_is_at_most_24_kb(budgets):
-    assert 8000 < budgets["compiled firmware"].figure <= 24 << 10
+def test_what_is_loaded_with_all_options_off_is_at_most_27_kb(budgets):
+    loaded, everything = (budgets[f"compiled firmware, {what}"].figure for what in ("loaded with all off", "all of it"))
+    assert 8000 < loaded <= 27 << 10
+    assert loaded < everything - 3000, "uploads, netascii and crash.py are loaded when they are needed"
 
 
 @pytest.mark.timeout(300)
 def test_thousands_of_transfers_leave_the_heap_flat(start):
     board: Board = start("--set", "log=debug")
+    fetch(board.address, "text.txt", mode="netascii")  # which loads its code
     used = [board.heap_when_idle() for _ in range(5)]
     for number in range(2000):
         kind = number % 5

@@ -61,17 +61,15 @@ def _least_turns():
 class Session:
     """A transfer with its place on the network and what the journal wants to know of it."""
 
-    def __init__(self, transfer, file, path, port, client, host, request, label, began, now):
+    def __init__(self, transfer, file, port, client, host, request, label, began, now):
         self.transfer = transfer
         self.file = file  # its source or sink
-        self.path = path  # where an upload is to go; None for a read
         self.client = client  # address as recvfrom gives it
         self.host = host  # the same as a text
         self.request = request  # the datagram, to know its repeat from a new one
         self.label = label  # for the journal; None once that has been told
         self.began = began  # uptime_ms of the journal
         self.started = now  # ticks_ms, to judge a client that has not answered
-        self.repeats = 0  # of the request
         self.port = port
         self.twin = None  # as Ports has it
 
@@ -243,7 +241,7 @@ class Ports:
         """The session's transfer is to use its port, with a `twin` (bool) if there can be one."""
         port = session.port
         port.users += 1
-        if session.path:
+        if session.transfer.path:
             port.room = max(port.room, session.transfer.blksize + _MORE)
         self.users += 1
         self._turns = _EAGER_TURNS
@@ -268,7 +266,7 @@ class Ports:
         self.users -= 1
         rooms = [_REQUEST_ROOM if port is self.listener else _ROOM]
         for other in others:
-            if other.path and other.port is port:
+            if other.transfer.path and other.port is port:
                 rooms.append(other.transfer.blksize + _MORE)
         port.room = max(rooms)
         if not port.users and port.sock and port is not self.listener:

@@ -32,6 +32,7 @@ _WAITING = const(5)  # how many are taken at most before the first of them is an
 _SLICE_MS = const(10)  # in which folders are listed,
 _REST_MS = const(30)  # and after which transfers have their turn
 _LATER = const(8)  # requests that wait for that
+_TOLD_REPEATS = const(2)  # of a request: our answers don't arrive
 _ENDED = const(8)  # clients that are remembered
 _LEAST_BLKSIZE = const(512)  # that of a request without options
 _FRAME_BLKSIZE = const(1468)  # what fits into one frame
@@ -338,8 +339,7 @@ class Server:
             self.journal.count("garbage")
             return
         if session and session.request == datagram and session.transfer.repeat_request(now):
-            session.repeats += 1
-            if session.repeats == 2 and not session.transfer.proven:
+            if session.transfer.repeats == _TOLD_REPEATS:
                 what = "%s: asked again, our answers don't seem to arrive"
                 self.journal.log(INFO, what, session.label)
             self._drive(session)
@@ -449,13 +449,14 @@ class Server:
             limits = (agreed, settings["timeout"], settings["retries"], ticks_ms)
             if uploads:
                 transfer = uploads.transfer(file, *limits)
+                transfer.path = path
             else:
                 transfer = ReadTransfer(file, self.ahead, *limits)
             served = path[len(self.files.names.root) :].encode()
             label = _label(peer, opcode, served, mode, agreed.granted)
             began = self.journal.uptime_ms()
-            place = (path if uploads else None), ports.listener, client, host
-            session = Session(transfer, file, *place, datagram, label, began, now)
+            where = ports.listener, client, host
+            session = Session(transfer, file, *where, datagram, label, began, now)
             # Or the next request could not even be heard, and refused; or what is uploaded.
             bytearray(max(_RESERVE, agreed.blksize if uploads else 0))
             if not settings["single_port"]:
@@ -493,7 +494,7 @@ class Server:
         code, text = _explained(trouble)
         if session in self._sessions:  # None, and who has ended, are not
             transfer = session.transfer
-            if transfer.blocked and not session.path and transfer.blksize > _FRAME_BLKSIZE:
+            if transfer.blocked and not transfer.path and transfer.blksize > _FRAME_BLKSIZE:
                 self.blksize = max(transfer.blksize // 2, _FRAME_BLKSIZE)
                 self.journal.log(INFO, "blksize: lowered to %d, which can be sent", self.blksize)
             transfer.outcome = text
@@ -507,7 +508,7 @@ class Server:
             transfer.receive(word or self.ahead.inbox, size, now)
             word = None
             size = None if transfer.outcome else transfer.pump(None)
-            if session.path and transfer.whole():
+            if transfer.path and transfer.whole():
                 self.journal.finished(session, DONE)  # it stays only to repeat its ACK
         if transfer.outcome:
             self._end(session, transfer.outcome)

@@ -73,6 +73,9 @@ class Transfer:
     peer_error what stands behind the opcode of the ERROR that the client ended with (bytes: code
                and text, or as much as could be heard), None without one
 
+    path       where an upload is to go (str), set by the caller; None for a read
+    repeats    how often the request was repeated before the client had answered
+
     The caller sets before pump():
 
     send       takes a packet (bytes-like) and puts it on the wire; returns None, or raises OSError
@@ -88,6 +91,10 @@ class Transfer:
     dallying(now)  True if that ACK is most likely lost, or has been sent
     _repeat()      makes pump() send again what was sent last
     """
+
+    # Here and not in each transfer, which would not need them:
+    path: "str | None" = None
+    repeats = 0
 
     def __init__(self, agreed, timeout, retries, clock):
         """A transfer that is about to send its first packet.
@@ -192,6 +199,7 @@ class Transfer:
         if self.whole():
             return False
         if not self.proven:
+            self.repeats += 1
             self.progress = now
             self._rto = self._estimate()
             self._allowance = _UNPROVEN_DATAGRAMS

@@ -206,7 +206,8 @@ class Uploads:
         """Who of `sessions` (server.py) writes the file at `path` and gives it up for `host`; None
         without one. Raises Refused if it is still at it."""
         for session in sessions:
-            same = session.path and session.path.lower() == path.lower()
+            writing = session.transfer.path
+            same = writing and writing.lower() == path.lower()
             if same and not session.transfer.whole():
                 if may_end(session, host, now):
                     return session

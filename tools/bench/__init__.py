@@ -57,7 +57,7 @@ def run(arguments: argparse.Namespace) -> int:
             more, pico_figures = pico.budgets(arguments.field)
             gauged += more
         status.update("heap and size")
-        budgets = [*measures.heap(peers.free_port()), measures.size()]
+        budgets = measures.heap(peers.free_port())
         board = stack.enter_context(peers.everyday_board(folder, measures.FLASH_SIZE))
         ports, absent = _start_peers(stack, folder, peers.DEBIAN)
         comparisons: Comparisons = []

@@ -102,7 +102,15 @@ def transfer():
     return (after - before) // _TRANSFERS
 
 
-figures = {"prompt": prompt, "code": loaded - prompt, "data": idle - loaded, "blocks": _BLOCKS, "transfers": _TRANSFERS}
+modules = [*sys.modules, "settings"]
+figures = {
+    "modules": modules,
+    "prompt": prompt,
+    "code": loaded - prompt,
+    "data": idle - loaded,
+    "blocks": _BLOCKS,
+    "transfers": _TRANSFERS,
+}
 figures["lock_step"] = allocated(1)
 figures["windowed"] = allocated(_WINDOWSIZE)
 server.stop()

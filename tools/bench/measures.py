@@ -198,23 +198,23 @@ def relay_cost(client: Client, port: int, rounds: int) -> Budget:
     )
 
 
-def size() -> Budget:
-    """All of the compiled firmware."""
-    with tempfile.TemporaryDirectory() as folder:
-        compiled = filesystem.compile_firmware(Path(folder))
-    total = sum(map(len, compiled.values()))
-    return Budget("compiled firmware", total, "bytes", 24 << 10, f"mpy-cross, {len(compiled)} .mpy files")
-
-
 def heap(port: int) -> list[Budget]:
-    """The heap's figures, taken inside an everyday board that is its own client (heap.py). `port`: a free one."""
+    """The figures of heap and code, taken inside an everyday board, its own client (heap.py). `port`: a free one."""
     figures = _run_heap_script(port)
     blocks = figures["blocks"]
     per_block = f"gc.mem_alloc() over {blocks} blocks of 1,468 bytes, collector off"
     words = "Unix port, 64-bit words; the budget is defined on a 32-bit board"
     transfer = f"mean of {figures['transfers']} more transfers, after gc.collect()"
     idle = figures["code"] + figures["data"]
+    with tempfile.TemporaryDirectory() as folder:
+        compiled = filesystem.compile_firmware(Path(folder))
+    loaded = [data for path, data in compiled.items() if _module(path) in figures["modules"]]
+    everything, code = sum(map(len, compiled.values())), "mpy-cross, {} .mpy files"
     return [
+        Budget(
+            "compiled firmware, loaded with all off", sum(map(len, loaded)), "bytes", 27 << 10, code.format(len(loaded))
+        ),
+        Budget("compiled firmware, all of it", everything, "bytes", None, code.format(len(compiled))),
         Budget("heap allocated per DATA block, lock-step", figures["lock_step"] / blocks, "bytes", 0, per_block),
         Budget("heap allocated per DATA block, windowed", figures["windowed"] / blocks, "bytes", 0, per_block),
         Budget("heap of one more transfer at blksize 1468", figures["transfer"], "bytes", 4 << 10, transfer),
@@ -223,7 +223,12 @@ def heap(port: int) -> list[Budget]:
     ]
 
 
-def _run_heap_script(port: int) -> dict[str, int]:
+def _module(path: str) -> str:
+    """The name by which `/lib/tftpd/ports.mpy` is imported."""
+    return path.removeprefix("/lib/").removesuffix(".mpy").removesuffix("/__init__").replace("/", ".")
+
+
+def _run_heap_script(port: int) -> dict[str, Any]:
     pico = boards.load("rpi_pico_w")  # whose budgets these are: its settings, its cache for each open file
     layout = pico["filesystem"]
     settings = {"ssid": "emulated", "address": "127.0.0.1", "port": port, "log": "warning"}

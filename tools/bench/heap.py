@@ -102,7 +102,7 @@ def transfer():
     return (after - before) // _TRANSFERS
 
 
-modules = [*sys.modules, "settings"]
+modules = list(sys.modules) + ["settings"]  # noqa: RUF005
 figures = {
     "modules": modules,
     "prompt": prompt,

@@ -297,7 +297,7 @@ def test_esptool_is_told_port_speed_and_offset(tmp_path: Path, monkeypatch, caps
     monkeypatch.setattr("esptool.reset_chip", lambda chip, how: said.append(how))
     base, whole = tmp_path / "base.bin", tmp_path / "whole.bin"
     base.write_bytes(made_esp("esp32", table(NVS, FACTORY, VFS)))
-    whole.write_bytes(image.build_image(boards.load("esp32"), ROOT / "files", {}, base=base))
+    whole.write_bytes(image.make(boards.load("esp32"), ROOT / "files", {}, base=base).data)
     for path, offset in ((base, 0x1000), (whole, 0)):
         console = Console(BOOT.replace(b":69", b":6969"))
         plug_in(monkeypatch, (console.name, 0x10C4), ("/dev/pico", 0x2E8A))
@@ -348,7 +348,7 @@ def test_bad_input_is_one_line_and_writes_nothing(uf2: Path, tmp_path: Path):
     assert "no board is called 'nope'" in bad(uf2, board="nope")
     assert "nothing to flash" in bad(uf2, board="unix")
     assert "can't read" in bad(tmp_path / "missing.uf2")
-    assert "is no firmware" in bad(file("text", b"a text"))
+    assert "is not firmware" in bad(file("text", b"a text"))
     assert "is for the rp2350, and the Pico W has the rp2040" in bad(file("2350.uf2", made_uf2("rp2350")))
     esp = file("esp.bin", made_esp("esp32", table(NVS, FACTORY)))
     assert "is for the esp32, and the Pico W has the rp2040" in bad(esp)

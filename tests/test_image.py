@@ -195,12 +195,12 @@ def test_uf2_on_a_made_base(folder: Path, tmp_path: Path, whole: bool):
     base = tmp_path / "base.uf2"
     base.write_bytes(made_uf2(place=place))
     board = boards.load("rpi_pico_w")
-    data = image.build_image(board, folder, {"port": 70}, base=base, whole=whole)
+    data = image.make(board, folder, {"port": 70}, base=base, whole=whole).data
     check_uf2(data, base.read_bytes(), *place, "rpi_pico_w", {"port": 70}, whole)
-    assert data == image.build_image(board, folder, {"port": 70}, base=base, whole=whole), "not the same twice"
+    assert data == image.make(board, folder, {"port": 70}, base=base, whole=whole).data, "not the same twice"
     base.write_bytes(made_uf2(place=None))
     facts = board["filesystem"]
-    data = image.build_image(board, folder, {}, base=base, whole=whole)
+    data = image.make(board, folder, {}, base=base, whole=whole).data
     check_uf2(data, base.read_bytes(), facts["offset"], facts["size"], "rpi_pico_w", {}, whole)
 
 
@@ -325,7 +325,7 @@ def test_bin_on_a_made_base(board: str, chip: str, partitions: tuple, folder: Pa
         size = boards.format_size(flash_size)
         options = ("--board", board, "--base", base, "--files", folder, "--flash-size", size, "-o", output)
         said, warned = make(*options)
-        assert "v9.9.9 for Test board" in said and "does not know the base" in warned and "no ssid is set" in warned
+        assert "v9.9.9 for Test board" in said and "board.json does not know" in warned and "no ssid is set" in warned
         assert ("must really have" in warned) == (not vfs)
         lfs = check_esp(output.read_bytes(), base.read_bytes(), chip, place, flash_size, tmp_path)
         check_tree(lfs, board, {})
@@ -352,7 +352,7 @@ def test_names_that_clients_cannot_ask_for_are_left_out_with_a_warning(folder: P
         file.write(b"x")
     output = tmp_path / "out.uf2"
     _, warned = make("--board", "rpi_pico_w", "--base", pico(tmp_path), "--files", folder, "-o", output)
-    assert "hidden, so not served: .git/config, .hidden" in warned
+    assert "hidden, so not served: .git, .hidden" in warned
     assert "a backslash, which clients mean as /, so not served: back\\slash" in warned
     assert "not UTF-8, so not served: not-utf-8-" in warned
     assert "HELLO.txt and hello.txt" in warned and "Deep and deep" in warned
@@ -365,24 +365,24 @@ def test_names_that_clients_cannot_ask_for_are_left_out_with_a_warning(folder: P
 def test_a_component_of_more_than_255_bytes_is_left_out():
     from tools import filesystem
 
-    assert filesystem._unservable("x" * 255) is None
-    assert filesystem._unservable("folder/" + "x" * 256) == "a name of more than 255 bytes"
-    assert filesystem._unservable("ü" * 128) == "a name of more than 255 bytes"
+    assert filesystem.unservable("x" * 255) is None
+    assert filesystem.unservable("folder/" + "x" * 256) == "a name of more than 255 bytes"
+    assert filesystem.unservable("ü" * 128) == "a name of more than 255 bytes"
 
 
 def test_files_lie_where_the_setting_root_says(folder: Path, tmp_path: Path):
-    data = image.build_image(boards.load("rpi_pico_w"), folder, {"root": "/srv/tftp"}, base=pico(tmp_path), whole=True)
+    data = image.make(boards.load("rpi_pico_w"), folder, {"root": "/srv/tftp"}, base=pico(tmp_path), whole=True).data
     flash = b"".join(block[2] for block in parse_uf2(data) if block[1] >= XIP + 0x12C000)
     assert tree(flash)["/srv/tftp/hello.txt"] == SERVED["hello.txt"]
 
 
 def test_what_is_kept_goes_before_the_folder(folder: Path, tmp_path: Path):
     board, base = boards.load("rpi_pico_w"), pico(tmp_path)
-    data = image.build_image(board, folder, {}, base=base, whole=True)
+    data = image.make(board, folder, {}, base=base, whole=True).data
     earlier = b"".join(block[2] for block in parse_uf2(data) if block[1] >= XIP + 0x12C000)
     (folder / "hello.txt").write_bytes(b"changed")
     (folder / "new").write_bytes(b"new")
-    data = image.build_image(board, folder, {"port": 70}, base=base, whole=True, kept=earlier)
+    data = image.make(board, folder, {"port": 70}, base=base, whole=True, kept=earlier).data
     found = tree(b"".join(block[2] for block in parse_uf2(data) if block[1] >= XIP + 0x12C000))
     assert found["/files/hello.txt"] == SERVED["hello.txt"] and found["/files/new"] == b"new"
     assert json.loads(found["/settings.json"]) == {"port": 70}
@@ -416,7 +416,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(folder: Path, tmp_path: Path):
     vfs = file("vfs.bin", made_esp("esp32", table(NVS, FACTORY, VFS)))
     rest = file("rest.bin", made_esp("esp32", table(NVS, FACTORY)))
     wrong_md5 = table(NVS, FACTORY).replace(b"factory", b"factorx")
-    made = file("made.bin", image.build_image(boards.load("esp32"), folder, {}, base=vfs))
+    made = file("made.bin", image.make(boards.load("esp32"), folder, {}, base=vfs).data)
     big = tmp_path / "big"
     big.mkdir()
     (big / "big.bin").write_bytes(bytes(1_000_000))
@@ -443,8 +443,8 @@ def test_bad_input_is_one_line_and_leaves_nothing(folder: Path, tmp_path: Path):
     assert "is for the esp32, and the ESP32-C3 has the esp32c3" in bad(board="esp32_c3", base=vfs)
     assert "is for the rp2040, and the Pico 2 W has the rp2350" in bad(board="rpi_pico2_w")
     assert "can't read" in bad(base=tmp_path / "missing")
-    assert "is no firmware" in bad(base=file("text", b"a text"))
-    assert "is no firmware" in bad(base=file("nothing", b""))
+    assert "is not firmware" in bad(base=file("text", b"a text"))
+    assert "is not firmware" in bad(base=file("nothing", b""))
     assert "not a whole UF2 file" in bad(base=file("cut", uf2.read_bytes()[:-1]))
     assert "1,024 bytes into its own filesystem" in bad(base=file("long", made_uf2(size=0x12C000 + 1024)))
     assert "take MicroPython's file as it was downloaded" in bad(board="esp32", base=made)
@@ -452,7 +452,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(folder: Path, tmp_path: Path):
     assert "no partition table" in bad(board="esp32", base=file("none", made_esp("esp32", b"\xff" * 0xC00)))
     damaged = bytearray(vfs.read_bytes())
     damaged[1] = 99  # segments
-    assert "the bootloader of the base is damaged" in bad(
+    assert "boot is damaged: esptool does not take it for one" in bad(
         "--flash-size", "8M", board="esp32", base=file("boot", bytes(damaged))
     )
 
@@ -462,11 +462,11 @@ def test_bad_input_is_one_line_and_leaves_nothing(folder: Path, tmp_path: Path):
     assert "there is no esp32 with 5M of flash" in bad("--flash-size", "5M", board="esp32", base=rest)
     assert "has its filesystem up to 4M" in bad(base=file("far", made_uf2(place=(0x200000, 0x200000))))
 
-    assert "can't read the settings in" in bad("--settings", tmp_path / "missing.json")
+    assert "can't read" in bad("--settings", tmp_path / "missing.json")
     assert "are not JSON" in bad("--settings", file("broken.json", b'{"ssid": '))
-    assert "are not JSON" in bad("--settings", file("latin.json", b'{"ssid": "\xff"}'))
+    assert "are not UTF-8 text" in bad("--settings", file("latin.json", b'{"ssid": "\xff"}'))
     assert "are not a JSON object" in bad("--settings", file("list.json", b"[]"))
-    assert "windowsize must be a whole number" in bad("--settings", file("bad.json", b'{"windowsize": "x"}'))
+    assert "bad.json: windowsize must be a whole number" in bad("--settings", file("bad.json", b'{"windowsize": "x"}'))
     assert "takes KEY=VALUE" in bad("--set", "ssid")
     assert 'no setting is called "sid"' in bad("--set", "sid=lab")
 
@@ -482,5 +482,5 @@ def test_bad_input_is_one_line_and_leaves_nothing(folder: Path, tmp_path: Path):
     assert "can't write" in complain(
         *("image", "--board", "rpi_pico_w", "--base", uf2, "--files", folder, "-o", uf2 / "where")
     )
-    assert "is no firmware" in complain("image", "--inspect", tmp_path / "text")
+    assert "is not firmware" in complain("image", "--inspect", tmp_path / "text")
     assert "can't read" in complain("image", "--inspect", tmp_path / "missing")

@@ -11,7 +11,6 @@ import hashlib
 import io
 import json
 import struct
-import sys
 from base64 import b64encode
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -24,9 +23,10 @@ from rich import box
 from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from . import ToolError, boards, filesystem, monitor
+from . import ToolError, boards, filesystem, monitor, printable
 
 _SETTINGS = "/settings.json"
+_FOR_FILES = ("root", "write_to", "write_from")  # settings that say where files and folders go
 _PART = "/.deploy-"  # what is not yet whole: beside nothing that is served, and hidden
 _CHUNK_BYTES = 3072  # a line of 4 KB for the board's compiler
 _HASHED_AT_ONCE = 8
@@ -79,9 +79,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--device", metavar="PORT", help="serial port, or socket://HOST:PORT (default: that of the board plugged in)"
     )
-    parser.add_argument("--files", type=Path, required=True, metavar="DIR", help="what to serve")
+    parser.add_argument("--files", type=boards.parse_path, required=True, metavar="DIR", help="what to serve")
     parser.add_argument(
-        "--settings", type=Path, metavar="FILE", help="a settings.json (default: the board keeps what it has)"
+        "--settings",
+        type=boards.parse_path,
+        metavar="FILE",
+        help="a settings.json (default: the board keeps what it has)",
     )
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="a setting, over those of FILE or of the board"
@@ -94,8 +97,8 @@ def run(arguments: argparse.Namespace) -> int:
     if "firmware" not in board:
         raise ToolError(f"{board['product']}: nothing to fill; python -m tools emulate takes its --files at each start")
     settings = boards.read_settings(arguments.settings) if arguments.settings else None
-    boards.check_settings(settings or {}, arguments.set)
-    filesystem.servable(arguments.files)
+    checked = boards.check_settings(settings or {}, arguments.set, arguments.settings)
+    filesystem.served(arguments.files, checked)
     remote = _Remote(arguments.device or monitor.find_port(board["mcu"]))
     try:
         done = _fill(remote, board, arguments.files, settings, arguments.set, arguments.delete)
@@ -134,22 +137,23 @@ def _fill(
     remote.check(board)
     old = remote.settings() if settings is None else None
     if settings is not None or pairs:
-        settings = boards.check_settings(settings or old or {}, pairs)
-    root = (settings or old or {}).get("root", filesystem.SERVED)
-    root = boards.check_settings({"root": root}, [])["root"].rstrip("/")
+        settings = boards.check_settings(settings or old or {}, pairs, f"the board's {_SETTINGS}" if old else None)
+    wanted = {name: value for name, value in (settings or old or {}).items() if name in _FOR_FILES}
+    wanted = boards.check_settings(wanted, [], f"the board's {_SETTINGS}")
+    root = wanted.get("root", filesystem.SERVED).rstrip("/")
 
     server = filesystem.board_files(settings or {}, board["settings"])
     if settings is None:
         del server[_SETTINGS]
-    served, warnings = filesystem.servable(folder, root)
-    for warning in warnings:
-        print(f"warning: {warning}", file=sys.stderr)
+    served = filesystem.served(folder, wanted)
+    for warning in served.warnings:
+        boards.warn(warning)
 
     remote.remove(path for path in remote.listing("/") if path.startswith(_PART))
     there = {**remote.listing("/"), **remote.listing("/lib", True), **remote.listing(root, True)}
-    plan = _plan(remote, there, server, served, root, delete)
+    plan = _plan(remote, there, server, served.files, served.folders, root, delete)
     _check_room(plan, there, remote.space(), board["filesystem"])
-    _carry_out(remote, plan, there, root)
+    _carry_out(remote, plan, there, root, served.folders)
     plan.free = remote.space()[1]
     return plan
 
@@ -159,6 +163,7 @@ def _plan(
     there: dict[str, int | None],
     server: dict[str, bytes],
     served: dict[str, bytes],
+    folders: list[str],
     root: str,
     delete: bool,
 ) -> _Plan:
@@ -183,16 +188,17 @@ def _plan(
             plan.replaced[path] = size
         elif delete and below != path and not any(part.startswith(".") for part in below.split("/")):
             plan.removed[path] = size
-    _check_kinds(plan, there, served)
+    _check_kinds(plan, there, served, folders)
     return plan
 
 
-def _check_kinds(plan: _Plan, there: dict[str, int | None], served: dict[str, bytes]) -> None:
+def _check_kinds(plan: _Plan, there: dict[str, int | None], served: dict[str, bytes], folders: list[str]) -> None:
     # A folder where a file is to be, or the other way round.
     kept = {path for path, size in there.items() if size is not None and path not in plan.removed}
-    folders = {str(parent) for path in kept for parent in PurePosixPath(path).parents}
-    for path in served:
-        if path in folders or kept & {str(parent) for parent in PurePosixPath(path).parents}:
+    taken = {str(parent) for path in kept for parent in PurePosixPath(path).parents}
+    for path in (*served, *folders):
+        above = {str(parent) for parent in PurePosixPath(path).parents}
+        if kept & above or path in (taken if path in served else kept):
             raise ToolError(f"{path} would be a file and a folder: --delete removes what the board has of it")
 
 
@@ -216,12 +222,12 @@ def _check_room(plan: _Plan, there: dict[str, int | None], space: tuple[int, int
         )
 
 
-def _carry_out(remote: "_Remote", plan: _Plan, there: dict[str, int | None], root: str) -> None:
+def _carry_out(remote: "_Remote", plan: _Plan, there: dict[str, int | None], root: str, folders: list[str]) -> None:
     remote.remove(plan.removed)
     below = [path for path, size in there.items() if size is None and path.startswith(f"{root}/")]
     useless = {str(parent) for path in plan.removed for parent in PurePosixPath(path).parents} | plan.served.keys()
     remote.remove_folders(sorted(useless & set(below), reverse=True))
-    remote.make_folders([*plan.served, *plan.server, f"{root}/-"])
+    remote.make_folders([*plan.served, *plan.server, *(f"{folder}/-" for folder in folders)])
 
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TimeRemainingColumn())
     total = sum(map(len, (plan.served | plan.server).values()))
@@ -229,7 +235,7 @@ def _carry_out(remote: "_Remote", plan: _Plan, there: dict[str, int | None], roo
         task = progress.add_task("", total=total)
 
         def put(path: str, data: bytes, part: str) -> None:
-            progress.update(task, description=PurePosixPath(path).name[:40])
+            progress.update(task, description=printable(PurePosixPath(path).name)[:40])
             for size in remote.write(part, data):
                 progress.advance(task, size)
 
@@ -237,7 +243,9 @@ def _carry_out(remote: "_Remote", plan: _Plan, there: dict[str, int | None], roo
         for path, data in sorted(plan.served.items(), key=lambda item: len(item[1]) - (there.get(item[0]) or 0)):
             block, free = remote.space()
             if there.get(path) and len(data) + _SPARE_BLOCKS * block > free:
-                progress.console.print(f"both versions of {path} don't fit: the old one goes first", markup=False)
+                progress.console.print(
+                    f"both versions of {printable(path)} don't fit: the old one goes first", markup=False
+                )
                 remote.remove([path])
             put(path, data, f"{_PART}file")
             remote.rename([(f"{_PART}file", path)])

@@ -1,6 +1,7 @@
 """Show live what a board says on its console: its journal. Ctrl-C ends it; a board that goes away is waited for."""
 
 import argparse
+import codecs
 import contextlib
 import math
 import sys
@@ -8,7 +9,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from . import ToolError
+from . import ToolError, printable
 
 _BAUD = 115200  # of MicroPython's console on a UART; USB takes any
 _POLL_S = 0.2
@@ -34,9 +35,12 @@ def run(arguments: argparse.Namespace) -> int:
     port.open()
     print(f"{port.name}: Ctrl-C ends", file=sys.stderr)
     here = True
+    # Not as it comes: what a stranger asks for is in the journal, and a terminal would obey it.
+    decoder = codecs.getincrementaldecoder("utf-8")(errors="backslashreplace")
     try:
         while True:
-            sys.stdout.buffer.write(port.read())
+            lines = decoder.decode(port.read()).replace("\r", "").split("\n")
+            sys.stdout.buffer.write("\n".join(map(printable, lines)).encode())
             sys.stdout.flush()
             if here != port.is_open:
                 here = port.is_open
@@ -144,7 +148,7 @@ def wait_until_serving(port: Port, seconds: float, silence: float = _SILENCE_S) 
             quiet = math.inf
         *lines, said = (said + data).split(b"\n")
         for line in lines:
-            last = _printable(line) or last
+            last = printable(line.decode(errors="replace").strip())[:200] or last
             if last.startswith(_LINK):
                 link = last
             if last.startswith(_UP):
@@ -167,8 +171,3 @@ def wait_until_serving(port: Port, seconds: float, silence: float = _SILENCE_S) 
     if number:
         raise ToolError(f"the board serves, but has no address after {seconds:.0f} s: {link or 'no word of its link'}")
     raise ToolError(f"the board does not serve after {seconds:.0f} s; {where} it last said: {last}")
-
-
-def _printable(line: bytes) -> str:
-    text = line.decode(errors="replace").strip()
-    return "".join(letter if letter.isprintable() else "?" for letter in text)[:200]

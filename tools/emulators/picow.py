@@ -15,7 +15,8 @@ from rp2040py.rp2040 import RP2040
 from rp2040py.usb.cdc import USBCDC
 
 from .. import ToolError
-from . import Wiring, add_arguments, main, read, write_whole
+from ..boards import read_bytes, write_whole
+from . import Wiring, add_arguments, main
 
 _FLASH_BYTES = 2 << 20
 _POLL_NS = 250_000  # of the board's time, between two looks at the sockets of the host
@@ -115,7 +116,7 @@ class PicoW:
         self._device = MicroPythonDevice(board=spec)
         self._mcu: RP2040 = self._device.mcu
         if arguments.flash:
-            saved = read(arguments.flash)
+            saved = read_bytes(arguments.flash)
             if len(saved) != _FLASH_BYTES:
                 raise ToolError(
                     f"{arguments.flash} is no saved flash: it has {len(saved):,} bytes, not {_FLASH_BYTES:,}"
@@ -169,13 +170,13 @@ class PicoW:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    image = read(arguments.image)
+    image = read_bytes(arguments.image)
     if image[:8] != _UF2_MAGIC or len(image) % 512:
         raise ToolError(f"{arguments.image} is not a UF2 file")
     board = PicoW(arguments)
     asyncio.run(board.run())
     if arguments.save_flash:
-        write_whole(arguments.save_flash, board.flash())
+        write_whole(arguments.save_flash, board.flash(), private=True)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -1,5 +1,6 @@
 """The boards' facts (board/NAME/board.json), checked against each other, against the firmware and against esptool."""
 
+import argparse
 import re
 import subprocess
 import sys
@@ -10,7 +11,7 @@ import settings
 from test_emulate import complain
 
 from board import ROOT
-from tools import ToolError, boards
+from tools import ToolError, boards, printable
 
 HARDWARE = [name for name in boards.names() if name != "unix"]
 FIELDS = {"id", "product", "vendor", "mcu", "docs", "url", "features", "deploy"}
@@ -73,12 +74,33 @@ def test_boards_lists_them_all():
         board = boards.load(name)
         assert board["mcu"] in line and boards.format_size(board["filesystem"]["size"]) in line
         assert all(entry["version"] in line for entry in board.get("firmware", ()))
+        assert ("Wi-Fi" in line) == (name not in ("unix", "wt32_eth01"))
     assert "unrecognized arguments" in complain("boards", "--fly")
 
 
 @pytest.mark.parametrize(("text", "size"), [("848K", 868_352), ("4M", 4 << 20), ("2560K", 2_621_440), ("1000", 1000)])
 def test_sizes_are_read_as_they_are_written(text: str, size: int):
     assert boards.parse_size(text) == size and boards.format_size(size) == text
+
+
+@pytest.mark.parametrize("text", ["", "0", "-1", "1.5M", "1T", "257M", "99999999999999999999", "٣M"])
+def test_what_is_no_size_of_a_flash_is_refused(text: str):
+    with pytest.raises(argparse.ArgumentTypeError, match=r"a size is a number, or one with K or M .* up to 256M, not"):
+        boards.parse_size(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("Grüße 名前", "Grüße 名前"),
+        ("\x1b[2J\x07\x9b", "\\x1b[2J\\x07\\x9b"),
+        ("a\u202eb\u2028c\u200bd\u2066", "a\\u202eb\\u2028c\\u200bd\\u2066"),
+        ("two\nlines\r\t", "two\\nlines\\r\\t"),
+        ("\udcff", "\\udcff"),
+    ],
+)
+def test_what_does_not_print_is_shown_as_an_escape(text: str, shown: str):
+    assert printable(text) == shown and shown.isprintable()
 
 
 def test_an_unknown_board_is_named_with_the_known_ones():

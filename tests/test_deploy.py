@@ -204,6 +204,21 @@ def test_a_folder_in_the_place_of_a_file_and_the_other_way_round(prompt, folder)
     assert {path for path in board.tree() if path.startswith("/files")} == {"/files/a", "/files/c/d", "/files/empty"}
 
 
+def test_folders_for_uploads_are_made(prompt, folder):
+    where = folder({"a": b"a"})
+    (where / "in" / "sub").mkdir(parents=True)
+    board = prompt({"/settings.json": b'{"write_to": ["/in"], "write_from": ["0.0.0.0/0"]}', "/files/x": b"x"})
+    fill(board, where)
+    assert {path for path, size in board.listing("/files", True).items() if size is None} == {
+        "/files/in",
+        "/files/in/sub",
+    }
+    with pytest.raises(ToolError, match="/files/x would be a file and a folder"):
+        fill(board, where, 'write_to=["/x"]')
+    with pytest.raises(ToolError, match=r"write_to names the folder /a, but a in .* is a file"):
+        fill(board, where, 'write_to=["/a"]')
+
+
 def test_wherever_the_board_goes_away_each_file_is_the_old_or_the_new_one(prompt, folder):
     old = {"/files/a": content(9000, 1), "/files/b": b"old", "/files/gone": b"x", "/lib/settings.py": b"old"}
     new = {"a": content(9000, 2), "b": b"new", "c/d": content(4000, 3)}

@@ -170,6 +170,15 @@ def test_an_unknown_hash_is_recorded_at_the_first_download_and_holds(mirror: Mir
     assert "another file than the" in complain("firmware", "--board", "esp32_s3", "--from", other)
 
 
+@pytest.mark.parametrize("note", [b"", b"\n", b"\xff\xfe", b"0123  name\n", b"x" * 70])
+def test_a_note_that_has_no_hash_is_one_line(cache: Path, note: bytes):
+    cache.mkdir(parents=True)
+    (cache / S3).write_bytes(made_esp("esp32s3", table(NVS, FACTORY)))
+    (cache / f"{S3}.sha256").write_bytes(note)
+    said = complain("firmware", "--board", "esp32_s3")
+    assert f"{S3}.sha256 has no SHA-256 in it: remove it, and {S3} is recorded anew" in said
+
+
 def test_a_file_that_is_put_into_the_cache_by_hand_is_recorded(cache: Path):
     cache.mkdir(parents=True)
     data = made_esp("esp32s3", table(NVS, FACTORY))
@@ -200,13 +209,20 @@ def test_bad_input_is_one_line(cache: Path, tmp_path: Path):
     assert "no firmware v0.1 is known for this board, only v1.26.1, v1.25.0" in complain(
         "firmware", "--board", "rpi_pico_w", "--version", "0.1"
     )
+    for version in ("", "**", "../x"):
+        assert f"no firmware v{version} is known" in complain("firmware", "--board", "rpi_pico_w", "--version", version)
     assert "can't read" in complain("firmware", "--board", "rpi_pico_w", "--from", tmp_path / "missing")
+    assert "can't read" in complain("firmware", "--board", "rpi_pico_w", "--from", tmp_path)
+    cut = tmp_path / "cut.bin"
+    cut.write_bytes(made_esp("esp32", table(NVS, FACTORY))[:-50])
+    assert "cut.bin is cut off or damaged" in complain("firmware", "--board", "esp32", "--from", cut, "--allow-unknown")
     assert "is not firmware" in complain("firmware", "--board", "rpi_pico_w", "--from", __file__)
     named = tmp_path / PICO
     named.write_bytes(made_uf2())
     said = complain("firmware", "--board", "rpi_pico_w", "--from", named, "--allow-unknown")
     assert "is damaged or not what its name says" in said
-    assert "--mirror takes a URL" in complain("firmware", "--board", "rpi_pico_w", "--mirror", "ftp://x/")
+    for url in ("ftp://x/", "http://", ""):
+        assert "--mirror: it takes a URL" in complain("firmware", "--board", "rpi_pico_w", "--mirror", url)
     assert left(cache) == []
     blocked = tmp_path / "file"
     blocked.write_bytes(b"")

@@ -361,6 +361,10 @@ def test_bad_input_is_one_line_and_writes_nothing(uf2: Path, tmp_path: Path):
     assert "IMAGE" in complain("flash", "--board", "esp32")
     assert "can't open /nowhere/tty" in complain("monitor", "--device", "/nowhere/tty")
     assert "can't open foo://bar" in complain("monitor", "--device", "foo://bar")
+    for device in ("", "socket://", "socket://localhost", "socket://localhost:99999"):
+        assert "--device: it takes a serial port, or socket://HOST:PORT" in complain("monitor", "--device", device)
+    whole = image.make(boards.load("esp32"), ROOT / "files", {}, base=esp).data
+    assert "the filesystem in it is not whole" in bad(file("cut.bin", whole[:-4096]), board="esp32")
 
 
 # Waiting until it serves
@@ -455,6 +459,16 @@ def test_monitor_shows_what_the_board_says_and_waits_for_one_that_goes_away(tmp_
         console.say(BOOT)
         assert output.readline() == "MPY: soft reboot\n"
     assert console.typed == b""
+
+
+def test_monitor_escapes_what_does_not_print():
+    console = Console()
+    with monitoring(console.name) as (output, _):
+        console.say("RRQ \x1b[31m\u202e".encode() + b"\xff\xc3")  # in pieces, and not UTF-8
+        time.sleep(0.3)
+        console.say(b"\xbc\r\nnext\r\n")
+        assert output.readline() == r"RRQ \x1b[31m\u202e\xffü" + "\n"
+        assert output.readline() == "next\n"
 
 
 def test_monitor_takes_a_socket():

@@ -7,6 +7,7 @@ import argparse
 import contextlib
 import difflib
 import ipaddress
+import itertools
 import json
 import os
 import re
@@ -24,6 +25,7 @@ _HEADS = 61  # of blocks that the everyday board's flash keeps in memory (board/
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20}
 MAX_FLASH_BYTES = 256 << 20  # more than any board has; what is larger is no image, and no folder for one
 _MAX_SETTINGS_BYTES = 64 << 10
+_PIECE_BYTES = 1 << 20  # read at once: some files have no end
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -142,7 +144,8 @@ def read_bytes(path: Path, limit: int = MAX_FLASH_BYTES) -> bytes:
     """The contents of a file of at most `limit` bytes. Raises ToolError."""
     try:
         with path.open("rb") as file:
-            data = file.read(limit + 1)
+            pieces = iter(lambda: file.read(_PIECE_BYTES), b"")
+            data = b"".join(itertools.islice(pieces, limit // _PIECE_BYTES + 1))
     except OSError as error:
         raise ToolError(f"can't read {path}: {error.strerror}") from None
     if len(data) > limit:
@@ -248,7 +251,7 @@ def check_settings(settings: dict[str, Any], pairs: list[str], source: object = 
         answer = json.loads(result.stdout)
     except ValueError:
         last = (result.stderr or result.stdout).strip().splitlines()[-1:]
-        raise ToolError(f"the settings can't be checked: {' '.join(last)}") from None
+        raise ToolError(f"{command[0]} can't check the settings: {' '.join(last) or 'it says nothing'}") from None
     by_hand = {pair.partition("=")[0] for pair in pairs}
     complaints = []
     for name, complaint in answer["complaints"]:

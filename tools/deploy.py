@@ -76,9 +76,7 @@ def _rmdir(path):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--board", required=True, metavar="NAME", help="name of a folder in board/")
-    parser.add_argument(
-        "--device", metavar="PORT", help="serial port, or socket://HOST:PORT (default: that of the board plugged in)"
-    )
+    monitor.add_device(parser)
     parser.add_argument("--files", type=boards.parse_path, required=True, metavar="DIR", help="what to serve")
     parser.add_argument(
         "--settings",

@@ -150,6 +150,9 @@ def _settings(arguments: argparse.Namespace, settings: dict[str, Any], local: st
 
 def _everyday(arguments: argparse.Namespace, board: dict[str, Any], folder: Path, port: int) -> _Machine:
     _only(arguments, board, "serial", "pcap", "base")
+    for pair in arguments.set:
+        if pair.startswith(("port=", "address=")):
+            raise ToolError(f"--set {pair}: the everyday board listens where --port and --host say")
     settings = _settings(arguments, {"ssid": "emulated", "address": arguments.host, "port": port}, "127.0.0.0/8")
     layout = board["filesystem"]
     served = filesystem.served(arguments.files, settings)
@@ -309,4 +312,5 @@ class _Board:
             self._held.append(line)
         # As with a serial port, a console that nobody reads loses what is said and holds nothing up.
         elif select.select([], [self._out], [], 0)[1]:
-            os.write(self._out, line)
+            with contextlib.suppress(OSError):  # nor does a full disk
+                os.write(self._out, line)

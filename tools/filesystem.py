@@ -164,7 +164,7 @@ def unservable(name: str) -> str | None:
     if any(len(part.encode()) > _MAX_COMPONENT for part in parts):
         return f"a name of more than {_MAX_COMPONENT} bytes"
     if len(name.encode()) > _MAX_NAME:
-        return f"longer than a request can hold, {_MAX_NAME} bytes with the folders"
+        return f"longer than a request can hold, {_MAX_NAME} bytes with its folders"
     return "a backslash, which clients mean as /" if "\\" in name else None
 
 
@@ -240,6 +240,8 @@ def build(
         raise ToolError(
             f"the saved flash has {len(image)} bytes and the board's has {size}: give the --flash-size it had"
         )
+    if size < 2 * layout["block_size"]:
+        raise ToolError(f"a flash of {size:,} bytes has no room for a filesystem: --flash-size 1M has")
     try:
         filesystem = _open(layout, size, image)
         _fill(filesystem, files, folders)

@@ -55,7 +55,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--allow-unknown", action="store_true", help="take a FILE that board.json does not know, of the same chip"
     )
-    parser.add_argument("--mirror", metavar="URL", help="download from this folder instead of micropython.org")
+    parser.add_argument(
+        "--mirror", type=_parse_url, metavar="URL", help="download from this folder instead of micropython.org"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -69,6 +71,12 @@ def run(arguments: argparse.Namespace) -> int:
     print(f"{path}\n{read_base(data, path)}, {len(data):,} bytes")
     print(f"SHA-256 {_sha256(data)}, {'as in board.json' if known else 'not in board.json: recorded, not verified'}")
     return 0
+
+
+def _parse_url(text: str) -> str:
+    if not re.match(r"https?://[\w.:[\]-]+(/|$)", text):
+        raise argparse.ArgumentTypeError(f"it takes a URL that begins with http:// or https://, not {text!r}")
+    return text
 
 
 def cache() -> Path:
@@ -94,8 +102,6 @@ def base_image(board: dict[str, Any], version: str | None = None, mirror: str | 
             expected = _record(path, data)
         if _sha256(data) == expected:
             return path
-    if mirror and not mirror.startswith(("http://", "https://")):
-        raise ToolError(f"--mirror takes a URL that begins with http:// or https://, not {mirror!r}")
     url = f"{mirror.rstrip('/')}/{entry['file']}" if mirror else entry["url"]
     if not url:
         raise ToolError(f"{path} was changed since it was taken: take it again, python -m tools firmware --from FILE")

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, ClassVar, cast
 
 from . import ToolError, boards, firmware, monitor
+from .image import files_in
 
 _SERVING_S = 90
 _DRIVE_S = 20  # for a board to appear as a drive
@@ -30,7 +31,7 @@ _BY_LABEL = "/dev/disk/by-label/"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--board", required=True, metavar="NAME", help="name of a folder in board/")
     parser.add_argument("image", type=boards.parse_path, metavar="IMAGE", help="what python -m tools image has made")
-    parser.add_argument("--device", metavar="PORT", help="the board's serial port (default: the one that is found)")
+    monitor.add_device(parser)
     parser.add_argument(
         "--drive", type=boards.parse_path, metavar="DIR", help="the drive of an RP2 board in its boot mode"
     )
@@ -45,6 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
     image = boards.read_bytes(path)
     base = firmware.read_base(image, path)
     firmware.check_chip(board, base)
+    files_in(base)
     if board["flashing"]["how"] == "uf2":
         work = _uf2(board, path, image, arguments)
     else:

@@ -302,16 +302,13 @@ def _inspect(path: Path) -> int:
         blocks = uf2.read(raw, path)
         families = dict.fromkeys(f"{one.family:#x}" for one in blocks)
         rows.append(("UF2", f"{len(blocks):,} blocks of {' and '.join(families)}"))
-        found = _place_rp2(base)
     else:
-        flash_size = _header_size(base)
-        rows.append(("flash", f"{boards.format_size(flash_size)}, according to the image header"))
+        rows.append(("flash", f"{boards.format_size(_header_size(base))}, according to the image header"))
         for one in esp.partitions(base.flash, path):
             rows.append(("partition", f"{one.name} {one.offset:#x} to {one.end:#x}"))
-        found = _place_esp(base, flash_size)
-    if found:
+    if found := _find(base):
         rows.append(("filesystem", f"{found[0]:#x} to {sum(found):#x}, {found[1]:,} bytes"))
-    files = files_in(base, found)
+    files = files_in(base)
     _print(("", ""), rows)
     if not files:
         print("no files in it")
@@ -325,17 +322,19 @@ def _inspect(path: Path) -> int:
     return 0
 
 
-def files_in(base: Base, where: tuple[int, int] | None) -> dict[str, bytes]:
-    """The files in an image, absolute paths and contents; empty for a base. Raises ToolError unless they are whole.
-
-    where  offset and size of the filesystem
-    """
-    offset, size = where or (0, 0)
+def files_in(base: Base) -> dict[str, bytes]:
+    """The files in an image, absolute paths and contents; none in a base. Raises ToolError unless they are whole."""
+    offset, size = _find(base) or (0, 0)
     lfs = base.flash[offset : offset + size]
     files = filesystem.contents(_LAYOUT, lfs, size) if lfs.strip(b"\xff") else {}
     if files is None:
         raise ToolError(f"{base.name} is cut off or damaged: the filesystem in it is not whole")
     return files
+
+
+def _find(base: Base) -> tuple[int, int] | None:
+    # As place(), but by what the file says alone.
+    return _place_rp2(base) if base.chip.startswith("rp2") else _place_esp(base, _header_size(base))
 
 
 def _header_size(base: Base) -> int:

@@ -4,6 +4,7 @@ import argparse
 import codecs
 import contextlib
 import math
+import re
 import sys
 import time
 from collections.abc import Callable
@@ -24,9 +25,24 @@ _READY = " ready on "
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_device(parser)
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """The option --device, which several commands have."""
     parser.add_argument(
-        "--device", metavar="PORT", help="serial port, or socket://HOST:PORT (default: that of the board plugged in)"
+        "--device",
+        type=_parse_device,
+        metavar="PORT",
+        help="serial port, or socket://HOST:PORT (default: that of the board plugged in)",
     )
+
+
+def _parse_device(text: str) -> str:
+    address = re.fullmatch(r"socket://[^/:]+:([0-9]{1,5})", text)
+    if not text or (text.startswith("socket:") and not (address and int(address[1]) < 65536)):
+        raise argparse.ArgumentTypeError(f"it takes a serial port, or socket://HOST:PORT, not {text!r}")
+    return text
 
 
 def run(arguments: argparse.Namespace) -> int:

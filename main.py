@@ -17,6 +17,8 @@ if panel.safe_mode(chosen):
 else:
     board = panel.Panel(chosen)
     started = time.time()
+    if sys.platform == "rp2":  # nobody has heard boot.py: its USB starts after it
+        link._up = None  # so keep() says again what the link is
     try:
         Server(chosen).serve_forever(lambda server: board.tick(link.keep(), server.stats()["transfers"]))
     except KeyboardInterrupt:

@@ -44,7 +44,8 @@ def test_it_ends_cleanly_on_a_signal(files: Path, tmp_path: Path, monkeypatch, n
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     before = tree(files)
     board = Board("--flash-size", "8M", files=files)
-    assert board.ready == f"ready {board.url}" and list(tmp_path.iterdir())
+    assert board.ready == f"ready {board.url}"
+    assert [stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()] == [0o700], "settings are in it"
     assert fetch(board.address, "hello.txt") == SERVED["hello.txt"]
     assert board.stop(number) == 0
     assert not list(tmp_path.iterdir()), "temporary files are left"

@@ -411,7 +411,7 @@ def test_what_is_no_file_of_the_folder_is_left_out_with_a_warning(folder: Path, 
     [
         ("settings.json", "{}", True),
         ("sub/Settings.JSON", "", True),
-        ("lab.json", '{"ssid": "lab", "password": "sesame"}', True),
+        ("lab.json", '{"ssid": "lab", "password": "open sesame"}', True),
         ("package.json", '{"name": "x"}', False),
         ("passwd", '"password"', False),
     ],
@@ -502,7 +502,7 @@ def test_what_is_kept_goes_before_the_folder(folder: Path, tmp_path: Path):
 def test_inspect_lists_what_is_in_an_image_and_hides_the_password(folder: Path, tmp_path: Path):
     esp = tmp_path / "base.bin"
     esp.write_bytes(made_esp("esp32c3", table(NVS, FACTORY)))
-    (tmp_path / "settings.json").write_text('{"ssid": "lab", "password": "sesame", "port": 69}')
+    (tmp_path / "settings.json").write_text('{"ssid": "lab", "password": "open sesame", "port": 69}')
     for board, base in (("rpi_pico_w", pico(tmp_path)), ("esp32_c3", esp)):
         output = tmp_path / "out"
         options = ("--settings", tmp_path / "settings.json", "--set", "port=70", "-o", output)
@@ -518,7 +518,7 @@ def test_inspect_lists_what_is_in_an_image_and_hides_the_password(folder: Path, 
 def test_an_image_with_a_password_is_its_owner_s_alone(folder: Path, tmp_path: Path, board: str):
     base = tmp_path / "base"
     base.write_bytes(made_uf2() if board == "rpi_pico_w" else made_esp("esp32", table(NVS, FACTORY, VFS)))
-    (tmp_path / "settings.json").write_text('{"ssid": "lab", "password": "sesame"}')
+    (tmp_path / "settings.json").write_text('{"ssid": "lab", "password": "open sesame"}')
     output, link = tmp_path / "out", tmp_path / "link"
     output.write_bytes(b"an earlier image")
     output.chmod(0o644)

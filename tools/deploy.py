@@ -75,7 +75,7 @@ def _rmdir(path):
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--board", required=True, metavar="NAME", help="name of a folder in board/")
+    parser.add_argument("--board", required=True, metavar="NAME", help="one of python -m tools boards")
     monitor.add_device(parser)
     parser.add_argument("--files", type=boards.parse_path, required=True, metavar="DIR", help="what to serve")
     parser.add_argument(
@@ -85,7 +85,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a settings.json (default: the board keeps what it has)",
     )
     parser.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="a setting, over those of FILE or of the board"
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="a setting of docs/settings.md, over those of FILE or of the board; as many as you like",
     )
     parser.add_argument("--delete", action="store_true", help="remove what the board serves and DIR does not have")
 

@@ -27,7 +27,9 @@ _TO_HOST = b"\x1e"  # lines for us, not for the console: board/unix/shims/machin
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--board", default="unix", help="name of a folder in board/ (default: %(default)s)")
+    parser.add_argument(
+        "--board", default="unix", metavar="NAME", help="one of python -m tools boards (default: %(default)s)"
+    )
     parser.add_argument(
         "--files", type=boards.parse_path, default=Path("files"), metavar="DIR", help="what to serve (default: ./files)"
     )
@@ -78,7 +80,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--base", type=boards.parse_path, metavar="FILE", help="MicroPython's file (default: the board's, cached)"
     )
     parser.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="a setting, as in settings.json"
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="a setting of docs/settings.md; as many as you like",
     )
 
 

@@ -153,7 +153,7 @@ def _looks_secret(path: Path, data: bytes) -> bool:
 
 
 def unservable(name: str) -> str | None:
-    """Why no client can ask for the file of that name, None if one can: the rules of firmware/tftpd/store.py."""
+    """Why no client can ask for the file of that name, None if one can: the rules of components() in firmware/tftpd."""
     parts = name.split("/")
     if any(part.startswith(".") for part in parts):
         return "hidden"
@@ -264,12 +264,11 @@ def build(
 
 
 def names(layout: dict[str, int], image: bytes) -> set[str]:
-    """The paths of all files in `image`. Raises ToolError."""
-    try:
-        filesystem = _open(layout, len(image), image)
-        return {f"{folder.rstrip('/')}/{name}" for folder, _, files in filesystem.walk("/") for name in files}
-    except LittleFSError as error:
-        raise ToolError(f"the saved flash can't be used: {error}") from None
+    """The paths of all files in a saved flash, `image`. Raises ToolError."""
+    read = _read(layout, image)
+    if not read:
+        raise ToolError("the saved flash can't be used: the filesystem in it is not whole")
+    return set(read[0])
 
 
 def contents(layout: dict[str, int], image: bytes, size: int | None = None) -> dict[str, bytes] | None:

@@ -47,7 +47,7 @@ class Base:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--board", required=True, metavar="NAME", help="name of a folder in board/")
+    parser.add_argument("--board", required=True, metavar="NAME", help="one of python -m tools boards")
     parser.add_argument("--version", metavar="V", help="of MicroPython, e.g. v1.25.0 (default: the board's first)")
     parser.add_argument(
         "--from", dest="source", type=boards.parse_path, metavar="FILE", help="take this file, do not download"

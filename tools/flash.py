@@ -29,7 +29,7 @@ _BY_LABEL = "/dev/disk/by-label/"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--board", required=True, metavar="NAME", help="name of a folder in board/")
+    parser.add_argument("--board", required=True, metavar="NAME", help="one of python -m tools boards")
     parser.add_argument("image", type=boards.parse_path, metavar="IMAGE", help="what python -m tools image has made")
     monitor.add_device(parser)
     parser.add_argument(

@@ -40,7 +40,7 @@ class Image:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--board", metavar="NAME", help="name of a folder in board/")
+    parser.add_argument("--board", metavar="NAME", help="one of python -m tools boards")
     parser.add_argument("--files", type=boards.parse_path, metavar="DIR", help="what to serve")
     parser.add_argument(
         "-o", dest="output", type=boards.parse_path, metavar="OUT", help="the file to make, .uf2 or .bin"
@@ -48,13 +48,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--settings", type=boards.parse_path, metavar="FILE", help="a settings.json, with the Wi-Fi's name in it"
     )
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting, over those of FILE")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="a setting of docs/settings.md, over FILE; as many as you like",
+    )
     parser.add_argument(
         "--flash-size", type=boards.parse_size, metavar="SIZE", help="of an ESP32 board, e.g. 8M (default: the board's)"
     )
     base = parser.add_mutually_exclusive_group()
     base.add_argument("--version", metavar="V", help="of MicroPython, e.g. v1.26.1 (default: the board's first)")
-    base.add_argument("--base", type=boards.parse_path, metavar="FILE", help="a MicroPython file of your own to use")
+    base.add_argument(
+        "--base", type=boards.parse_path, metavar="FILE", help="a MicroPython file of your own as the base"
+    )
     parser.add_argument(
         "--whole", action="store_true", help="write the whole filesystem, so that nothing old is left in its free part"
     )

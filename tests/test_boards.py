@@ -91,7 +91,7 @@ def test_sizes_are_read_as_they_are_written(text: str, size: int):
 
 @pytest.mark.parametrize("text", ["", "0", "-1", "1.5M", "1T", "257M", "99999999999999999999", "٣M"])
 def test_what_is_no_size_of_a_flash_is_refused(text: str):
-    with pytest.raises(argparse.ArgumentTypeError, match=r"a size is a number, or one with K or M .* up to 256M, not"):
+    with pytest.raises(argparse.ArgumentTypeError, match=r"expected a size such as 848K or 16M, up to 256M, not"):
         boards.parse_size(text)
 
 

@@ -282,7 +282,7 @@ def test_what_arrives_damaged_is_noticed(prompt, folder, monkeypatch):
     board = prompt({"/files/a": b"old"})
     run = Prompt._run
     monkeypatch.setattr(Prompt, "_run", lambda self, code: run(self, code.replace("bmV3", "bmV4")))
-    with pytest.raises(ToolError, match="something else than was sent"):
+    with pytest.raises(ToolError, match="something other than what was sent"):
         fill(board, folder({"a": b"new"}), settings={})
     assert board.tree()["/files/a"] == sha256(b"old")
 

@@ -72,16 +72,16 @@ def test_bad_input_is_one_line_and_a_status(files: Path, tmp_path: Path):
     assert "no board is called 'nope'; there are: unix, " in complain("emulate", "--board", "nope", "--files", files)
     assert "is not a folder" in complain("emulate", "--files", tmp_path / "missing")
     assert "--port" in complain("emulate", "--files", files, "--port", "70000")
-    assert "--port: it takes a whole number from 0 to 65535, not 'x'" in complain("emulate", "--port", "x")
-    assert "a size is a number" in complain("emulate", "--files", files, "--flash-size", "lots")
-    assert "a size is a number" in complain("emulate", "--files", files, "--heap", "-1")
+    assert "--port: expected a whole number from 0 to 65535, not 'x'" in complain("emulate", "--port", "x")
+    assert "expected a size" in complain("emulate", "--files", files, "--flash-size", "lots")
+    assert "expected a size" in complain("emulate", "--files", files, "--heap", "-1")
     assert "--host" in complain("emulate", "--files", files, "--host", "256.1.1.1")
     assert "takes KEY=VALUE" in complain("emulate", "--files", files, "--set", "windowsize")
-    assert "--set port=70: the everyday board listens where --port" in complain("emulate", "--set", "port=70")
+    assert "--set port=70: on the everyday board, use --port" in complain("emulate", "--set", "port=70")
     for option in ("--files", "--save", "--log"):
-        assert f"{option}: it takes the name of a file or folder" in complain("emulate", option, "")
-    assert "--host: it takes an IPv4 address" in complain("emulate", "--host", "localhost")
-    assert "--sockets: it takes a whole number from 0 to" in complain("emulate", "--sockets", "-1")
+        assert f"{option}: expected the name of a file or folder" in complain("emulate", option, "")
+    assert "--host: expected an IPv4 address" in complain("emulate", "--host", "localhost")
+    assert "--sockets: expected a whole number from 0 to" in complain("emulate", "--sockets", "-1")
     assert "has no room for a filesystem" in complain("emulate", "--files", files, "--flash-size", "4K")
     for save in ("/dev/full", tmp_path, tmp_path / "no" / "flash.img"):
         assert f"can't write {save}: " in complain("emulate", "--files", files, "--save", save)
@@ -208,8 +208,8 @@ def test_what_is_not_served_is_told(tmp_path: Path):
         "warning: hidden, so not served: .hidden",
         "warning: a control character in the name, so not served: new\\nline",
         "warning: a link out of the folder, so not served: out",
-        "warning: looks like a board's settings, and everybody can fetch it: settings.json",
-        "warning: differ in upper and lower case only, so a client that mixes them up gets one: A and a",
+        "warning: looks like a board's settings, and every client can fetch it: settings.json",
+        "warning: differ only in upper and lower case, so a client may get the wrong one: A and a",
     ]
 
 

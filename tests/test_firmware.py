@@ -215,14 +215,16 @@ def test_bad_input_is_one_line(cache: Path, tmp_path: Path):
     assert "can't read" in complain("firmware", "--board", "rpi_pico_w", "--from", tmp_path)
     cut = tmp_path / "cut.bin"
     cut.write_bytes(made_esp("esp32", table(NVS, FACTORY))[:-50])
-    assert "cut.bin is cut off or damaged" in complain("firmware", "--board", "esp32", "--from", cut, "--allow-unknown")
+    assert "cut.bin is truncated or damaged" in complain(
+        "firmware", "--board", "esp32", "--from", cut, "--allow-unknown"
+    )
     assert "is not firmware" in complain("firmware", "--board", "rpi_pico_w", "--from", __file__)
     named = tmp_path / PICO
     named.write_bytes(made_uf2())
     said = complain("firmware", "--board", "rpi_pico_w", "--from", named, "--allow-unknown")
     assert "is damaged or not what its name says" in said
     for url in ("ftp://x/", "http://", ""):
-        assert "--mirror: it takes a URL" in complain("firmware", "--board", "rpi_pico_w", "--mirror", url)
+        assert "--mirror: expected a URL" in complain("firmware", "--board", "rpi_pico_w", "--mirror", url)
     assert left(cache) == []
     blocked = tmp_path / "file"
     blocked.write_bytes(b"")

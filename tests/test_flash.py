@@ -362,7 +362,7 @@ def test_bad_input_is_one_line_and_writes_nothing(uf2: Path, tmp_path: Path):
     assert "can't open /nowhere/tty" in complain("monitor", "--device", "/nowhere/tty")
     assert "can't open foo://bar" in complain("monitor", "--device", "foo://bar")
     for device in ("", "socket://", "socket://localhost", "socket://localhost:99999"):
-        assert "--device: it takes a serial port, or socket://HOST:PORT" in complain("monitor", "--device", device)
+        assert "--device: expected a serial port, or socket://HOST:PORT" in complain("monitor", "--device", device)
     whole = image.make(boards.load("esp32"), ROOT / "files", {}, base=esp).data
     assert "the filesystem in it is not whole" in bad(file("cut.bin", whole[:-4096]), board="esp32")
 

@@ -397,7 +397,7 @@ def test_what_is_no_file_of_the_folder_is_left_out_with_a_warning(folder: Path, 
     assert sorted(served.warnings) == [
         "a control character in the name, so not served: c1\x9b, esc\x1b[31m, new\nline",
         "a link out of the folder, so not served: outside, outside-folder",
-        "a link to a folder that it lies in, so not served: deep/up, inside-folder/up",
+        "a link to a folder that contains it, so not served: deep/up, inside-folder/up",
         "a link to nothing, so not served: dangling, round",
         "neither a file nor a folder, so not served: fifo, socket",
     ]
@@ -419,14 +419,14 @@ def test_what_is_no_file_of_the_folder_is_left_out_with_a_warning(folder: Path, 
 def test_settings_among_the_served_files_are_told(folder: Path, name: str, text: str, told: bool):
     (folder / name).parent.mkdir(exist_ok=True)
     (folder / name).write_text(text)
-    told_of = [warning for warning in filesystem.served(folder, {}).warnings if "everybody can fetch it" in warning]
-    assert told_of == [f"looks like a board's settings, and everybody can fetch it: {name}"] * told
+    told_of = [warning for warning in filesystem.served(folder, {}).warnings if "every client can fetch it" in warning]
+    assert told_of == [f"looks like a board's settings, and every client can fetch it: {name}"] * told
 
 
 def test_a_folder_that_no_flash_holds_is_told_before_it_is_read(folder: Path):
     with (folder / "huge").open("wb") as file:
         file.truncate(1 << 40)
-    with pytest.raises(ToolError, match="has more in it than any flash holds"):
+    with pytest.raises(ToolError, match="holds more than any flash"):
         filesystem.served(folder, {})
 
 
@@ -557,7 +557,7 @@ def test_only_a_regular_file_is_replaced(folder: Path, tmp_path: Path):
         kind = (tmp_path / name).stat().st_mode
         assert f"can't write {tmp_path / name}: it is not a regular file" in bad(tmp_path / name)
         assert (tmp_path / name).stat().st_mode == kind
-    assert "it is a folder, and the name of a file is wanted" in bad(tmp_path)
+    assert "it is a folder; give the name of a file" in bad(tmp_path)
     assert f"there is no folder {tmp_path / 'no'}" in bad(tmp_path / "no" / "out.uf2")
     assert f"an image for the Pico W is a .uf2 file: -o {tmp_path / 'i.uf2'}" in bad(tmp_path / "i.bin")
     assert f"is a .bin file: -o {tmp_path / 'i.bin'}" in bad(tmp_path / "i.UF2", board="esp32")
@@ -603,17 +603,17 @@ DAMAGED: dict[str, tuple[bytes, str]] = {
     "over the end": (changed_uf2(address=XIP + (16 << 20) - 255), "is not for a flash"),
     "of many blocks": (changed_uf2(total=0xFFFFFFFF), "is not whole: it has 156 of 4,294,967,295 blocks"),
     "a block twice": (changed_uf2(number=1), "is not whole"),
-    "too long a block": (changed_uf2(length=477), "block 0 has no length that can be"),
+    "too long a block": (changed_uf2(length=477), "block 0 claims an impossible length"),
     "cut between blocks": (made_uf2()[:-512], "is not whole: it has 155 of 156 blocks"),
-    "cut in a block": (made_uf2()[:-1], "block 155 is damaged or cut off"),
+    "cut in a block": (made_uf2()[:-1], "block 155 is damaged or truncated"),
     "a filesystem beyond the flash": (
         made_uf2(place=(0x12C000, 0xFFFFF000)),
-        "says that its filesystem has 4,294,963,200",
+        "claims a filesystem of 4,294,963,200",
     ),
-    "a filesystem out of step": (made_uf2(place=(0x12C001, 0x10000)), "is damaged: it says that its filesystem has"),
+    "a filesystem out of step": (made_uf2(place=(0x12C001, 0x10000)), "is damaged: it claims a filesystem of"),
     "empty": (b"", "is not firmware for any supported board"),
-    "one byte": (b"\xe9", "is cut off: it ends before its partition table"),
-    "cut in the table": (ESP[:0x7100], "is cut off: it ends before its partition table"),
+    "one byte": (b"\xe9", "is truncated: it ends before its partition table"),
+    "cut in the table": (ESP[:0x7100], "is truncated: it ends before its partition table"),
     "cut before the program": (ESP[:0xF000], "its program at 0x10000 is not whole"),
     "cut in the program": (ESP[:-40], "its program at 0x10000 is not whole"),
     "cut in the hash": (ESP[:-1], "the SHA-256 of its program at 0x10000 is wrong"),
@@ -662,7 +662,7 @@ def test_a_cut_image_is_told_wherever_it_is_cut(name: str, images: dict[str, byt
     ends = [*range(0, len(whole), 50_021), len(whole) - 1, len(whole) - SECTOR, bare + 2 * SECTOR]
     for end in ends:
         path.write_bytes(whole[:end])
-        with pytest.raises(ToolError, match=r"cut off|not whole|is not firmware"):
+        with pytest.raises(ToolError, match=r"truncated|not whole|is not firmware"):
             image._inspect(path)
     path.write_bytes(whole)
     assert image._inspect(path) == 0
@@ -735,7 +735,8 @@ def test_bad_input_is_one_line_and_leaves_nothing(folder: Path, tmp_path: Path):
     (big / "big.bin").write_bytes(bytes(1_000_000 - missing))
     make("--board", "rpi_pico_w", "--base", uf2, "--files", big, "-o", tmp_path / "fits")
     (big / "big.bin").write_bytes(bytes(3_000_000))
-    assert "the 2,097,152 bytes of flash" in bad(board="esp32", base=vfs, files=big)
+    assert bad(board="esp32", base=vfs, files=big).endswith("the 2,097,152 bytes of flash: leave some out")
+    assert "--flash-size (make run FLASH=)" in bad(board="esp32", base=rest, files=big)
     make("--board", "esp32", "--base", rest, "--files", big, "-o", tmp_path / "fits", "--flash-size", "8M")
 
     assert "is for the esp32, and the Pico W has the rp2040" in bad(base=vfs)
@@ -751,7 +752,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(folder: Path, tmp_path: Path):
     assert "no partition table" in bad(board="esp32", base=file("none", made_esp("esp32", b"\xff" * 0xC00)))
     damaged = bytearray(vfs.read_bytes())
     damaged[1] = 99  # segments
-    assert "boot is damaged: esptool does not take it for one" in bad(
+    assert "boot is damaged: esptool does not recognize it" in bad(
         "--flash-size", "8M", board="esp32", base=file("boot", bytes(damaged))
     )
 
@@ -772,7 +773,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(folder: Path, tmp_path: Path):
     assert "takes KEY=VALUE" in bad("--set", "=lab") and "takes UTF-8" in bad(
         "--set", b"ssid=\xff".decode(errors="surrogateescape")
     )
-    assert 'twice.json are not JSON: "ssid" stands there more than once' in bad(
+    assert 'twice.json are not JSON: "ssid" appears more than once' in bad(
         "--settings", file("twice.json", b'{"ssid": "a", "port": 69, "ssid": "b"}')
     )
     assert "are not JSON" in bad("--settings", file("deep.json", b"[" * 60_000))

@@ -78,9 +78,7 @@ def parse_size(text: str) -> int:
     size = int(match[1]) * _UNITS[match[2].upper()] if match else 0
     if not 0 < size <= MAX_FLASH_BYTES:
         most = format_size(MAX_FLASH_BYTES)
-        raise argparse.ArgumentTypeError(
-            f"a size is a number, or one with K or M behind it (848K, 16M), up to {most}, not {text!r}"
-        )
+        raise argparse.ArgumentTypeError(f"expected a size such as 848K or 16M, up to {most}, not {text!r}")
     return size
 
 
@@ -89,7 +87,7 @@ def parse_number(low: int, high: int) -> Callable[[str], int]:
 
     def parse(text: str) -> int:
         if not re.fullmatch("[0-9]{1,9}", text) or not low <= int(text) <= high:
-            raise argparse.ArgumentTypeError(f"it takes a whole number from {low} to {high}, not {text!r}")
+            raise argparse.ArgumentTypeError(f"expected a whole number from {low} to {high}, not {text!r}")
         return int(text)
 
     return parse
@@ -98,7 +96,7 @@ def parse_number(low: int, high: int) -> Callable[[str], int]:
 def parse_path(text: str) -> Path:
     """The name of a file or folder, with its ~ expanded: a shell leaves it in --files=~/firmware."""
     if not text:
-        raise argparse.ArgumentTypeError("it takes the name of a file or folder, and got an empty one")
+        raise argparse.ArgumentTypeError("expected the name of a file or folder, not an empty text")
     return Path(os.path.expanduser(text))
 
 
@@ -107,7 +105,7 @@ def parse_address(text: str) -> str:
     try:
         return str(ipaddress.IPv4Address(text))
     except ValueError:
-        raise argparse.ArgumentTypeError(f"it takes an IPv4 address such as 127.0.0.1, not {text!r}") from None
+        raise argparse.ArgumentTypeError(f"expected an IPv4 address such as 127.0.0.1, not {text!r}") from None
 
 
 def format_size(size: int) -> str:
@@ -149,7 +147,7 @@ def read_bytes(path: Path, limit: int = MAX_FLASH_BYTES) -> bytes:
     except OSError as error:
         raise ToolError(f"can't read {path}: {error.strerror}") from None
     if len(data) > limit:
-        raise ToolError(f"{path} is too large for what it should be: it has more than {limit:,} bytes")
+        raise ToolError(f"{path} is too large: it has more than {limit:,} bytes")
     return data
 
 
@@ -157,13 +155,13 @@ def check_target(path: Path) -> None:
     """Raises ToolError unless a file can be put at `path`: never in the place of a device, a pipe or a folder."""
     folder = path.parent
     if path.is_dir():
-        raise ToolError(f"can't write {path}: it is a folder, and the name of a file is wanted")
+        raise ToolError(f"can't write {path}: it is a folder; give the name of a file")
     if path.exists() and not path.is_file():
         raise ToolError(f"can't write {path}: it is not a regular file")
     if not folder.is_dir():
         raise ToolError(f"can't write {path}: there is no folder {folder}")
     if not os.access(folder, os.W_OK):
-        raise ToolError(f"can't write {path}: the folder {folder} is not yours to write")
+        raise ToolError(f"can't write {path}: you may not write to the folder {folder}")
 
 
 def write_whole(path: Path, data: bytes, private: bool = False) -> None:
@@ -230,7 +228,7 @@ def to_json(value: object) -> bytes:
 def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     names = [name for name, _ in pairs]
     if repeated := sorted({name for name in names if names.count(name) > 1}):
-        raise ValueError(f"{', '.join(map(json.dumps, repeated))} stands there more than once")
+        raise ValueError(f"{', '.join(map(json.dumps, repeated))} appears more than once")
     return dict(pairs)
 
 

@@ -385,7 +385,7 @@ class _Remote:
         self._do("_f.close()")
         if self.hashes([path])[path] != hashlib.sha256(data).hexdigest():
             raise ToolError(
-                "the board has received something else than was sent: try again, perhaps with another cable"
+                "the board received something other than what was sent: try again, perhaps with another cable"
             )
 
     def rename(self, pairs: list[tuple[str, str]]) -> None:

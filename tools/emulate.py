@@ -158,7 +158,7 @@ def _everyday(arguments: argparse.Namespace, board: dict[str, Any], folder: Path
     _only(arguments, board, "serial", "pcap", "base")
     for pair in arguments.set:
         if pair.startswith(("port=", "address=")):
-            raise ToolError(f"--set {pair}: the everyday board listens where --port and --host say")
+            raise ToolError(f"--set {pair}: on the everyday board, use --port and --host for that")
     settings = _settings(arguments, {"ssid": "emulated", "address": arguments.host, "port": port}, "127.0.0.0/8")
     layout = board["filesystem"]
     served = filesystem.served(arguments.files, settings)

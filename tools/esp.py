@@ -38,7 +38,7 @@ def partitions(flash: bytes, name: object) -> list[Partition]:
     """
     table, found = flash[_TABLE : _TABLE + _TABLE_BYTES], []
     if len(table) < _TABLE_BYTES:
-        raise ToolError(f"{name} is cut off: it ends before its partition table does")
+        raise ToolError(f"{name} is truncated: it ends before its partition table does")
     for start in range(0, len(table), 32):
         entry = table[start : start + 32]
         if entry[:2] == b"\xeb\xeb" and entry[16:] != hashlib.md5(table[:start]).digest():
@@ -66,11 +66,11 @@ def check_whole(chip: str, flash: bytes, name: object) -> None:
     try:
         program: Any = LoadFirmwareImage(chip, flash[app.offset : app.end])
     except (RuntimeError, struct.error, IndexError, TypeError):  # whatever it meets first
-        raise ToolError(f"{name} is cut off or damaged: its program at {app.offset:#x} is not whole") from None
+        raise ToolError(f"{name} is truncated or damaged: its program at {app.offset:#x} is not whole") from None
     if not program.append_digest:
         return
     if program.stored_digest != program.calc_digest:
-        raise ToolError(f"{name} is cut off or damaged: the SHA-256 of its program at {app.offset:#x} is wrong")
+        raise ToolError(f"{name} is truncated or damaged: the SHA-256 of its program at {app.offset:#x} is wrong")
     rest = flash[app.offset + program.data_length + _DIGEST_BYTES :]
     if len(rest) >= SECTOR_BYTES and not rest.strip(b"\xff"):  # MicroPython's file ends with the program
-        raise ToolError(f"{name} is cut off: it ends in the gap behind its program, before the filesystem")
+        raise ToolError(f"{name} is truncated: it ends in the gap behind its program, before the filesystem")

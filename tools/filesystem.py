@@ -80,16 +80,14 @@ def served(folder: Path, settings: dict[str, Any]) -> Served:
     result.folders = _upload_folders(root, settings, found)
     result.warnings = [f"{reason}, so not served: {_few(names)}" for reason, names in found.left_out.items()]
     if secret := [name for name, path in found.files.items() if _looks_secret(path, result.files[f"{root}/{name}"])]:
-        result.warnings.append(f"looks like a board's settings, and everybody can fetch it: {_few(secret)}")
+        result.warnings.append(f"looks like a board's settings, and every client can fetch it: {_few(secret)}")
     spellings: dict[str, set[str]] = {}
     for name in found.files:
         for path in (PurePosixPath(name), *PurePosixPath(name).parents):
             spellings.setdefault(str(path).lower(), set()).add(str(path))
     same = [" and ".join(sorted(names)) for names in spellings.values() if len(names) > 1]
     if same:
-        result.warnings.append(
-            f"differ in upper and lower case only, so a client that mixes them up gets one: {_few(same)}"
-        )
+        result.warnings.append(f"differ only in upper and lower case, so a client may get the wrong one: {_few(same)}")
     return result
 
 
@@ -118,7 +116,7 @@ class _Found:
                 self.files[name] = path
                 self._bytes += path.stat().st_size
                 if self._bytes > MAX_FLASH_BYTES:
-                    raise ToolError(f"{self.top} has more in it than any flash holds: name a folder with less in it")
+                    raise ToolError(f"{self.top} holds more than any flash: name a smaller folder")
         self._above.pop()
 
     def _no_file(self, path: Path) -> str | None:
@@ -129,7 +127,7 @@ class _Found:
             if os.path.commonpath([target, self.top]) != self.top:
                 return "a link out of the folder"
             if target in self._above:
-                return "a link to a folder that it lies in"
+                return "a link to a folder that contains it"
         return None if path.is_dir() or path.is_file() else "neither a file nor a folder"
 
 

@@ -75,7 +75,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _parse_url(text: str) -> str:
     if not re.match(r"https?://[\w.:[\]-]+(/|$)", text):
-        raise argparse.ArgumentTypeError(f"it takes a URL that begins with http:// or https://, not {text!r}")
+        raise argparse.ArgumentTypeError(f"expected a URL that begins with http:// or https://, not {text!r}")
     return text
 
 

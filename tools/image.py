@@ -20,6 +20,7 @@ from .firmware import Base
 
 _SECTOR_BYTES = esp.SECTOR_BYTES  # a block of the filesystem too
 _SECRET = "password"
+_ADVICE = "leave some out, or give the size of a larger flash with --flash-size (make run FLASH=)"
 
 # Of the filesystem when it is only read: nothing but the block size matters then.
 _LAYOUT = {"block_size": _SECTOR_BYTES, "prog_size": 256, "read_size": 256}
@@ -144,8 +145,8 @@ def make(
         files = {name: data for name, data in files.items() if name not in old}
     files |= filesystem.board_files(settings, board["settings"])
     rp2 = original.chip.startswith("rp2")
-    advice = "leave some out" if rp2 else "leave some out, or name a larger flash: --flash-size"
-    lfs = filesystem.build(layout, size, files, kept, advice, served.folders)
+    fixed = rp2 or _vfs(original)  # whatever the size of the flash
+    lfs = filesystem.build(layout, size, files, kept, "leave some out" if fixed else _ADVICE, served.folders)
     used = filesystem.used_blocks(layout, lfs)
     blocks = set(range(size // _SECTOR_BYTES)) if whole else used
     if rp2:
@@ -153,7 +154,7 @@ def make(
     else:
         actual = flash_size or board["flash_size"]
         data = _join_esp(original, offset, lfs[: (max(blocks) + 1) * _SECTOR_BYTES], actual)
-        if not _vfs(original):
+        if not fixed:
             warnings.append(
                 "this MicroPython takes all of the flash behind it for the filesystem, so the flash must really have "
                 f"{boards.format_size(actual)}: esptool flash-id tells, --flash-size sets it"
@@ -213,7 +214,7 @@ def _place_rp2(base: Base) -> tuple[int, int] | None:
     if start < 0 or flash[start : start + 12] != b"MicroPython\0":
         return None
     if offset < 0 or size < 2 * _SECTOR_BYTES or (offset | size) % _SECTOR_BYTES or offset + size > uf2.FLASH_BYTES:
-        raise ToolError(f"{base.name} is damaged: it says that its filesystem has {size:,} bytes at {address:#x}")
+        raise ToolError(f"{base.name} is damaged: it claims a filesystem of {size:,} bytes at {address:#x}")
     return offset, size
 
 
@@ -271,7 +272,7 @@ def _join_esp(base: Base, offset: int, lfs: bytes, flash_size: int) -> bytes:
         raise ToolError(f"esptool can't make an image of {base.name}: {error}") from None
     assert data
     if data[boot + 3] & 0xF0 != chip.FLASH_SIZES[size]:
-        raise ToolError(f"the bootloader of {base.name} is damaged: esptool does not take it for one")
+        raise ToolError(f"the bootloader of {base.name} is damaged: esptool does not recognize it")
     return data
 
 
@@ -336,7 +337,7 @@ def files_in(base: Base) -> dict[str, bytes]:
     lfs = base.flash[offset : offset + size]
     files = filesystem.contents(_LAYOUT, lfs, size) if lfs.strip(b"\xff") else {}
     if files is None:
-        raise ToolError(f"{base.name} is cut off or damaged: the filesystem in it is not whole")
+        raise ToolError(f"{base.name} is truncated or damaged: the filesystem in it is not whole")
     return files
 
 
@@ -352,7 +353,7 @@ def _header_size(base: Base) -> int:
     field = base.flash[chip.BOOTLOADER_FLASH_OFFSET + 3] & 0xF0
     size = next((size for size, code in chip.FLASH_SIZES.items() if code == field), None)
     if not size:
-        raise ToolError(f"{base.name} is damaged: its header has no size of a flash that there is")
+        raise ToolError(f"{base.name} is damaged: its header gives no valid flash size")
     return boards.parse_size(size)
 
 

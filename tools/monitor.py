@@ -41,7 +41,7 @@ def add_device(parser: argparse.ArgumentParser) -> None:
 def _parse_device(text: str) -> str:
     address = re.fullmatch(r"socket://[^/:]+:([0-9]{1,5})", text)
     if not text or (text.startswith("socket:") and not (address and int(address[1]) < 65536)):
-        raise argparse.ArgumentTypeError(f"it takes a serial port, or socket://HOST:PORT, not {text!r}")
+        raise argparse.ArgumentTypeError(f"expected a serial port, or socket://HOST:PORT, not {text!r}")
     return text
 
 
@@ -185,5 +185,7 @@ def wait_until_serving(port: Port, seconds: float, silence: float = _SILENCE_S) 
             port.write(b"\r\x03")  # Ctrl-C: the server stops, the prompt comes
     where = f"on {port.name}" if port.name else "on any serial port"
     if number:
-        raise ToolError(f"the board serves, but has no address after {seconds:.0f} s: {link or 'no word of its link'}")
+        raise ToolError(
+            f"the board serves, but has no address after {seconds:.0f} s: {link or 'it said nothing about its link'}"
+        )
     raise ToolError(f"the board does not serve after {seconds:.0f} s; {where} it last said: {last}")

@@ -50,10 +50,10 @@ def read(data: bytes, name: object) -> list[Block]:
     for start in range(0, len(data), SIZE):
         raw = data[start : start + SIZE]
         if not is_uf2(raw) or raw[-4:] != _MAGIC_END or len(raw) < SIZE:
-            raise ToolError(f"{name} is not a whole UF2 file: block {start // SIZE} is damaged or cut off")
+            raise ToolError(f"{name} is not a whole UF2 file: block {start // SIZE} is damaged or truncated")
         _, _, flags, address, length, number, total, family = _HEAD.unpack_from(raw)
         if length > _MAX_PAYLOAD:
-            raise ToolError(f"{name} is not a whole UF2 file: block {start // SIZE} has no length that can be")
+            raise ToolError(f"{name} is not a whole UF2 file: block {start // SIZE} claims an impossible length")
         family = family if flags & _FAMILY_PRESENT else 0
         blocks.append(Block(address, raw[_HEAD.size :][:length], number, total, family, raw))
     _check(blocks, name)

@@ -261,11 +261,11 @@ def test_a_file_is_not_replaced_by_default(take):
 
 @everyday
 def test_only_the_listed_folders_take_uploads(take):
-    board = take("--set", 'write_to=["/folder", "/made"]', "--set", "overwrite=true")
+    board = take("--set", 'write_to=["/folder", "/missing"]', "--set", "overwrite=true")
     for name in ("new", "hello.txt", "boot/new", "folder2", "folders"):
         assert refusal(board, name).code == 2, name
-    assert refusal(board, "made/missing/new").code == 1
-    store(board.address, "made/new", b"in a folder that was made for it")
+    store(board.address, "missing/new", b"the server makes the folders of write_to")
+    assert refusal(board, "folder/missing/new").code == 1
     store(board.address, "folder/new", b"new")
     store(board.address, "folder/deep/new", b"deeper")
     assert fetch(board.address, "folder/deep/new") == b"deeper"

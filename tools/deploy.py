@@ -125,6 +125,7 @@ class _Plan:
     unchanged: dict[str, bytes] = field(default_factory=dict)
     removed: dict[str, int] = field(default_factory=dict)  # of the served, and sizes
     replaced: dict[str, int] = field(default_factory=dict)  # what an earlier server has left
+    folders: list[str] = field(default_factory=list)  # that are made even if nothing is in them
     free: int = 0
 
 
@@ -155,7 +156,7 @@ def _fill(
     there = {**remote.listing("/"), **remote.listing("/lib", True), **remote.listing(root, True)}
     plan = _plan(remote, there, server, served.files, served.folders, root, delete)
     _check_room(plan, there, remote.space(), board["filesystem"])
-    _carry_out(remote, plan, there, root, served.folders)
+    _carry_out(remote, plan, there, root)
     plan.free = remote.space()[1]
     return plan
 
@@ -169,7 +170,7 @@ def _plan(
     root: str,
     delete: bool,
 ) -> _Plan:
-    plan = _Plan()
+    plan = _Plan(folders=folders)
     wanted = served | server
     same_size = [path for path, data in wanted.items() if there.get(path) == len(data)]
     hashes = remote.hashes(same_size)
@@ -190,15 +191,15 @@ def _plan(
             plan.replaced[path] = size
         elif delete and below != path and not any(part.startswith(".") for part in below.split("/")):
             plan.removed[path] = size
-    _check_kinds(plan, there, served, folders)
+    _check_kinds(plan, there, served)
     return plan
 
 
-def _check_kinds(plan: _Plan, there: dict[str, int | None], served: dict[str, bytes], folders: list[str]) -> None:
+def _check_kinds(plan: _Plan, there: dict[str, int | None], served: dict[str, bytes]) -> None:
     # A folder where a file is to be, or the other way round.
     kept = {path for path, size in there.items() if size is not None and path not in plan.removed}
     taken = {str(parent) for path in kept for parent in PurePosixPath(path).parents}
-    for path in (*served, *folders):
+    for path in (*served, *plan.folders):
         above = {str(parent) for parent in PurePosixPath(path).parents}
         if kept & above or path in (taken if path in served else kept):
             raise ToolError(f"{path} would be a file and a folder: --delete removes what the board has of it")
@@ -214,7 +215,8 @@ def _check_room(plan: _Plan, there: dict[str, int | None], space: tuple[int, int
         return 0 if size is None else size + 64 if size <= inline else -(-size // (block - 8)) * block
 
     coming = plan.served | plan.server
-    folders = {str(parent) for path in coming for parent in PurePosixPath(path).parents} - {"/", *there}
+    inside = [*coming, *(f"{folder}/-" for folder in plan.folders)]
+    folders = {str(parent) for path in inside for parent in PurePosixPath(path).parents} - {"/", *there}
     needed = sum(cost(len(data)) for data in coming.values()) + (2 * len(folders) + _SPARE_BLOCKS) * block
     missing = needed - free - sum(cost(there.get(path)) for path in (*plan.served, *plan.removed))
     if missing > 0:
@@ -224,12 +226,12 @@ def _check_room(plan: _Plan, there: dict[str, int | None], space: tuple[int, int
         )
 
 
-def _carry_out(remote: "_Remote", plan: _Plan, there: dict[str, int | None], root: str, folders: list[str]) -> None:
+def _carry_out(remote: "_Remote", plan: _Plan, there: dict[str, int | None], root: str) -> None:
     remote.remove(plan.removed)
     below = [path for path, size in there.items() if size is None and path.startswith(f"{root}/")]
     useless = {str(parent) for path in plan.removed for parent in PurePosixPath(path).parents} | plan.served.keys()
     remote.remove_folders(sorted(useless & set(below), reverse=True))
-    remote.make_folders([*plan.served, *plan.server, *(f"{folder}/-" for folder in folders)])
+    remote.make_folders([*plan.served, *plan.server, *(f"{folder}/-" for folder in plan.folders)])
 
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TimeRemainingColumn())
     total = sum(map(len, (plan.served | plan.server).values()))

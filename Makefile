@@ -1,14 +1,18 @@
 # Everything a newcomer types. Each target sets up what it needs; `make` alone lists them.
 PYTHON ?= python3
-BOARD ?= unix
-FILES ?= files
-PORT ?= 6969
+BOARD ?=
+FILES ?=
+PORT ?=
+FLASH ?=
+
+# $(call option,--name,value): nothing where the value is empty, else the option with the value as one word.
+option = $(if $(2),$(1)='$(subst ','\'',$(2))')
 
 VENV := .venv
 STAMP := $(VENV)/stamp
 
 help:
-	@echo 'make run    boot an emulated board that serves ./files on UDP 6969  (BOARD=, FILES=, PORT=)'
+	@echo 'make run    boot an emulated board that serves ./files on UDP 6969  (BOARD=, FILES=, PORT=, FLASH=)'
 	@echo 'make test   run the whole test suite'
 	@echo 'make soak   a million datagrams and 10,000 transfers (15 minutes)'
 	@echo 'make bench  measure the server against its budgets and other servers (20 minutes)'
@@ -31,7 +35,8 @@ $(STAMP): pyproject.toml
 	@touch $@
 
 run: $(STAMP)
-	@exec $(VENV)/bin/python -m tools emulate --board $(BOARD) --files $(FILES) --port $(PORT)
+	@exec $(VENV)/bin/python -m tools emulate $(call option,--board,$(BOARD)) $(call option,--files,$(FILES)) \
+		$(call option,--port,$(PORT)) $(call option,--flash-size,$(FLASH))
 
 test: $(STAMP)
 	@$(VENV)/bin/pytest

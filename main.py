@@ -14,6 +14,8 @@ del settings, sys.modules["settings"]  # not needed any more: 7 KB of heap
 if panel.safe_mode(chosen):
     print("safe mode: the server is not started; remove /safe or let go of the button, and reset")
 else:
+    if sys.platform == "rp2":  # nobody has heard boot.py: its USB starts after it
+        link._up = None  # so keep() says again what the link is
     board = panel.Panel(chosen)
     try:
         Server(chosen).serve_forever(lambda server: board.tick(link.keep, server))

@@ -1,16 +1,23 @@
 """The boards' facts (board/NAME/board.json), checked against each other, against the firmware and against esptool."""
 
+import argparse
+import contextlib
+import json
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import esptool
 import pytest
 import settings
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
 from test_emulate import complain
 
 from board import ROOT
-from tools import ToolError, boards
+from tools import ToolError, boards, filesystem, printable
 
 HARDWARE = [name for name in boards.names() if name != "unix"]
 FIELDS = {"id", "product", "vendor", "mcu", "docs", "url", "features", "deploy"}
@@ -73,12 +80,69 @@ def test_boards_lists_them_all():
         board = boards.load(name)
         assert board["mcu"] in line and boards.format_size(board["filesystem"]["size"]) in line
         assert all(entry["version"] in line for entry in board.get("firmware", ()))
+        assert ("Wi-Fi" in line) == (name not in ("unix", "wt32_eth01"))
     assert "unrecognized arguments" in complain("boards", "--fly")
 
 
 @pytest.mark.parametrize(("text", "size"), [("848K", 868_352), ("4M", 4 << 20), ("2560K", 2_621_440), ("1000", 1000)])
 def test_sizes_are_read_as_they_are_written(text: str, size: int):
     assert boards.parse_size(text) == size and boards.format_size(size) == text
+
+
+@pytest.mark.parametrize("text", ["", "0", "-1", "1.5M", "1T", "257M", "99999999999999999999", "٣M"])
+def test_what_is_no_size_of_a_flash_is_refused(text: str):
+    with pytest.raises(argparse.ArgumentTypeError, match=r"expected a size such as 848K or 16M, up to 256M, not"):
+        boards.parse_size(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("Grüße 名前", "Grüße 名前"),
+        ("\x1b[2J\x07\x9b", "\\x1b[2J\\x07\\x9b"),
+        ("a\u202eb\u2028c\u200bd\u2066", "a\\u202eb\\u2028c\\u200bd\\u2066"),
+        ("two\nlines\r\t", "two\\nlines\\r\\t"),
+        ("\udcff", "\\udcff"),
+    ],
+)
+def test_what_does_not_print_is_shown_as_an_escape(text: str, shown: str):
+    assert printable(text) == shown and shown.isprintable()
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters()),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+@given(st.binary(max_size=60) | st.dictionaries(st.text(), JSON, max_size=3).map(lambda one: json.dumps(one).encode()))
+@hypothesis_settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_of_any_settings_file_only_a_tool_error_comes(tmp_path: Path, data: bytes):
+    (tmp_path / "settings.json").write_bytes(data)
+    with contextlib.suppress(ToolError):
+        boards.read_settings(tmp_path / "settings.json")
+
+
+@hypothesis_settings(deadline=5000, max_examples=40)
+@given(
+    st.dictionaries(st.sampled_from(list(settings.TABLE)) | st.text(st.characters(codec="utf-8")), JSON, max_size=3),
+    st.lists(st.text(st.characters(exclude_characters="\0")), max_size=2),
+)
+def test_of_any_settings_only_a_tool_error_comes(values: dict, pairs: list[str]):
+    with contextlib.suppress(ToolError):
+        checked = boards.check_settings(values, pairs, "a file")
+        assert checked.keys() <= settings.TABLE.keys()
+
+
+def test_a_letter_beyond_the_first_plane_reaches_the_board_as_it_is():
+    checked = boards.check_settings({"ssid": "lab \U0001f4f6"}, ["hostname=lab"])
+    assert checked == {"ssid": "lab \U0001f4f6", "hostname": "lab"}
+    code = "import settings, json, sys; print(json.load(sys.stdin)['ssid'].encode())"
+    files = filesystem.board_files(checked, {})
+    command = [boards.micropython(), "-c", code]
+    said = subprocess.run(command, input=files["/settings.json"], capture_output=True, cwd=ROOT / "firmware").stdout
+    assert eval(said) == checked["ssid"].encode()
 
 
 def test_an_unknown_board_is_named_with_the_known_ones():

@@ -1,10 +1,12 @@
 """`python -m tools emulate`: the contract of its options, its ready line, its end and its complaints."""
 
+import argparse
 import hashlib
 import json
 import os
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import time
@@ -14,10 +16,11 @@ import pytest
 from conftest import SERVED, content
 
 from board import ROOT, Board, TftpError, Wire, fetch
+from tools import emulate
 
 
 def complain(*arguments: object, environment: dict[str, str] | None = None) -> str:
-    """The one line with which a command that can't work ends; its status is not 0."""
+    """The one line with which a command that can't work ends, after its warnings; its status is not 0."""
     result = subprocess.run(
         [sys.executable, "-m", "tools", *map(str, arguments)],
         cwd=ROOT,
@@ -27,7 +30,7 @@ def complain(*arguments: object, environment: dict[str, str] | None = None) -> s
         env={**os.environ, **(environment or {})},
     )
     assert result.returncode not in (0, 130) and result.stdout == ""
-    lines = result.stderr.strip().splitlines()
+    lines = [line for line in result.stderr.strip().splitlines() if not line.startswith("warning: ")]
     assert len(lines) == 1 and lines[0].startswith("error: "), result.stderr
     return lines[0]
 
@@ -41,7 +44,8 @@ def test_it_ends_cleanly_on_a_signal(files: Path, tmp_path: Path, monkeypatch, n
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     before = tree(files)
     board = Board("--flash-size", "8M", files=files)
-    assert board.ready == f"ready {board.url}" and list(tmp_path.iterdir())
+    assert board.ready == f"ready {board.url}"
+    assert [stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()] == [0o700], "settings are in it"
     assert fetch(board.address, "hello.txt") == SERVED["hello.txt"]
     assert board.stop(number) == 0
     assert not list(tmp_path.iterdir()), "temporary files are left"
@@ -68,17 +72,62 @@ def test_bad_input_is_one_line_and_a_status(files: Path, tmp_path: Path):
     assert "no board is called 'nope'; there are: unix, " in complain("emulate", "--board", "nope", "--files", files)
     assert "is not a folder" in complain("emulate", "--files", tmp_path / "missing")
     assert "--port" in complain("emulate", "--files", files, "--port", "70000")
-    assert "invalid int value" in complain("emulate", "--port", "x")
-    assert "a size is a number" in complain("emulate", "--files", files, "--flash-size", "lots")
-    assert "a size is a number" in complain("emulate", "--files", files, "--heap", "-1")
+    assert "--port: expected a whole number from 0 to 65535, not 'x'" in complain("emulate", "--port", "x")
+    assert "expected a size" in complain("emulate", "--files", files, "--flash-size", "lots")
+    assert "expected a size" in complain("emulate", "--files", files, "--heap", "-1")
     assert "--host" in complain("emulate", "--files", files, "--host", "256.1.1.1")
     assert "takes KEY=VALUE" in complain("emulate", "--files", files, "--set", "windowsize")
+    assert "--set port=70: on the everyday board, use --port" in complain("emulate", "--set", "port=70")
+    for option in ("--files", "--save", "--log"):
+        assert f"{option}: expected the name of a file or folder" in complain("emulate", option, "")
+    assert "--host: expected an IPv4 address" in complain("emulate", "--host", "localhost")
+    assert "--sockets: expected a whole number from 0 to" in complain("emulate", "--sockets", "-1")
+    assert "has no room for a filesystem" in complain("emulate", "--files", files, "--flash-size", "4K")
+    for save in ("/dev/full", tmp_path, tmp_path / "no" / "flash.img"):
+        assert f"can't write {save}: " in complain("emulate", "--files", files, "--save", save)
     said = complain("emulate", "--files", files, "--set", "windowsize=0", "--set", "nope=1")
     assert "windowsize must be a whole number from 1 to 1024, not 0" in said and 'no setting is called "nope"' in said
     assert "invalid choice" in complain("fly")
     assert "unrecognized arguments: --fly" in complain("emulate", "--fly")
     missing = {"MICROPYTHON": "/nowhere/micropython"}
     assert "/nowhere/micropython is not there" in complain("emulate", "--files", files, environment=missing)
+
+
+def test_the_tools_alone_say_what_there_is():
+    result = subprocess.run([sys.executable, "-m", "tools"], cwd=ROOT, capture_output=True, text=True, timeout=20)
+    assert result.returncode == 0 and "emulate    boot an emulated board" in result.stdout and result.stderr == ""
+
+
+def test_a_file_that_takes_no_more_and_a_reader_that_has_gone_are_no_traceback():
+    command = [sys.executable, "-m", "tools", "boards"]
+    with open("/dev/full", "w") as full:
+        result = subprocess.run(command, cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True, timeout=20)
+    assert result.returncode == 1 and result.stderr == "error: [Errno 28] No space left on device\n"
+    reader, writer = os.pipe()
+    os.close(reader)
+    result = subprocess.run(command, cwd=ROOT, stdout=writer, stderr=subprocess.PIPE, text=True, timeout=20)
+    os.close(writer)
+    assert result.returncode == 1 and result.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("variables", "arguments"),
+    [
+        ((), []),
+        (("PORT=", "FILES=", "BOARD=", "FLASH="), []),
+        (("PORT=7000", "FLASH=16M", "BOARD=esp32"), ["--board=esp32", "--port=7000", "--flash-size=16M"]),
+        (('FILES=/a/my firm\'ware "$$HOME";id',), ['--files=/a/my firm\'ware "$HOME";id']),
+    ],
+)
+def test_make_run_takes_every_value_as_it_is(tmp_path: Path, variables: tuple[str, ...], arguments: list[str]):
+    (tmp_path / "bin").mkdir()
+    program = tmp_path / "bin" / "python"
+    program.write_text("#!/bin/sh\nprintf '%s\\n' \"$@\"\n")
+    program.chmod(0o755)
+    (tmp_path / "stamp").touch()
+    command = ["make", "-s", "-o", f"{tmp_path}/stamp", f"VENV={tmp_path}", "run", *variables]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=20)
+    assert result.stdout.splitlines() == ["-m", "tools", "emulate", *arguments], result.stderr
 
 
 def test_a_port_that_is_taken_is_named(files: Path):
@@ -95,6 +144,7 @@ def test_files_that_do_not_fit_are_told_by_how_much(tmp_path: Path):
     said = complain("emulate", "--files", tmp_path)
     missing = int(said.split("need ")[1].split(" bytes")[0].replace(",", ""))
     assert "of 868,352 bytes of flash" in said.replace("than the", "of")
+    assert said.endswith("take a larger flash: --flash-size 2M (make run FLASH=2M)")
     # With just so much more it fits, with one block less it does not.
     size = 868_352 + missing
     with Board("--flash-size", str(size), files=tmp_path) as board:
@@ -122,6 +172,7 @@ def test_save_keeps_the_flash_for_the_next_start(tmp_path: Path):
     with Board("--save", str(saved), files=served) as board:
         assert fetch(board.address, "a") == b"first"
     assert saved.stat().st_size == 868_352
+    assert stat.S_IMODE(saved.stat().st_mode) == 0o600, "there may be a password in it"
     (served / "a").write_bytes(b"second")
     (served / "b").write_bytes(b"new")
     with Board("--save", str(saved), files=served) as board:
@@ -132,6 +183,62 @@ def test_save_keeps_the_flash_for_the_next_start(tmp_path: Path):
     )
     saved.write_bytes(bytes(868_352))
     assert "the saved flash can't be used" in complain("emulate", "--files", served, "--save", saved, "--port", 0)
+
+
+def test_a_saved_file_in_the_place_of_a_folder_is_told(tmp_path: Path):
+    served, saved = tmp_path / "served", tmp_path / "flash.img"
+    served.mkdir()
+    (served / "a").write_bytes(b"a file")
+    with Board("--save", str(saved), files=served):
+        pass
+    (served / "a").unlink()
+    (served / "a").mkdir()
+    (served / "a" / "b").write_bytes(b"in a folder")
+    said = complain("emulate", "--files", served, "--save", saved, "--port", 0)
+    assert "the saved flash has a file where a folder is to be" in said
+
+
+def test_what_is_not_served_is_told(tmp_path: Path):
+    for name in (".hidden", "a", "A", "new\nline", "settings.json"):
+        (tmp_path / name).write_bytes(b"x")
+    (tmp_path / "out").symlink_to("/etc/passwd")
+    with Board(files=tmp_path) as board:
+        warnings = [line for line in board.console if line.startswith("warning: ")]
+    assert warnings == [
+        "warning: hidden, so not served: .hidden",
+        "warning: a control character in the name, so not served: new\\nline",
+        "warning: a link out of the folder, so not served: out",
+        "warning: looks like a board's settings, and every client can fetch it: settings.json",
+        "warning: differ only in upper and lower case, so a client may get the wrong one: A and a",
+    ]
+
+
+def test_an_empty_folder_for_uploads_is_there(tmp_path: Path):
+    (tmp_path / "incoming").mkdir()
+    with Board("--writable", "--set", 'write_to=["/incoming", "/new"]', files=tmp_path) as board:
+        for name in ("incoming/a", "new/a"):
+            with Wire(board.address) as wire:
+                assert wire.ask(name, opcode=2) == b"\0\4\0\0"
+
+
+def test_a_board_that_takes_long_to_start_says_so(tmp_path: Path, monkeypatch, capfd):
+    def soon(*arguments: object) -> emulate._Machine:
+        return emulate._Machine(["sh", "-c", "echo link: up; echo ' ready on '"], tmp_path / "flash", ["odd"], 5, 5)
+
+    monkeypatch.setattr(emulate, "_genuine", soon)
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    arguments = argparse.Namespace(board="rpi_pico_w", save=None, log=None, host="127.0.0.1", port=0)
+    assert emulate.run(arguments) == 0
+    told = capfd.readouterr().err.splitlines()
+    assert told[:2] == ["warning: odd", "booting the Pico W, which takes half a minute"] and "link: up" in told
+
+
+def test_what_does_not_print_is_escaped_on_the_console(tmp_path: Path, monkeypatch, capfd):
+    said = r"printf ' ready on \n\033[31m\342\200\256\r\n'"
+    machine = emulate._Machine(["sh", "-c", said], tmp_path / "flash", [], 5, 5)
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    assert emulate._Board(machine, 2).serve("tftp://x/") == 0
+    assert capfd.readouterr().err.splitlines()[1:] == [r"\x1b[31m\u202e"]
 
 
 def test_a_console_that_nobody_reads_does_not_hold_the_board_up(files: Path):

@@ -134,7 +134,7 @@ def test_a_corrupt_download_leaves_nothing(mirror: Mirror, cache: Path):
     assert "broke off" in complain("firmware", "--board", "esp32_s3", "--mirror", mirror.url)
     mirror.cut.clear()
     mirror.files[S3] = b"<html>Log in to the network of this hotel</html>"
-    assert "is no firmware of a board" in complain("firmware", "--board", "esp32_s3", "--mirror", mirror.url)
+    assert "is not firmware" in complain("firmware", "--board", "esp32_s3", "--mirror", mirror.url)
     mirror.files[S3] = made_esp("esp32c3", table(NVS, FACTORY))
     assert "is for the esp32c3" in complain("firmware", "--board", "esp32_s3", "--mirror", mirror.url)
     assert left(cache) == []
@@ -144,7 +144,7 @@ def test_offline_it_is_told_which_file_to_put_where(mirror: Mirror, cache: Path)
     said = complain("firmware", "--board", "rpi_pico_w", "--mirror", mirror.url)
     assert f"(status 404): get it on another machine and put it at {cache / PICO}" in said
     said = complain("firmware", "--board", "rpi_pico_w", "--mirror", "http://127.0.0.1:9/")
-    assert f"(127.0.0.1 can't be reached or broke off): get it on another machine and put it at {cache / PICO}" in said
+    assert f"(127.0.0.1:9 can't be reached or broke off): get it on another machine and put it at {cache}" in said
     # The same from where the file is needed.
     proxies = {"https_proxy": "http://127.0.0.1:9/", "HTTPS_PROXY": "http://127.0.0.1:9/"}
     arguments = ("image", "--board", "rpi_pico_w", "--files", ROOT / "files", "-o", cache.parent / "out.uf2")
@@ -168,6 +168,15 @@ def test_an_unknown_hash_is_recorded_at_the_first_download_and_holds(mirror: Mir
     other = cache.parent / S3
     other.write_bytes(data + b"x")
     assert "another file than the" in complain("firmware", "--board", "esp32_s3", "--from", other)
+
+
+@pytest.mark.parametrize("note", [b"", b"\n", b"\xff\xfe", b"0123  name\n", b"x" * 70])
+def test_a_note_that_has_no_hash_is_one_line(cache: Path, note: bytes):
+    cache.mkdir(parents=True)
+    (cache / S3).write_bytes(made_esp("esp32s3", table(NVS, FACTORY)))
+    (cache / f"{S3}.sha256").write_bytes(note)
+    said = complain("firmware", "--board", "esp32_s3")
+    assert f"{S3}.sha256 has no SHA-256 in it: remove it, and {S3} is recorded anew" in said
 
 
 def test_a_file_that_is_put_into_the_cache_by_hand_is_recorded(cache: Path):
@@ -200,13 +209,22 @@ def test_bad_input_is_one_line(cache: Path, tmp_path: Path):
     assert "no firmware v0.1 is known for this board, only v1.26.1, v1.25.0" in complain(
         "firmware", "--board", "rpi_pico_w", "--version", "0.1"
     )
+    for version in ("", "**", "../x"):
+        assert f"no firmware v{version} is known" in complain("firmware", "--board", "rpi_pico_w", "--version", version)
     assert "can't read" in complain("firmware", "--board", "rpi_pico_w", "--from", tmp_path / "missing")
-    assert "is no firmware" in complain("firmware", "--board", "rpi_pico_w", "--from", __file__)
+    assert "can't read" in complain("firmware", "--board", "rpi_pico_w", "--from", tmp_path)
+    cut = tmp_path / "cut.bin"
+    cut.write_bytes(made_esp("esp32", table(NVS, FACTORY))[:-50])
+    assert "cut.bin is truncated or damaged" in complain(
+        "firmware", "--board", "esp32", "--from", cut, "--allow-unknown"
+    )
+    assert "is not firmware" in complain("firmware", "--board", "rpi_pico_w", "--from", __file__)
     named = tmp_path / PICO
     named.write_bytes(made_uf2())
     said = complain("firmware", "--board", "rpi_pico_w", "--from", named, "--allow-unknown")
     assert "is damaged or not what its name says" in said
-    assert "--mirror takes a URL" in complain("firmware", "--board", "rpi_pico_w", "--mirror", "ftp://x/")
+    for url in ("ftp://x/", "http://", ""):
+        assert "--mirror: expected a URL" in complain("firmware", "--board", "rpi_pico_w", "--mirror", url)
     assert left(cache) == []
     blocked = tmp_path / "file"
     blocked.write_bytes(b"")

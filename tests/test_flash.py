@@ -297,7 +297,7 @@ def test_esptool_is_told_port_speed_and_offset(tmp_path: Path, monkeypatch, caps
     monkeypatch.setattr("esptool.reset_chip", lambda chip, how: said.append(how))
     base, whole = tmp_path / "base.bin", tmp_path / "whole.bin"
     base.write_bytes(made_esp("esp32", table(NVS, FACTORY, VFS)))
-    whole.write_bytes(image.build_image(boards.load("esp32"), ROOT / "files", {}, base=base))
+    whole.write_bytes(image.make(boards.load("esp32"), ROOT / "files", {}, base=base).data)
     for path, offset in ((base, 0x1000), (whole, 0)):
         console = Console(BOOT.replace(b":69", b":6969"))
         plug_in(monkeypatch, (console.name, 0x10C4), ("/dev/pico", 0x2E8A))
@@ -348,7 +348,7 @@ def test_bad_input_is_one_line_and_writes_nothing(uf2: Path, tmp_path: Path):
     assert "no board is called 'nope'" in bad(uf2, board="nope")
     assert "nothing to flash" in bad(uf2, board="unix")
     assert "can't read" in bad(tmp_path / "missing.uf2")
-    assert "is no firmware" in bad(file("text", b"a text"))
+    assert "is not firmware" in bad(file("text", b"a text"))
     assert "is for the rp2350, and the Pico W has the rp2040" in bad(file("2350.uf2", made_uf2("rp2350")))
     esp = file("esp.bin", made_esp("esp32", table(NVS, FACTORY)))
     assert "is for the esp32, and the Pico W has the rp2040" in bad(esp)
@@ -361,6 +361,10 @@ def test_bad_input_is_one_line_and_writes_nothing(uf2: Path, tmp_path: Path):
     assert "IMAGE" in complain("flash", "--board", "esp32")
     assert "can't open /nowhere/tty" in complain("monitor", "--device", "/nowhere/tty")
     assert "can't open foo://bar" in complain("monitor", "--device", "foo://bar")
+    for device in ("", "socket://", "socket://localhost", "socket://localhost:99999"):
+        assert "--device: expected a serial port, or socket://HOST:PORT" in complain("monitor", "--device", device)
+    whole = image.make(boards.load("esp32"), ROOT / "files", {}, base=esp).data
+    assert "the filesystem in it is not whole" in bad(file("cut.bin", whole[:-4096]), board="esp32")
 
 
 # Waiting until it serves
@@ -455,6 +459,16 @@ def test_monitor_shows_what_the_board_says_and_waits_for_one_that_goes_away(tmp_
         console.say(BOOT)
         assert output.readline() == "MPY: soft reboot\n"
     assert console.typed == b""
+
+
+def test_monitor_escapes_what_does_not_print():
+    console = Console()
+    with monitoring(console.name) as (output, _):
+        console.say("RRQ \x1b[31m\u202e".encode() + b"\xff\xc3")  # in pieces, and not UTF-8
+        time.sleep(0.3)
+        console.say(b"\xbc\r\nnext\r\n")
+        assert output.readline() == r"RRQ \x1b[31m\u202e\xffü" + "\n"
+        assert output.readline() == "next\n"
 
 
 def test_monitor_takes_a_socket():

@@ -145,6 +145,12 @@ def test_from_start_to_serving(start):
     assert board.stop() == 0
 
 
+@quick
+@pytest.mark.also_on_pico
+def test_the_console_tells_that_the_link_is_up(board):
+    assert board.wait_for("link: up, ", 30)
+
+
 @genuine
 def test_a_power_cut_loses_nothing_of_what_was_there(start, tmp_path: Path):
     keep = ("--save", str(tmp_path / "flash"), "--writable")

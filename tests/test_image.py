@@ -1,24 +1,33 @@
 """`python -m tools image`: what it makes is taken apart with other means than those that made it (a UF2 parser of this
 file, esptool's image-info, littlefs-python), from every genuine MicroPython file in the cache and from made ones."""
 
+import argparse
+import contextlib
 import functools
 import hashlib
 import json
 import operator
 import os
 import random
+import socket
+import stat
 import struct
 import subprocess
 import sys
+import tracemalloc
+from collections.abc import Callable
 from pathlib import Path
 
 import esptool
 import pytest
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
 from littlefs import LittleFS
 from test_emulate import complain
 
 from board import ROOT
-from tools import boards, firmware, image
+from tools import ToolError, boards, filesystem, firmware, flash, image
 
 SECTOR = 4096
 XIP = 0x10000000
@@ -195,12 +204,12 @@ def test_uf2_on_a_made_base(folder: Path, tmp_path: Path, whole: bool):
     base = tmp_path / "base.uf2"
     base.write_bytes(made_uf2(place=place))
     board = boards.load("rpi_pico_w")
-    data = image.build_image(board, folder, {"port": 70}, base=base, whole=whole)
+    data = image.make(board, folder, {"port": 70}, base=base, whole=whole).data
     check_uf2(data, base.read_bytes(), *place, "rpi_pico_w", {"port": 70}, whole)
-    assert data == image.build_image(board, folder, {"port": 70}, base=base, whole=whole), "not the same twice"
+    assert data == image.make(board, folder, {"port": 70}, base=base, whole=whole).data, "not the same twice"
     base.write_bytes(made_uf2(place=None))
     facts = board["filesystem"]
-    data = image.build_image(board, folder, {}, base=base, whole=whole)
+    data = image.make(board, folder, {}, base=base, whole=whole).data
     check_uf2(data, base.read_bytes(), facts["offset"], facts["size"], "rpi_pico_w", {}, whole)
 
 
@@ -325,7 +334,7 @@ def test_bin_on_a_made_base(board: str, chip: str, partitions: tuple, folder: Pa
         size = boards.format_size(flash_size)
         options = ("--board", board, "--base", base, "--files", folder, "--flash-size", size, "-o", output)
         said, warned = make(*options)
-        assert "v9.9.9 for Test board" in said and "does not know the base" in warned and "no ssid is set" in warned
+        assert "v9.9.9 for Test board" in said and "board.json does not know" in warned and "no ssid is set" in warned
         assert ("must really have" in warned) == (not vfs)
         lfs = check_esp(output.read_bytes(), base.read_bytes(), chip, place, flash_size, tmp_path)
         check_tree(lfs, board, {})
@@ -352,7 +361,7 @@ def test_names_that_clients_cannot_ask_for_are_left_out_with_a_warning(folder: P
         file.write(b"x")
     output = tmp_path / "out.uf2"
     _, warned = make("--board", "rpi_pico_w", "--base", pico(tmp_path), "--files", folder, "-o", output)
-    assert "hidden, so not served: .git/config, .hidden" in warned
+    assert "hidden, so not served: .git, .hidden" in warned
     assert "a backslash, which clients mean as /, so not served: back\\slash" in warned
     assert "not UTF-8, so not served: not-utf-8-" in warned
     assert "HELLO.txt and hello.txt" in warned and "Deep and deep" in warned
@@ -362,27 +371,129 @@ def test_names_that_clients_cannot_ask_for_are_left_out_with_a_warning(folder: P
     assert names == {*SERVED, "HELLO.txt", "Deep"}
 
 
-def test_a_component_of_more_than_255_bytes_is_left_out():
-    from tools import filesystem
+def test_what_is_no_file_of_the_folder_is_left_out_with_a_warning(folder: Path, tmp_path: Path):
+    (tmp_path / "secret").write_text("secret")
+    (tmp_path / "outside").mkdir()
+    for name, target in {
+        "inside": "hello.txt",
+        "inside-folder": "deep",
+        "outside": tmp_path / "secret",
+        "outside-folder": tmp_path / "outside",
+        "dangling": "nowhere",
+        "round": "round",
+        "deep/up": "..",
+    }.items():
+        (folder / name).symlink_to(target)
+    os.mkfifo(folder / "fifo")
+    with socket.socket(socket.AF_UNIX) as one:
+        one.bind(str(folder / "socket"))
+    for name in ("new\nline", "esc\x1b[31m", "c1\x9b"):
+        (folder / name).write_bytes(b"x")
+    served = filesystem.served(folder, {})
+    assert served.files.keys() == {
+        *(f"/files/{name}" for name in SERVED),
+        *("/files/inside", "/files/inside-folder/er/file.bin"),
+    }
+    assert sorted(served.warnings) == [
+        "a control character in the name, so not served: c1\x9b, esc\x1b[31m, new\nline",
+        "a link out of the folder, so not served: outside, outside-folder",
+        "a link to a folder that contains it, so not served: deep/up, inside-folder/up",
+        "a link to nothing, so not served: dangling, round",
+        "neither a file nor a folder, so not served: fifo, socket",
+    ]
+    output = tmp_path / "out.uf2"
+    _, warned = make("--board", "rpi_pico_w", "--base", pico(tmp_path), "--files", folder, "-o", output)
+    assert "not served: c1\\x9b, esc\\x1b[31m, new\\nline\n" in warned and "\x1b" not in warned
 
-    assert filesystem._unservable("x" * 255) is None
-    assert filesystem._unservable("folder/" + "x" * 256) == "a name of more than 255 bytes"
-    assert filesystem._unservable("ü" * 128) == "a name of more than 255 bytes"
+
+@pytest.mark.parametrize(
+    ("name", "text", "told"),
+    [
+        ("settings.json", "{}", True),
+        ("sub/Settings.JSON", "", True),
+        ("lab.json", '{"ssid": "lab", "password": "open sesame"}', True),
+        ("package.json", '{"name": "x"}', False),
+        ("passwd", '"password"', False),
+    ],
+)
+def test_settings_among_the_served_files_are_told(folder: Path, name: str, text: str, told: bool):
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).write_text(text)
+    told_of = [warning for warning in filesystem.served(folder, {}).warnings if "every client can fetch it" in warning]
+    assert told_of == [f"looks like a board's settings, and every client can fetch it: {name}"] * told
+
+
+def test_a_folder_that_no_flash_holds_is_told_before_it_is_read(folder: Path):
+    with (folder / "huge").open("wb") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(ToolError, match="holds more than any flash"):
+        filesystem.served(folder, {})
+
+
+@pytest.mark.parametrize(
+    ("settings", "folders"),
+    [
+        ({}, set()),
+        ({"write_from": ["0.0.0.0/0"]}, {"/files/deep", "/files/deep/er", "/files/empty-folder", "/files/in"}),
+        ({"write_to": ["/in", "/new/er/"]}, {"/files/in", "/files/new/er"}),
+        (
+            {"write_to": ["/new", "/in"], "write_from": ["0.0.0.0/0"], "root": "/srv"},
+            {"/srv/new", "/srv/in", "/srv/in/er"},
+        ),
+    ],
+)
+def test_folders_for_uploads_reach_the_flash_empty(folder: Path, tmp_path: Path, settings: dict, folders: set[str]):
+    for name in ("empty-folder", "in", ".hidden"):
+        (folder / name).mkdir()
+    if "root" in settings:
+        (folder / "in/er").mkdir()
+    root = settings.get("root", "/files")
+    assert set(filesystem.served(folder, settings).folders) == {root, *folders}
+    data = image.make(boards.load("rpi_pico_w"), folder, settings, base=pico(tmp_path), whole=True).data
+    lfs = LittleFS(block_size=SECTOR, block_count=868_352 // SECTOR, mount=False)
+    lfs.context.buffer = bytearray(b"".join(block[2] for block in parse_uf2(data) if block[1] >= XIP + 0x12C000))
+    lfs.mount()
+    assert all(lfs.stat(name).type == 2 for name in folders)
+
+
+@pytest.mark.parametrize(
+    ("write_to", "complaint"),
+    [
+        ("/hello.txt", "write_to names the folder /hello.txt, but hello.txt in .* is a file"),
+        ("/deep/er/file.bin/x", "but deep/er/file.bin in .* is a file"),
+        ("/in/../x", r"no client can name \(hidden\): in/../x"),
+        ("/.in", r"no client can name \(hidden\): .in"),
+    ],
+)
+def test_a_folder_for_uploads_that_can_not_be_is_told(folder: Path, write_to: str, complaint: str):
+    with pytest.raises(ToolError, match=complaint):
+        filesystem.served(folder, {"write_to": ["/", write_to]})
+
+
+def test_a_component_of_more_than_255_bytes_is_left_out():
+    assert filesystem.unservable("x" * 255) is None
+    assert filesystem.unservable("folder/" + "x" * 256) == "a name of more than 255 bytes"
+    assert filesystem.unservable("ü" * 128) == "a name of more than 255 bytes"
+    assert filesystem.unservable(f"{'x' * 251}/{'x' * 251}") is None
+    assert (
+        filesystem.unservable(f"{'x' * 251}/{'x' * 252}")
+        == "longer than a request can hold, 503 bytes with its folders"
+    )
 
 
 def test_files_lie_where_the_setting_root_says(folder: Path, tmp_path: Path):
-    data = image.build_image(boards.load("rpi_pico_w"), folder, {"root": "/srv/tftp"}, base=pico(tmp_path), whole=True)
+    data = image.make(boards.load("rpi_pico_w"), folder, {"root": "/srv/tftp"}, base=pico(tmp_path), whole=True).data
     flash = b"".join(block[2] for block in parse_uf2(data) if block[1] >= XIP + 0x12C000)
     assert tree(flash)["/srv/tftp/hello.txt"] == SERVED["hello.txt"]
 
 
 def test_what_is_kept_goes_before_the_folder(folder: Path, tmp_path: Path):
     board, base = boards.load("rpi_pico_w"), pico(tmp_path)
-    data = image.build_image(board, folder, {}, base=base, whole=True)
+    data = image.make(board, folder, {}, base=base, whole=True).data
     earlier = b"".join(block[2] for block in parse_uf2(data) if block[1] >= XIP + 0x12C000)
     (folder / "hello.txt").write_bytes(b"changed")
     (folder / "new").write_bytes(b"new")
-    data = image.build_image(board, folder, {"port": 70}, base=base, whole=True, kept=earlier)
+    data = image.make(board, folder, {"port": 70}, base=base, whole=True, kept=earlier).data
     found = tree(b"".join(block[2] for block in parse_uf2(data) if block[1] >= XIP + 0x12C000))
     assert found["/files/hello.txt"] == SERVED["hello.txt"] and found["/files/new"] == b"new"
     assert json.loads(found["/settings.json"]) == {"port": 70}
@@ -403,6 +514,194 @@ def test_inspect_lists_what_is_in_an_image_and_hides_the_password(folder: Path, 
         assert "no files in it" in said
 
 
+@pytest.mark.parametrize("board", ["rpi_pico_w", "esp32"])
+def test_an_image_with_a_password_is_its_owner_s_alone(folder: Path, tmp_path: Path, board: str):
+    base = tmp_path / "base"
+    base.write_bytes(made_uf2() if board == "rpi_pico_w" else made_esp("esp32", table(NVS, FACTORY, VFS)))
+    (tmp_path / "settings.json").write_text('{"ssid": "lab", "password": "open sesame"}')
+    output, link = tmp_path / "out", tmp_path / "link"
+    output.write_bytes(b"an earlier image")
+    output.chmod(0o644)
+    link.symlink_to(output)
+    make("--board", board, "--base", base, "--files", folder, "--settings", tmp_path / "settings.json", "-o", link)
+    assert stat.S_IMODE(output.stat().st_mode) == 0o600 and link.is_symlink()
+    before = os.umask(0o027)
+    try:
+        make("--board", board, "--base", base, "--files", folder, "--set", "ssid=lab", "-o", output)
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(output.stat().st_mode) == 0o640
+
+
+def test_no_setting_is_on_a_command_line(folder: Path, tmp_path: Path):
+    spy = tmp_path / "micropython"
+    spy.write_text(f'#!/bin/sh\necho "$@" >>{tmp_path}/seen\nexec {boards.micropython()} "$@"\n')
+    spy.chmod(0o755)
+    (tmp_path / "settings.json").write_text('{"ssid": "lab", "password": "sesame-open"}')
+    command = [sys.executable, "-m", "tools", "image", "--board", "rpi_pico_w", "--base", pico(tmp_path)]
+    command += ["--files", folder, "--settings", tmp_path / "settings.json", "--set", "hostname=door-open"]
+    environment = {**os.environ, "MICROPYTHON": str(spy)}
+    subprocess.run([*command, "-o", tmp_path / "out.uf2"], cwd=ROOT, env=environment, check=True, capture_output=True)
+    seen = (tmp_path / "seen").read_text()
+    assert "check_settings.py" in seen and "open" not in seen
+
+
+def test_only_a_regular_file_is_replaced(folder: Path, tmp_path: Path):
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "device").symlink_to("/dev/full")
+
+    def bad(output: Path, board: str = "rpi_pico_w") -> str:
+        return complain("image", "--board", board, "--base", pico(tmp_path), "--files", folder, "-o", output)
+
+    for name in ("/dev/full", "fifo", "device"):
+        kind = (tmp_path / name).stat().st_mode
+        assert f"can't write {tmp_path / name}: it is not a regular file" in bad(tmp_path / name)
+        assert (tmp_path / name).stat().st_mode == kind
+    assert "it is a folder; give the name of a file" in bad(tmp_path)
+    assert f"there is no folder {tmp_path / 'no'}" in bad(tmp_path / "no" / "out.uf2")
+    assert f"an image for the Pico W is a .uf2 file: -o {tmp_path / 'i.uf2'}" in bad(tmp_path / "i.bin")
+    assert f"is a .bin file: -o {tmp_path / 'i.bin'}" in bad(tmp_path / "i.UF2", board="esp32")
+
+
+def test_room_is_for_uploads_only_where_they_are_on(folder: Path, tmp_path: Path):
+    options = ("--board", "rpi_pico_w", "--base", pico(tmp_path), "--files", folder, "-o", tmp_path / "out.uf2")
+    assert "for uploads" not in make(*options)[0] and "\n free " in make(*options)[0]
+    assert "free for uploads" in make(*options, "--set", 'write_from=["10.0.0.0/8"]')[0]
+
+
+def test_inspect_escapes_what_does_not_print(tmp_path: Path, capsys: pytest.CaptureFixture):
+    names = {"esc\x1b[31m": "esc\\x1b[31m", "rtl\u202etxt": "rtl\\u202etxt", "zero\u200bwidth": "zero\\u200bwidth"}
+    layout = boards.load("rpi_pico_w")["filesystem"]
+    files = {f"/files/{name}": b"" for name in names}
+    lfs = filesystem.build(layout, layout["size"], files)
+    made = image._join_uf2(image.uf2.read(made_uf2(), "made"), layout["offset"], lfs, set(range(212)))
+    (tmp_path / "image").write_bytes(made)
+    assert image._inspect(tmp_path / "image") == 0
+    said = capsys.readouterr().out
+    assert all(shown in said and name not in said for name, shown in names.items())
+
+
+def changed_uf2(**fields: int) -> bytes:
+    """A UF2 file in whose first block some of `fields` are others."""
+    words = ("first", "second", "flags", "address", "length", "number", "total", "family")
+    data = bytearray(made_uf2())
+    for name, value in fields.items():
+        struct.pack_into("<I", data, 4 * words.index(name), value)
+    return bytes(data)
+
+
+ESP = made_esp("esp32", table(NVS, FACTORY, VFS))
+DAMAGED: dict[str, tuple[bytes, str]] = {
+    "far away": (changed_uf2(address=0x70000000), "is not for a flash: block 0 goes to 0x70000000"),
+    "one block far away": (
+        struct.pack("<8I", 0x0A324655, 0x9E5D5157, 0x2000, 0x70000000, 256, 0, 1, 0xE48BFF56).ljust(508, b"\0")
+        + b"\x30\x6f\xb1\x0a",
+        "is not for a flash",
+    ),
+    "in memory": (changed_uf2(address=0x20000000), "is not for a flash"),
+    "before the flash": (changed_uf2(address=0), "is not for a flash"),
+    "over the end": (changed_uf2(address=XIP + (16 << 20) - 255), "is not for a flash"),
+    "of many blocks": (changed_uf2(total=0xFFFFFFFF), "is not whole: it has 156 of 4,294,967,295 blocks"),
+    "a block twice": (changed_uf2(number=1), "is not whole"),
+    "too long a block": (changed_uf2(length=477), "block 0 claims an impossible length"),
+    "cut between blocks": (made_uf2()[:-512], "is not whole: it has 155 of 156 blocks"),
+    "cut in a block": (made_uf2()[:-1], "block 155 is damaged or truncated"),
+    "a filesystem beyond the flash": (
+        made_uf2(place=(0x12C000, 0xFFFFF000)),
+        "claims a filesystem of 4,294,963,200",
+    ),
+    "a filesystem out of step": (made_uf2(place=(0x12C001, 0x10000)), "is damaged: it claims a filesystem of"),
+    "empty": (b"", "is not firmware for any supported board"),
+    "one byte": (b"\xe9", "is truncated: it ends before its partition table"),
+    "cut in the table": (ESP[:0x7100], "is truncated: it ends before its partition table"),
+    "cut before the program": (ESP[:0xF000], "its program at 0x10000 is not whole"),
+    "cut in the program": (ESP[:-40], "its program at 0x10000 is not whole"),
+    "cut in the hash": (ESP[:-1], "the SHA-256 of its program at 0x10000 is wrong"),
+    "a huge partition": (
+        made_esp("esp32", table(NVS, FACTORY, ("vfs", 1, 0x81, 0x200000, 0xFFE00000))),
+        "reaches to 4096M, and the flash has 4M",
+    ),
+    "a partition out of step": (
+        made_esp("esp32", table(NVS, FACTORY, ("vfs", 1, 0x81, 0x200001, 0x1000))),
+        "a partition is at 0x200001",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", DAMAGED)
+def test_a_damaged_file_is_one_line_and_takes_no_memory(what: str, tmp_path: Path):
+    data, complaint = DAMAGED[what]
+    (tmp_path / "damaged").write_bytes(data)
+    tracemalloc.start()
+    try:
+        with pytest.raises(ToolError, match=complaint):
+            image._inspect(tmp_path / "damaged")
+        assert tracemalloc.get_traced_memory()[1] < 50_000_000
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """Files of MicroPython and images made of them, by name."""
+    where = tmp_path_factory.mktemp("images")
+    (where / "served").mkdir()
+    (where / "served" / "file").write_bytes(SERVED["large.bin"])
+    made = {"uf2": made_uf2(), "esp32": ESP, "esp32_c3": made_esp("esp32c3", table(NVS, FACTORY))}
+    for board, name in (("rpi_pico_w", "uf2"), ("esp32", "esp32"), ("esp32_c3", "esp32_c3")):
+        (where / name).write_bytes(made[name])
+        made[f"{name} image"] = image.make(boards.load(board), where / "served", {}, base=where / name).data
+    return made
+
+
+@pytest.mark.parametrize("name", ["uf2 image", "esp32 image", "esp32_c3 image"])
+def test_a_cut_image_is_told_wherever_it_is_cut(name: str, images: dict[str, bytes], tmp_path: Path):
+    whole = images[name]
+    bare = len(images[name.split()[0]]) + (0x1000 if name == "esp32 image" else 0)
+    path = tmp_path / "cut"
+    ends = [*range(0, len(whole), 50_021), len(whole) - 1, len(whole) - SECTOR, bare + 2 * SECTOR]
+    for end in ends:
+        path.write_bytes(whole[:end])
+        with pytest.raises(ToolError, match=r"truncated|not whole|is not firmware"):
+            image._inspect(path)
+    path.write_bytes(whole)
+    assert image._inspect(path) == 0
+
+
+@hypothesis_settings(deadline=5000, max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    name=st.sampled_from(["uf2", "esp32", "esp32_c3", "uf2 image", "esp32 image", "esp32_c3 image"]),
+    cut=st.one_of(st.none(), st.floats(0, 1)),
+    region=st.sampled_from(
+        [(0, 64), (0x7000, 0x7100), (0x8000, 0x8100), (0x10000, 0x10040), (0x200000, 0x202000), (0, -1)]
+    ),
+    changes=st.lists(st.tuples(st.floats(0, 1), st.binary(min_size=1, max_size=8)), max_size=6),
+)
+def test_of_any_file_only_a_tool_error_comes(images, tmp_path: Path, monkeypatch, name, cut, region, changes):
+    data = bytearray(images[name])
+    first, last = region if region[1] > 0 and region[1] < len(data) else (0, len(data))
+    for place, new in changes:
+        at = first + int(place * (last - first - 1))
+        data[at : at + len(new)] = new
+    path, served = tmp_path / "file", tmp_path / "served"
+    served.mkdir(exist_ok=True)
+    path.write_bytes(data if cut is None else data[: int(cut * len(data))])
+    monkeypatch.setenv("MICROPYTHON_TFTPD_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(flash, "_agreed", lambda question: False)
+    board = {"u": "rpi_pico_w", "e": "esp32"}[name[0]]
+    (tmp_path / "INFO_UF2.TXT").write_text("Board-ID: RPI-RP2\n")
+    drive = tmp_path if board == "rpi_pico_w" else None
+    work: list[Callable[[], object]] = [
+        lambda: image._inspect(path),
+        lambda: image.make(boards.load(board), served, {}, base=path),
+        lambda: flash.run(argparse.Namespace(board=board, image=path, device="x", drive=drive, yes=False)),
+        lambda: firmware._adopt(boards.load(board), path, True),
+    ]
+    for one in work:
+        with contextlib.suppress(ToolError):
+            one()
+
+
 def test_bad_input_is_one_line_and_leaves_nothing(folder: Path, tmp_path: Path):
     output = tmp_path / "out" / "image"
     output.parent.mkdir()
@@ -416,7 +715,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(folder: Path, tmp_path: Path):
     vfs = file("vfs.bin", made_esp("esp32", table(NVS, FACTORY, VFS)))
     rest = file("rest.bin", made_esp("esp32", table(NVS, FACTORY)))
     wrong_md5 = table(NVS, FACTORY).replace(b"factory", b"factorx")
-    made = file("made.bin", image.build_image(boards.load("esp32"), folder, {}, base=vfs))
+    made = file("made.bin", image.make(boards.load("esp32"), folder, {}, base=vfs).data)
     big = tmp_path / "big"
     big.mkdir()
     (big / "big.bin").write_bytes(bytes(1_000_000))
@@ -436,15 +735,16 @@ def test_bad_input_is_one_line_and_leaves_nothing(folder: Path, tmp_path: Path):
     (big / "big.bin").write_bytes(bytes(1_000_000 - missing))
     make("--board", "rpi_pico_w", "--base", uf2, "--files", big, "-o", tmp_path / "fits")
     (big / "big.bin").write_bytes(bytes(3_000_000))
-    assert "the 2,097,152 bytes of flash" in bad(board="esp32", base=vfs, files=big)
+    assert bad(board="esp32", base=vfs, files=big).endswith("the 2,097,152 bytes of flash: leave some out")
+    assert "--flash-size (make run FLASH=)" in bad(board="esp32", base=rest, files=big)
     make("--board", "esp32", "--base", rest, "--files", big, "-o", tmp_path / "fits", "--flash-size", "8M")
 
     assert "is for the esp32, and the Pico W has the rp2040" in bad(base=vfs)
     assert "is for the esp32, and the ESP32-C3 has the esp32c3" in bad(board="esp32_c3", base=vfs)
     assert "is for the rp2040, and the Pico 2 W has the rp2350" in bad(board="rpi_pico2_w")
     assert "can't read" in bad(base=tmp_path / "missing")
-    assert "is no firmware" in bad(base=file("text", b"a text"))
-    assert "is no firmware" in bad(base=file("nothing", b""))
+    assert "is not firmware" in bad(base=file("text", b"a text"))
+    assert "is not firmware" in bad(base=file("nothing", b""))
     assert "not a whole UF2 file" in bad(base=file("cut", uf2.read_bytes()[:-1]))
     assert "1,024 bytes into its own filesystem" in bad(base=file("long", made_uf2(size=0x12C000 + 1024)))
     assert "take MicroPython's file as it was downloaded" in bad(board="esp32", base=made)
@@ -452,7 +752,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(folder: Path, tmp_path: Path):
     assert "no partition table" in bad(board="esp32", base=file("none", made_esp("esp32", b"\xff" * 0xC00)))
     damaged = bytearray(vfs.read_bytes())
     damaged[1] = 99  # segments
-    assert "the bootloader of the base is damaged" in bad(
+    assert "boot is damaged: esptool does not recognize it" in bad(
         "--flash-size", "8M", board="esp32", base=file("boot", bytes(damaged))
     )
 
@@ -462,13 +762,33 @@ def test_bad_input_is_one_line_and_leaves_nothing(folder: Path, tmp_path: Path):
     assert "there is no esp32 with 5M of flash" in bad("--flash-size", "5M", board="esp32", base=rest)
     assert "has its filesystem up to 4M" in bad(base=file("far", made_uf2(place=(0x200000, 0x200000))))
 
-    assert "can't read the settings in" in bad("--settings", tmp_path / "missing.json")
+    assert "can't read" in bad("--settings", tmp_path / "missing.json")
     assert "are not JSON" in bad("--settings", file("broken.json", b'{"ssid": '))
-    assert "are not JSON" in bad("--settings", file("latin.json", b'{"ssid": "\xff"}'))
+    assert "are not UTF-8 text" in bad("--settings", file("latin.json", b'{"ssid": "\xff"}'))
     assert "are not a JSON object" in bad("--settings", file("list.json", b"[]"))
-    assert "windowsize must be a whole number" in bad("--settings", file("bad.json", b'{"windowsize": "x"}'))
+    assert "bad.json: windowsize must be a whole number" in bad("--settings", file("bad.json", b'{"windowsize": "x"}'))
     assert "takes KEY=VALUE" in bad("--set", "ssid")
-    assert 'no setting is called "sid"' in bad("--set", "sid=lab")
+    assert bad("--set", "nosuch=1") == 'error: no setting is called "nosuch" (docs/settings.md lists them)'
+    assert bad("--set", "windowsise=1") == 'error: no setting is called "windowsise"; did you mean windowsize?'
+    assert "takes KEY=VALUE" in bad("--set", "=lab") and "takes UTF-8" in bad(
+        "--set", b"ssid=\xff".decode(errors="surrogateescape")
+    )
+    assert 'twice.json are not JSON: "ssid" appears more than once' in bad(
+        "--settings", file("twice.json", b'{"ssid": "a", "port": 69, "ssid": "b"}')
+    )
+    assert "are not JSON" in bad("--settings", file("deep.json", b"[" * 60_000))
+    assert "NaN is no JSON" in bad("--settings", file("nan.json", b'{"port": NaN}'))
+    assert "are not UTF-8" in bad("--settings", file("half.json", b'{"ssid": "\\ud800"}'))
+    assert "has more than 65,536 bytes" in bad("--settings", "/dev/zero")
+    said = bad("--settings", file("both.json", b'{"blksize": 1, "retires": 7}'), "--set", "port=0")
+    for complaint in (
+        f"{tmp_path / 'both.json'}: blksize must be a whole number from 8 to 65464, not 1",
+        f'{tmp_path / "both.json"}: no setting is called "retires"; did you mean retries?',
+        " port must be a whole number from 1 to 65535, not 0",
+    ):
+        assert complaint in said
+    bom = file("bom.json", b'\xef\xbb\xbf{"ssid": "lab"}')
+    make("--board", "rpi_pico_w", "--base", uf2, "--files", folder, "--settings", bom, "-o", tmp_path / "fits")
 
     assert "no firmware v0.1 is known" in complain(
         *("image", "--board", "rpi_pico_w", "--files", folder, "--version", "0.1", "-o", output)
@@ -482,5 +802,5 @@ def test_bad_input_is_one_line_and_leaves_nothing(folder: Path, tmp_path: Path):
     assert "can't write" in complain(
         *("image", "--board", "rpi_pico_w", "--base", uf2, "--files", folder, "-o", uf2 / "where")
     )
-    assert "is no firmware" in complain("image", "--inspect", tmp_path / "text")
+    assert "is not firmware" in complain("image", "--inspect", tmp_path / "text")
     assert "can't read" in complain("image", "--inspect", tmp_path / "missing")

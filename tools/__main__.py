@@ -3,10 +3,11 @@ status."""
 
 import argparse
 import importlib
+import os
 import sys
 from typing import NoReturn
 
-from . import ToolError
+from . import ToolError, printable
 
 COMMANDS = {
     "emulate": "boot an emulated board that serves a folder",
@@ -33,14 +34,24 @@ def main() -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("command", choices=COMMANDS, metavar="COMMAND", help="COMMAND --help tells its options")
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # pyright: ignore[reportAttributeAccessIssue]
+    if len(sys.argv) == 1:
+        parser.print_help()
+        return 0
     try:
         name = parser.parse_args(sys.argv[1:2]).command
         module = importlib.import_module(f".{name}", __package__)
         command = Parser(prog=f"python -m tools {name}", description=module.__doc__)
         module.add_arguments(command)
-        return module.run(command.parse_args(sys.argv[2:]))
-    except ToolError as error:
-        print(f"error: {error}", file=sys.stderr)
+        status = module.run(command.parse_args(sys.argv[2:]))
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:  # nobody reads on, as behind `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except (ToolError, OSError) as error:
+        print(f"error: {printable(str(error))}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130

@@ -4,20 +4,28 @@ Their facts are in board/NAME/board.json; here is what reads them, and what a se
 """
 
 import argparse
+import contextlib
+import difflib
+import ipaddress
+import itertools
 import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from . import ToolError
+from . import ToolError, printable
 
 ROOT = Path(__file__).resolve().parent.parent
 _HEADS = 61  # of blocks that the everyday board's flash keeps in memory (board/unix/run.py)
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20}
+MAX_FLASH_BYTES = 256 << 20  # more than any board has; what is larger is no image, and no folder for one
+_MAX_SETTINGS_BYTES = 64 << 10
+_PIECE_BYTES = 1 << 20  # read at once: some files have no end
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,7 +45,7 @@ def run(arguments: argparse.Namespace) -> int:
             name,
             board["product"].split(":")[0],
             board["mcu"],
-            "wire" if "Ethernet" in board["features"] else "Wi-Fi",
+            "this computer" if name == "unix" else "wire" if "Ethernet" in board["features"] else "Wi-Fi",
             format_size(board["flash_size"]) if "flash_size" in board else "-",
             format_size(board["filesystem"]["size"]),
             str(board["udp_sockets"] or "any"),
@@ -61,12 +69,43 @@ def load(name: str) -> dict[str, Any]:
     return json.loads((ROOT / "board" / name / "board.json").read_text())
 
 
+# What argparse makes of the words on a command line. Each raises ArgumentTypeError, which names the option.
+
+
 def parse_size(text: str) -> int:
-    """Bytes in "848K", "16M" or "65536". Raises ToolError."""
-    match = re.fullmatch(r"(\d+)([KM]?)i?B?", text.strip(), re.IGNORECASE)
-    if not match:
-        raise ToolError(f"a size is a number, or one with K or M behind it (848K, 16M), not {text!r}")
-    return int(match[1]) * _UNITS[match[2].upper()]
+    """Bytes in "848K", "16M" or "65536"."""
+    match = re.fullmatch(r"([0-9]{1,9})([KM]?)i?B?", text.strip(), re.IGNORECASE)
+    size = int(match[1]) * _UNITS[match[2].upper()] if match else 0
+    if not 0 < size <= MAX_FLASH_BYTES:
+        most = format_size(MAX_FLASH_BYTES)
+        raise argparse.ArgumentTypeError(f"expected a size such as 848K or 16M, up to {most}, not {text!r}")
+    return size
+
+
+def parse_number(low: int, high: int) -> Callable[[str], int]:
+    """What takes a whole number from `low` to `high`."""
+
+    def parse(text: str) -> int:
+        if not re.fullmatch("[0-9]{1,9}", text) or not low <= int(text) <= high:
+            raise argparse.ArgumentTypeError(f"expected a whole number from {low} to {high}, not {text!r}")
+        return int(text)
+
+    return parse
+
+
+def parse_path(text: str) -> Path:
+    """The name of a file or folder, with its ~ expanded: a shell leaves it in --files=~/firmware."""
+    if not text:
+        raise argparse.ArgumentTypeError("expected the name of a file or folder, not an empty text")
+    return Path(os.path.expanduser(text))
+
+
+def parse_address(text: str) -> str:
+    """An IPv4 address."""
+    try:
+        return str(ipaddress.IPv4Address(text))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected an IPv4 address such as 127.0.0.1, not {text!r}") from None
 
 
 def format_size(size: int) -> str:
@@ -94,25 +133,53 @@ def progress(*columns: Any) -> Any:
     return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
 
 
-def read_bytes(path: Path) -> bytes:
-    """The contents of a file. Raises ToolError."""
+def warn(text: str) -> None:
+    """Tell the user, on standard error, what is probably not as meant."""
+    print(f"warning: {printable(text)}", file=sys.stderr, flush=True)
+
+
+def read_bytes(path: Path, limit: int = MAX_FLASH_BYTES) -> bytes:
+    """The contents of a file of at most `limit` bytes. Raises ToolError."""
     try:
-        return path.read_bytes()
+        with path.open("rb") as file:
+            pieces = iter(lambda: file.read(_PIECE_BYTES), b"")
+            data = b"".join(itertools.islice(pieces, limit // _PIECE_BYTES + 1))
     except OSError as error:
         raise ToolError(f"can't read {path}: {error.strerror}") from None
+    if len(data) > limit:
+        raise ToolError(f"{path} is too large: it has more than {limit:,} bytes")
+    return data
 
 
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file so that it appears whole or not at all. Raises ToolError."""
-    part = path.with_name(path.name + ".part")
+def check_target(path: Path) -> None:
+    """Raises ToolError unless a file can be put at `path`: never in the place of a device, a pipe or a folder."""
+    folder = path.parent
+    if path.is_dir():
+        raise ToolError(f"can't write {path}: it is a folder; give the name of a file")
+    if path.exists() and not path.is_file():
+        raise ToolError(f"can't write {path}: it is not a regular file")
+    if not folder.is_dir():
+        raise ToolError(f"can't write {path}: there is no folder {folder}")
+    if not os.access(folder, os.W_OK):
+        raise ToolError(f"can't write {path}: you may not write to the folder {folder}")
+
+
+def write_whole(path: Path, data: bytes, private: bool = False) -> None:
+    """Write a file so that it appears whole or not at all; `private`: its owner alone can read it. Raises ToolError."""
+    check_target(path)
+    target = Path(os.path.realpath(path))  # a symbolic link stays one
+    part = target.with_name(target.name + ".part")
+    mode = 0o600 if private else 0o666
     try:
-        part.write_bytes(data)
-        part.replace(path)
+        part.unlink(missing_ok=True)
+        with open(part, "xb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
+            file.write(data)
+        part.replace(target)
     except OSError as error:
         raise ToolError(f"can't write {path}: {error.strerror}") from None
     finally:
-        if part.exists():
-            part.unlink()
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
 
 
 def micropython() -> str:
@@ -140,30 +207,63 @@ def everyday(flash: object, layout: dict[str, int], heap: int, sockets: int = 0)
 
 def read_settings(path: Path) -> dict[str, Any]:
     """The user's settings in a JSON file, not yet checked. Raises ToolError."""
+    raw = read_bytes(path, _MAX_SETTINGS_BYTES)
     try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ToolError(f"can't read the settings in {path}: {error.strerror}") from None
-    except ValueError as error:
+        settings = json.loads(raw.decode("utf-8-sig"), object_pairs_hook=_without_repeats, parse_constant=_no_json)
+        to_json(settings)  # half a surrogate pair is no text
+    except UnicodeError:
+        raise ToolError(f"the settings in {path} are not UTF-8 text") from None
+    except (ValueError, RecursionError) as error:
         raise ToolError(f"the settings in {path} are not JSON: {error}") from None
     if not isinstance(settings, dict):
         raise ToolError(f'the settings in {path} are not a JSON object, as {{"ssid": "lab"}} would be')
     return settings
 
 
-def check_settings(settings: dict[str, Any], pairs: list[str]) -> dict[str, Any]:
-    """`settings` with the KEY=VALUE `pairs` put over them, checked by the firmware itself. Raises ToolError."""
+def to_json(value: object) -> bytes:
+    """JSON as MicroPython reads it: of letters beyond U+FFFF, escaped as Python does, it makes two that are none."""
+    return json.dumps(value, ensure_ascii=False).encode()
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    names = [name for name, _ in pairs]
+    if repeated := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"{', '.join(map(json.dumps, repeated))} appears more than once")
+    return dict(pairs)
+
+
+def _no_json(word: str) -> None:
+    raise ValueError(f"{word} is no JSON")
+
+
+def check_settings(settings: dict[str, Any], pairs: list[str], source: object = None) -> dict[str, Any]:
+    """`settings` with the KEY=VALUE `pairs` put over them, checked by the firmware itself. Raises ToolError.
+
+    source  where `settings` come from, for complaints about them
+    """
     for pair in pairs:
-        if "=" not in pair:
+        if not pair.partition("=")[0] or "=" not in pair:
             raise ToolError(f"--set takes KEY=VALUE, not {pair!r}")
-    checker = str(ROOT / "board/unix/check_settings.py")
-    command = [micropython(), checker, str(ROOT / "firmware"), json.dumps(settings), *pairs]
-    result = subprocess.run(command, capture_output=True, text=True)
-    if result.returncode:
-        raise ToolError(
-            f"the settings could not be checked: {(result.stderr or result.stdout).strip().splitlines()[-1:]}"
-        )
-    answer = json.loads(result.stdout)
-    if answer["complaints"]:
-        raise ToolError("setting " + "; ".join(answer["complaints"]))
+        if any("\ud800" <= letter <= "\udfff" for letter in pair):  # what Python makes of other bytes
+            raise ToolError(f"--set takes UTF-8 text, not {pair!r}")
+    # On standard input, since anybody can read the command line of a process.
+    command = [micropython(), str(ROOT / "board/unix/check_settings.py"), str(ROOT / "firmware")]
+    asked = to_json({"settings": settings, "pairs": pairs})
+    result = subprocess.run(command, input=asked, capture_output=True)
+    try:
+        answer = json.loads(result.stdout)
+    except ValueError:
+        last = (result.stderr or result.stdout).decode(errors="replace").strip().splitlines()[-1:]
+        raise ToolError(f"{command[0]} can't check the settings: {' '.join(last) or 'it says nothing'}") from None
+    by_hand = {pair.partition("=")[0] for pair in pairs}
+    complaints = []
+    for name, complaint in answer["complaints"]:
+        if name not in answer["names"]:
+            near = difflib.get_close_matches(name, answer["names"], 1)
+            complaint = f"no setting is called {json.dumps(name, ensure_ascii=False)}" + (
+                f"; did you mean {near[0]}?" if near else " (docs/settings.md lists them)"
+            )
+        complaints.append(complaint if name in by_hand or not source else f"{source}: {complaint}")
+    if complaints:
+        raise ToolError("; ".join(complaints))
     return answer["settings"]

@@ -11,7 +11,6 @@ import hashlib
 import io
 import json
 import struct
-import sys
 from base64 import b64encode
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -24,9 +23,10 @@ from rich import box
 from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from . import ToolError, boards, filesystem, monitor
+from . import ToolError, boards, filesystem, monitor, printable
 
 _SETTINGS = "/settings.json"
+_FOR_FILES = ("root", "write_to", "write_from")  # settings that say where files and folders go
 _PART = "/.deploy-"  # what is not yet whole: beside nothing that is served, and hidden
 _CHUNK_BYTES = 3072  # a line of 4 KB for the board's compiler
 _HASHED_AT_ONCE = 8
@@ -75,16 +75,21 @@ def _rmdir(path):
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--board", required=True, metavar="NAME", help="name of a folder in board/")
+    parser.add_argument("--board", required=True, metavar="NAME", help="one of python -m tools boards")
+    monitor.add_device(parser)
+    parser.add_argument("--files", type=boards.parse_path, required=True, metavar="DIR", help="what to serve")
     parser.add_argument(
-        "--device", metavar="PORT", help="serial port, or socket://HOST:PORT (default: that of the board plugged in)"
+        "--settings",
+        type=boards.parse_path,
+        metavar="FILE",
+        help="a settings.json (default: the board keeps what it has)",
     )
-    parser.add_argument("--files", type=Path, required=True, metavar="DIR", help="what to serve")
     parser.add_argument(
-        "--settings", type=Path, metavar="FILE", help="a settings.json (default: the board keeps what it has)"
-    )
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="a setting, over those of FILE or of the board"
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="a setting of docs/settings.md, over those of FILE or of the board; as many as you like",
     )
     parser.add_argument("--delete", action="store_true", help="remove what the board serves and DIR does not have")
 
@@ -94,8 +99,8 @@ def run(arguments: argparse.Namespace) -> int:
     if "firmware" not in board:
         raise ToolError(f"{board['product']}: nothing to fill; python -m tools emulate takes its --files at each start")
     settings = boards.read_settings(arguments.settings) if arguments.settings else None
-    boards.check_settings(settings or {}, arguments.set)
-    filesystem.servable(arguments.files)
+    checked = boards.check_settings(settings or {}, arguments.set, arguments.settings)
+    filesystem.served(arguments.files, checked)
     remote = _Remote(arguments.device or monitor.find_port(board["mcu"]))
     try:
         done = _fill(remote, board, arguments.files, settings, arguments.set, arguments.delete)
@@ -120,6 +125,7 @@ class _Plan:
     unchanged: dict[str, bytes] = field(default_factory=dict)
     removed: dict[str, int] = field(default_factory=dict)  # of the served, and sizes
     replaced: dict[str, int] = field(default_factory=dict)  # what an earlier server has left
+    folders: list[str] = field(default_factory=list)  # that are made even if nothing is in them
     free: int = 0
 
 
@@ -134,20 +140,21 @@ def _fill(
     remote.check(board)
     old = remote.settings() if settings is None else None
     if settings is not None or pairs:
-        settings = boards.check_settings(settings or old or {}, pairs)
-    root = (settings or old or {}).get("root", filesystem.SERVED)
-    root = boards.check_settings({"root": root}, [])["root"].rstrip("/")
+        settings = boards.check_settings(settings or old or {}, pairs, f"the board's {_SETTINGS}" if old else None)
+    wanted = {name: value for name, value in (settings or old or {}).items() if name in _FOR_FILES}
+    wanted = boards.check_settings(wanted, [], f"the board's {_SETTINGS}")
+    root = wanted.get("root", filesystem.SERVED).rstrip("/")
 
     server = filesystem.board_files(settings or {}, board["settings"])
     if settings is None:
         del server[_SETTINGS]
-    served, warnings = filesystem.servable(folder, root)
-    for warning in warnings:
-        print(f"warning: {warning}", file=sys.stderr)
+    served = filesystem.served(folder, wanted)
+    for warning in served.warnings:
+        boards.warn(warning)
 
     remote.remove(path for path in remote.listing("/") if path.startswith(_PART))
     there = {**remote.listing("/"), **remote.listing("/lib", True), **remote.listing(root, True)}
-    plan = _plan(remote, there, server, served, root, delete)
+    plan = _plan(remote, there, server, served.files, served.folders, root, delete)
     _check_room(plan, there, remote.space(), board["filesystem"])
     _carry_out(remote, plan, there, root)
     plan.free = remote.space()[1]
@@ -159,10 +166,11 @@ def _plan(
     there: dict[str, int | None],
     server: dict[str, bytes],
     served: dict[str, bytes],
+    folders: list[str],
     root: str,
     delete: bool,
 ) -> _Plan:
-    plan = _Plan()
+    plan = _Plan(folders=folders)
     wanted = served | server
     same_size = [path for path, data in wanted.items() if there.get(path) == len(data)]
     hashes = remote.hashes(same_size)
@@ -190,9 +198,10 @@ def _plan(
 def _check_kinds(plan: _Plan, there: dict[str, int | None], served: dict[str, bytes]) -> None:
     # A folder where a file is to be, or the other way round.
     kept = {path for path, size in there.items() if size is not None and path not in plan.removed}
-    folders = {str(parent) for path in kept for parent in PurePosixPath(path).parents}
-    for path in served:
-        if path in folders or kept & {str(parent) for parent in PurePosixPath(path).parents}:
+    taken = {str(parent) for path in kept for parent in PurePosixPath(path).parents}
+    for path in (*served, *plan.folders):
+        above = {str(parent) for parent in PurePosixPath(path).parents}
+        if kept & above or path in (taken if path in served else kept):
             raise ToolError(f"{path} would be a file and a folder: --delete removes what the board has of it")
 
 
@@ -206,7 +215,8 @@ def _check_room(plan: _Plan, there: dict[str, int | None], space: tuple[int, int
         return 0 if size is None else size + 64 if size <= inline else -(-size // (block - 8)) * block
 
     coming = plan.served | plan.server
-    folders = {str(parent) for path in coming for parent in PurePosixPath(path).parents} - {"/", *there}
+    inside = [*coming, *(f"{folder}/-" for folder in plan.folders)]
+    folders = {str(parent) for path in inside for parent in PurePosixPath(path).parents} - {"/", *there}
     needed = sum(cost(len(data)) for data in coming.values()) + (2 * len(folders) + _SPARE_BLOCKS) * block
     missing = needed - free - sum(cost(there.get(path)) for path in (*plan.served, *plan.removed))
     if missing > 0:
@@ -221,7 +231,7 @@ def _carry_out(remote: "_Remote", plan: _Plan, there: dict[str, int | None], roo
     below = [path for path, size in there.items() if size is None and path.startswith(f"{root}/")]
     useless = {str(parent) for path in plan.removed for parent in PurePosixPath(path).parents} | plan.served.keys()
     remote.remove_folders(sorted(useless & set(below), reverse=True))
-    remote.make_folders([*plan.served, *plan.server, f"{root}/-"])
+    remote.make_folders([*plan.served, *plan.server, *(f"{folder}/-" for folder in plan.folders)])
 
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TimeRemainingColumn())
     total = sum(map(len, (plan.served | plan.server).values()))
@@ -229,7 +239,7 @@ def _carry_out(remote: "_Remote", plan: _Plan, there: dict[str, int | None], roo
         task = progress.add_task("", total=total)
 
         def put(path: str, data: bytes, part: str) -> None:
-            progress.update(task, description=PurePosixPath(path).name[:40])
+            progress.update(task, description=printable(PurePosixPath(path).name)[:40])
             for size in remote.write(part, data):
                 progress.advance(task, size)
 
@@ -237,7 +247,9 @@ def _carry_out(remote: "_Remote", plan: _Plan, there: dict[str, int | None], roo
         for path, data in sorted(plan.served.items(), key=lambda item: len(item[1]) - (there.get(item[0]) or 0)):
             block, free = remote.space()
             if there.get(path) and len(data) + _SPARE_BLOCKS * block > free:
-                progress.console.print(f"both versions of {path} don't fit: the old one goes first", markup=False)
+                progress.console.print(
+                    f"both versions of {printable(path)} don't fit: the old one goes first", markup=False
+                )
                 remote.remove([path])
             put(path, data, f"{_PART}file")
             remote.rename([(f"{_PART}file", path)])
@@ -375,7 +387,7 @@ class _Remote:
         self._do("_f.close()")
         if self.hashes([path])[path] != hashlib.sha256(data).hexdigest():
             raise ToolError(
-                "the board has received something else than was sent: try again, perhaps with another cable"
+                "the board received something other than what was sent: try again, perhaps with another cable"
             )
 
     def rename(self, pairs: list[tuple[str, str]]) -> None:

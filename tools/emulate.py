@@ -17,21 +17,35 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from . import ToolError, boards, filesystem, firmware, image
+from . import ToolError, boards, filesystem, firmware, image, printable
 from .processes import die_with_parent
 
 _STOP_WAIT_S = 0.5  # for a moment in which Ctrl-C does no harm
+_ADVICE = "leave some out, or take a larger flash: --flash-size {size} (make run FLASH={size})"
+_START = {"rpi_pico_w": "half a minute", "esp32": "10 s, or a minute or two on a busy computer"}
 _TO_HOST = b"\x1e"  # lines for us, not for the console: board/unix/shims/machine.py
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--board", default="unix", help="name of a folder in board/ (default: %(default)s)")
     parser.add_argument(
-        "--files", type=Path, default=Path("files"), metavar="DIR", help="what to serve (default: ./files)"
+        "--board", default="unix", metavar="NAME", help="one of python -m tools boards (default: %(default)s)"
     )
-    parser.add_argument("--host", default="127.0.0.1", metavar="ADDR", help="where to listen (default: %(default)s)")
     parser.add_argument(
-        "--port", type=int, default=6969, help="UDP port, 0 for any that is free (default: %(default)s)"
+        "--files", type=boards.parse_path, default=Path("files"), metavar="DIR", help="what to serve (default: ./files)"
+    )
+    parser.add_argument(
+        "--host",
+        type=boards.parse_address,
+        default="127.0.0.1",
+        metavar="ADDR",
+        help="where to listen (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--port",
+        type=boards.parse_number(0, 65535),
+        default=6969,
+        metavar="PORT",
+        help="UDP port, 0 for any that is free (default: %(default)s)",
     )
     parser.add_argument(
         "--flash-size",
@@ -43,20 +57,34 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--heap", type=boards.parse_size, metavar="SIZE", help="MicroPython's heap, e.g. 192K (default: the board's)"
     )
     parser.add_argument(
-        "--sockets", type=int, metavar="N", help="UDP sockets that the board gives (default: the board's)"
+        "--sockets",
+        type=boards.parse_number(0, 1000),
+        metavar="N",
+        help="UDP sockets that the board gives, 0 for any number (default: the board's)",
     )
     parser.add_argument(
-        "--save", type=Path, metavar="FILE", help="keep the flash in FILE, and start from it the next time"
+        "--save", type=boards.parse_path, metavar="FILE", help="keep the flash in FILE, and start from it the next time"
     )
     parser.add_argument("--writable", action="store_true", help="let clients of this host upload new files")
-    parser.add_argument("--log", type=Path, metavar="FILE", help="write the console to FILE, not to standard error")
     parser.add_argument(
-        "--serial", type=int, metavar="PORT", help="the console also for mpremote connect socket://127.0.0.1:PORT"
+        "--log", type=boards.parse_path, metavar="FILE", help="write the console to FILE, not to standard error"
     )
-    parser.add_argument("--pcap", type=Path, metavar="FILE", help="record what goes over the air (ESP32)")
-    parser.add_argument("--base", type=Path, metavar="FILE", help="MicroPython's file (default: the board's, cached)")
     parser.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="a setting, as in settings.json"
+        "--serial",
+        type=boards.parse_number(1, 65535),
+        metavar="PORT",
+        help="the console also for mpremote connect socket://127.0.0.1:PORT",
+    )
+    parser.add_argument("--pcap", type=boards.parse_path, metavar="FILE", help="record what goes over the air (ESP32)")
+    parser.add_argument(
+        "--base", type=boards.parse_path, metavar="FILE", help="MicroPython's file (default: the board's, cached)"
+    )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="a setting of docs/settings.md; as many as you like",
     )
 
 
@@ -65,15 +93,22 @@ def run(arguments: argparse.Namespace) -> int:
     if "emulator" not in board:
         able = [name for name in boards.names() if "emulator" in boards.load(name)]
         raise ToolError(f"{board['product']} has no emulator; those that have one: {', '.join(able)}")
+    if arguments.save:
+        boards.check_target(arguments.save)
     port = _free_port(arguments.host, arguments.port)
+    # The folder is this user's alone, for the settings in it may have a password.
     with tempfile.TemporaryDirectory(prefix="tftpd-") as name, contextlib.ExitStack() as stack:
-        machine = (_genuine if "firmware" in board else _everyday)(arguments, board, Path(name), port)
         console = stack.enter_context(_log(arguments.log)).fileno() if arguments.log else 2
+        machine = (_genuine if "firmware" in board else _everyday)(arguments, board, Path(name), port)
+        for warning in machine.warnings:
+            boards.warn(warning)
+        if start := _START.get(arguments.board):
+            print(f"booting the {board['product']}, which takes {start}", file=sys.stderr, flush=True)
         try:
             return _Board(machine, console).serve(f"tftp://{arguments.host}:{port}/")
         finally:
             if arguments.save and machine.flash.exists():
-                boards.write_whole(arguments.save, machine.flash.read_bytes())
+                boards.write_whole(arguments.save, machine.flash.read_bytes(), private=True)
 
 
 def _free_port(host: str, port: int) -> int:
@@ -81,9 +116,10 @@ def _free_port(host: str, port: int) -> int:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
             probe.bind((host, port))
             return probe.getsockname()[1]
-    except (OSError, OverflowError) as error:
-        what = getattr(error, "strerror", None) or error
-        raise ToolError(f"can't listen on {host} port {port}: {what}; choose another --port or --host") from None
+    except OSError as error:
+        raise ToolError(
+            f"can't listen on {host} port {port}: {error.strerror}; choose another --port or --host"
+        ) from None
 
 
 def _log(path: Path) -> BinaryIO:
@@ -99,6 +135,7 @@ class _Machine:
 
     command: list[str]  # a process whose standard output is the console, and SIGINT Ctrl-C on it
     flash: Path
+    warnings: list[str]  # for the user, about what it serves
     boot_seconds: int  # what it gets to serve
     stop_seconds: int  # and to end
     interrupt_asleep: bool = False  # Ctrl-C is for moments in which it waits
@@ -119,9 +156,13 @@ def _settings(arguments: argparse.Namespace, settings: dict[str, Any], local: st
 
 def _everyday(arguments: argparse.Namespace, board: dict[str, Any], folder: Path, port: int) -> _Machine:
     _only(arguments, board, "serial", "pcap", "base")
+    for pair in arguments.set:
+        if pair.startswith(("port=", "address=")):
+            raise ToolError(f"--set {pair}: on the everyday board, use --port and --host for that")
     settings = _settings(arguments, {"ssid": "emulated", "address": arguments.host, "port": port}, "127.0.0.0/8")
     layout = board["filesystem"]
-    files = filesystem.user_files(arguments.files)
+    served = filesystem.served(arguments.files, settings)
+    files = served.files
     kept = None
     if arguments.save and arguments.save.exists():
         kept = boards.read_bytes(arguments.save)
@@ -129,10 +170,11 @@ def _everyday(arguments: argparse.Namespace, board: dict[str, Any], folder: Path
         files = {name: data for name, data in files.items() if name not in old}
     files |= filesystem.board_files(settings, board["settings"])
     flash = folder / "flash.img"
-    flash.write_bytes(filesystem.build(layout, arguments.flash_size or layout["size"], files, kept))
+    size = arguments.flash_size or layout["size"]
+    flash.write_bytes(filesystem.build(layout, size, files, kept, _ADVICE, served.folders))
     heap = arguments.heap or board["heap"]
     sockets = arguments.sockets if arguments.sockets is not None else board["udp_sockets"] or 0
-    return _Machine(boards.everyday(flash, layout, heap, sockets), flash, 60, 5, interrupt_asleep=True)
+    return _Machine(boards.everyday(flash, layout, heap, sockets), flash, served.warnings, 60, 5, interrupt_asleep=True)
 
 
 def _genuine(arguments: argparse.Namespace, board: dict[str, Any], folder: Path, port: int) -> _Machine:
@@ -145,11 +187,10 @@ def _genuine(arguments: argparse.Namespace, board: dict[str, Any], folder: Path,
         offset, size = image.place(board, firmware.read_base(boards.read_bytes(base), base), arguments.flash_size)
         kept = boards.read_bytes(arguments.save)[offset : offset + size]
     start, flash = folder / "start.img", folder / "flash.img"
-    start.write_bytes(
-        image.build_image(
-            board, arguments.files, settings, base=base, flash_size=arguments.flash_size, whole=True, kept=kept
-        )
+    made = image.make(
+        board, arguments.files, settings, base=base, flash_size=arguments.flash_size, whole=True, kept=kept
     )
+    start.write_bytes(made.data)
     command = [sys.executable, "-m", f"tools.emulators.{emulator['program']}", str(start), *emulator["arguments"]]
     command += ["--host", arguments.host, "--port", str(port), "--board-port", str(settings.get("port", 69))]
     command += ["--save-flash", str(flash)]
@@ -157,7 +198,7 @@ def _genuine(arguments: argparse.Namespace, board: dict[str, Any], folder: Path,
         command += ["--serial", str(arguments.serial)]
     if arguments.pcap:
         command += ["--pcap", str(arguments.pcap.resolve())]
-    return _Machine(command, flash, emulator["boot_seconds"], emulator["stop_seconds"])
+    return _Machine(command, flash, made.warnings, emulator["boot_seconds"], emulator["stop_seconds"])
 
 
 class _Board:
@@ -259,8 +300,8 @@ class _Board:
         if line.startswith(_TO_HOST):
             self._asked(line[1:].decode().split())
             return b""
-        self._last_line = line.decode(errors="replace")
-        self._console(line + b"\n")
+        self._last_line = printable(line.decode(errors="backslashreplace").rstrip("\r"))
+        self._console(self._last_line.encode() + b"\n")
         return line
 
     def _asked(self, words: list[str]) -> None:
@@ -277,4 +318,5 @@ class _Board:
             self._held.append(line)
         # As with a serial port, a console that nobody reads loses what is said and holds nothing up.
         elif select.select([], [self._out], [], 0)[1]:
-            os.write(self._out, line)
+            with contextlib.suppress(OSError):  # nor does a full disk
+                os.write(self._out, line)

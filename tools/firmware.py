@@ -5,6 +5,7 @@ first download is written down beside the file and holds from then on.
 """
 
 import argparse
+import glob
 import hashlib
 import os
 import re
@@ -12,11 +13,10 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import platformdirs
 
-from . import ToolError, boards, uf2
+from . import ToolError, boards, esp, uf2
 
 _TIMEOUT_S = 15
 _CHUNK_BYTES = 1 << 16
@@ -29,12 +29,14 @@ _ESP_MAGIC = 0xE9
 class Base:
     """A firmware file, understood.
 
+    name     of the file, for complaints
     chip     what it is for, named as `mcu` in board.json
     flash    the contents of the flash from its first byte to the end of the firmware, gaps 0xff
     version  of MicroPython, "v1.26.1"; "" if it is not MicroPython
     machine  what it says that it runs on, "Raspberry Pi Pico W with RP2040"
     """
 
+    name: str
     chip: str
     flash: bytes
     version: str
@@ -45,13 +47,17 @@ class Base:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--board", required=True, metavar="NAME", help="name of a folder in board/")
+    parser.add_argument("--board", required=True, metavar="NAME", help="one of python -m tools boards")
     parser.add_argument("--version", metavar="V", help="of MicroPython, e.g. v1.25.0 (default: the board's first)")
-    parser.add_argument("--from", dest="source", type=Path, metavar="FILE", help="take this file, do not download")
+    parser.add_argument(
+        "--from", dest="source", type=boards.parse_path, metavar="FILE", help="take this file, do not download"
+    )
     parser.add_argument(
         "--allow-unknown", action="store_true", help="take a FILE that board.json does not know, of the same chip"
     )
-    parser.add_argument("--mirror", metavar="URL", help="download from this folder instead of micropython.org")
+    parser.add_argument(
+        "--mirror", type=_parse_url, metavar="URL", help="download from this folder instead of micropython.org"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -65,6 +71,12 @@ def run(arguments: argparse.Namespace) -> int:
     print(f"{path}\n{read_base(data, path)}, {len(data):,} bytes")
     print(f"SHA-256 {_sha256(data)}, {'as in board.json' if known else 'not in board.json: recorded, not verified'}")
     return 0
+
+
+def _parse_url(text: str) -> str:
+    if not re.match(r"https?://[\w.:[\]-]+(/|$)", text):
+        raise argparse.ArgumentTypeError(f"expected a URL that begins with http:// or https://, not {text!r}")
+    return text
 
 
 def cache() -> Path:
@@ -86,12 +98,10 @@ def base_image(board: dict[str, Any], version: str | None = None, mirror: str | 
     if path.is_file():
         data = boards.read_bytes(path)
         if expected is None:  # put there by hand
-            check_chip(board, read_base(data, path), path)
+            check_chip(board, read_base(data, path))
             expected = _record(path, data)
         if _sha256(data) == expected:
             return path
-    if mirror and not mirror.startswith(("http://", "https://")):
-        raise ToolError(f"--mirror takes a URL that begins with http:// or https://, not {mirror!r}")
     url = f"{mirror.rstrip('/')}/{entry['file']}" if mirror else entry["url"]
     if not url:
         raise ToolError(f"{path} was changed since it was taken: take it again, python -m tools firmware --from FILE")
@@ -99,16 +109,22 @@ def base_image(board: dict[str, Any], version: str | None = None, mirror: str | 
 
 
 def read_base(data: bytes, name: object) -> Base:
-    """What is in a firmware file (.uf2, or .bin of an ESP32) or in an image made of one. Raises ToolError."""
+    """What is in a firmware file (.uf2, or .bin of an ESP32) or in an image made of one, whose program is whole.
+
+    Raises ToolError.
+    """
     if uf2.is_uf2(data):
-        blocks = uf2.read(data)
+        blocks = uf2.read(data, name)
         chip, flash = uf2.CHIPS.get(uf2.main_family(blocks)), uf2.flash(blocks)
     else:
         chip, flash = _read_esp(data)
     if chip is None:
-        raise ToolError(f"{name} is no firmware of a board that is known here (a .uf2 for RP2, a .bin for ESP32)")
+        raise ToolError(f"{name} is not firmware for any supported board (a .uf2 for RP2, a .bin for ESP32)")
+    if chip.startswith("esp"):
+        esp.check_whole(chip, flash, name)
     version, machine = _VERSION.search(flash), _MACHINE.search(flash)
     return Base(
+        str(name),
         chip,
         flash,
         version[1].decode() if version else "",
@@ -116,10 +132,10 @@ def read_base(data: bytes, name: object) -> Base:
     )
 
 
-def check_chip(board: dict[str, Any], base: Base, name: object) -> None:
+def check_chip(board: dict[str, Any], base: Base) -> None:
     """Raises ToolError unless `base` is for the chip of `board`."""
     if base.chip != board["mcu"]:
-        raise ToolError(f"{name} is for the {base.chip}, and the {board['product']} has the {board['mcu']}")
+        raise ToolError(f"{base.name} is for the {base.chip}, and the {board['product']} has the {board['mcu']}")
 
 
 def _read_esp(data: bytes) -> tuple[str | None, bytes]:
@@ -148,7 +164,7 @@ def _entry(board: dict[str, Any], version: str | None) -> dict[str, Any]:
         if entry["version"] == version:
             return entry
     stem, suffix = known[0]["file"].split("-")[0], Path(known[0]["file"]).suffix
-    for path in sorted((cache() / "firmware").glob(f"{stem}-*{version}{suffix}"), reverse=True):
+    for path in sorted((cache() / "firmware").glob(f"{stem}-*{glob.escape(version)}{suffix}"), reverse=True):
         if _recorded(path):  # taken with --allow-unknown
             return {"file": path.name, "sha256": None, "url": None}
     raise ToolError(
@@ -173,18 +189,18 @@ def _download(board: dict[str, Any], url: str, path: Path, expected: str | None)
             downloader: Any = pooch.HTTPDownloader(progressbar=bar, chunk_size=_CHUNK_BYTES, timeout=_TIMEOUT_S)
             pooch.retrieve(url, expected, fname=part.name, path=part.parent, downloader=downloader)
         data = part.read_bytes()
-        check_chip(board, read_base(data, f"what {url} sent"), f"what {url} sent")
+        check_chip(board, read_base(data, f"what {url} sent"))
         part.replace(path)
-    except ValueError:  # pooch's word for another hash
-        raise ToolError(
-            f"what {url} sent is not the file that was expected: its SHA-256 is not {expected}; nothing of it is kept"
-        ) from None
     except RequestException as error:
         status = getattr(error.response, "status_code", None)
-        reason = f"status {status}" if status else f"{urlsplit(url).hostname} can't be reached or broke off"
+        reason = f"status {status}" if status else f"{url.split('/')[2]} can't be reached or broke off"
         damaged = "that file is there but damaged; " if path.exists() else ""
         raise ToolError(
             f"can't download {url} ({reason}): {damaged}get it on another machine and put it at {path}"
+        ) from None
+    except ValueError:  # pooch's word for another hash
+        raise ToolError(
+            f"what {url} sent is not the file that was expected: its SHA-256 is not {expected}; nothing of it is kept"
         ) from None
     except OSError as error:
         raise ToolError(f"can't write {path}: {error.strerror}") from None
@@ -216,7 +232,7 @@ class _Bar:
 def _adopt(board: dict[str, Any], source: Path, allow_unknown: bool) -> Path:
     data = boards.read_bytes(source)
     _entry(board, None)
-    check_chip(board, read_base(data, source), source)
+    check_chip(board, read_base(data, source))
     digest = _sha256(data)
     name = source.name
     for entry in board["firmware"]:
@@ -266,4 +282,10 @@ def _record(path: Path, data: bytes) -> str:
 
 
 def _recorded(path: Path) -> str | None:
-    return _note(path).read_text().split()[0] if _note(path).is_file() else None
+    note = _note(path)
+    if not note.is_file():
+        return None
+    digest = re.match(rb"[0-9a-f]{64}\b", boards.read_bytes(note))
+    if not digest:
+        raise ToolError(f"{note} has no SHA-256 in it: remove it, and {path.name} is recorded anew")
+    return digest[0].decode()

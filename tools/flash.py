@@ -15,7 +15,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
-from . import ToolError, boards, firmware, monitor, uf2
+from . import ToolError, boards, firmware, monitor
+from .image import files_in
 
 _SERVING_S = 90
 _DRIVE_S = 20  # for a board to appear as a drive
@@ -28,10 +29,12 @@ _BY_LABEL = "/dev/disk/by-label/"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--board", required=True, metavar="NAME", help="name of a folder in board/")
-    parser.add_argument("image", type=Path, metavar="IMAGE", help="what python -m tools image has made")
-    parser.add_argument("--device", metavar="PORT", help="the board's serial port (default: the one that is found)")
-    parser.add_argument("--drive", type=Path, metavar="DIR", help="the drive of an RP2 board in its boot mode")
+    parser.add_argument("--board", required=True, metavar="NAME", help="one of python -m tools boards")
+    parser.add_argument("image", type=boards.parse_path, metavar="IMAGE", help="what python -m tools image has made")
+    monitor.add_device(parser)
+    parser.add_argument(
+        "--drive", type=boards.parse_path, metavar="DIR", help="the drive of an RP2 board in its boot mode"
+    )
     parser.add_argument("--yes", action="store_true", help="do it without asking")
 
 
@@ -42,7 +45,8 @@ def run(arguments: argparse.Namespace) -> int:
     path: Path = arguments.image
     image = boards.read_bytes(path)
     base = firmware.read_base(image, path)
-    firmware.check_chip(board, base, path)
+    firmware.check_chip(board, base)
+    files_in(base)
     if board["flashing"]["how"] == "uf2":
         work = _uf2(board, path, image, arguments)
     else:
@@ -88,7 +92,6 @@ def _progress(what: str) -> Any:
 
 
 def _uf2(board: dict[str, Any], path: Path, image: bytes, arguments: argparse.Namespace) -> _Work:
-    _check_whole(path, image)
     label = board["flashing"]["drive"]
     drive: Path | None = arguments.drive
     if drive:
@@ -98,15 +101,6 @@ def _uf2(board: dict[str, Any], path: Path, image: bytes, arguments: argparse.Na
         question = f"Restart the board at {device} into its boot mode, and write {path} to it"
         return _Work(question, lambda: _write(_boot_mode(device, label), path, image))
     return _Work(f"Write {path} to the {board['product']} at {drive}", lambda: _write(drive, path, image))
-
-
-def _check_whole(path: Path, image: bytes) -> None:
-    # The boot ROM would wait for the rest for ever.
-    blocks = uf2.read(image)
-    family = uf2.main_family(blocks)
-    ours = [one for one in blocks if one.family == family]
-    if {one.number for one in ours} != set(range(ours[0].total)):
-        raise ToolError(f"{path} is not whole: it has {len(ours):,} of {ours[0].total:,} blocks")
 
 
 def _label(drive: Path) -> str | None:

@@ -15,20 +15,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import ToolError, boards, filesystem, firmware, uf2
+from . import ToolError, boards, esp, filesystem, firmware, printable, uf2
 from .firmware import Base
 
-_SECTOR_BYTES = 4096  # what a flash erases at once, and a block of the filesystem
-_TABLE = 0x8000  # where an ESP32's partition table is, and how long it may be
-_TABLE_BYTES = 0xC00
+_SECTOR_BYTES = esp.SECTOR_BYTES  # a block of the filesystem too
 _SECRET = "password"
+_ADVICE = "leave some out, or give the size of a larger flash with --flash-size (make run FLASH=)"
 
 # Of the filesystem when it is only read: nothing but the block size matters then.
 _LAYOUT = {"block_size": _SECTOR_BYTES, "prog_size": 256, "read_size": 256}
 
 
 @dataclass(frozen=True)
-class _Image:
+class Image:
     """An image and what the summary says about it: sizes and offsets in bytes, `files` as they are on the board."""
 
     data: bytes
@@ -42,21 +41,35 @@ class _Image:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--board", metavar="NAME", help="name of a folder in board/")
-    parser.add_argument("--files", type=Path, metavar="DIR", help="what to serve")
-    parser.add_argument("-o", dest="output", type=Path, metavar="OUT", help="the file to make, .uf2 or .bin")
-    parser.add_argument("--settings", type=Path, metavar="FILE", help="a settings.json, with the Wi-Fi's name in it")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting, over those of FILE")
+    parser.add_argument("--board", metavar="NAME", help="one of python -m tools boards")
+    parser.add_argument("--files", type=boards.parse_path, metavar="DIR", help="what to serve")
+    parser.add_argument(
+        "-o", dest="output", type=boards.parse_path, metavar="OUT", help="the file to make, .uf2 or .bin"
+    )
+    parser.add_argument(
+        "--settings", type=boards.parse_path, metavar="FILE", help="a settings.json, with the Wi-Fi's name in it"
+    )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="a setting of docs/settings.md, over FILE; as many as you like",
+    )
     parser.add_argument(
         "--flash-size", type=boards.parse_size, metavar="SIZE", help="of an ESP32 board, e.g. 8M (default: the board's)"
     )
     base = parser.add_mutually_exclusive_group()
-    base.add_argument("--version", metavar="V", help="of MicroPython (default: the board's first)")
-    base.add_argument("--base", type=Path, metavar="FILE", help="a MicroPython file of your own as the base")
+    base.add_argument("--version", metavar="V", help="of MicroPython, e.g. v1.26.1 (default: the board's first)")
+    base.add_argument(
+        "--base", type=boards.parse_path, metavar="FILE", help="a MicroPython file of your own as the base"
+    )
     parser.add_argument(
         "--whole", action="store_true", help="write the whole filesystem, so that nothing old is left in its free part"
     )
-    parser.add_argument("--inspect", type=Path, metavar="FILE", help="list what is in an image, and do nothing else")
+    parser.add_argument(
+        "--inspect", type=boards.parse_path, metavar="FILE", help="list what is in an image, and do nothing else"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -66,24 +79,39 @@ def run(arguments: argparse.Namespace) -> int:
         if getattr(arguments, option) is None:
             raise ToolError(f"{'-o' if option == 'output' else '--' + option} is missing (see --help)")
     board = boards.load(arguments.board)
-    settings = boards.read_settings(arguments.settings) if arguments.settings else {}
-    settings = boards.check_settings(settings, arguments.set)
-    base = arguments.base or firmware.base_image(board, arguments.version)
-    image = _make(board, arguments.files, settings, base, arguments.flash_size, arguments.whole, None)
     output: Path = arguments.output
-    boards.write_whole(output, image.data)
-    _summary(image, output)
+    boards.check_target(output)
+    _check_suffix(board, output)
+    settings = boards.read_settings(arguments.settings) if arguments.settings else {}
+    settings = boards.check_settings(settings, arguments.set, arguments.settings)
+    image = make(
+        board,
+        arguments.files,
+        settings,
+        base=arguments.base,
+        version=arguments.version,
+        flash_size=arguments.flash_size,
+        whole=arguments.whole,
+    )
+    boards.write_whole(output, image.data, private=_SECRET in settings)
+    _summary(image, output, bool(settings.get("write_from")))
     if "ssid" not in settings and "Ethernet" not in board["features"]:
-        image.warnings.append("no ssid is set, so the board joins no Wi-Fi: --set ssid=NAME --set password=WORD")
+        image.warnings.append("no ssid is set, so the board joins no Wi-Fi: --settings FILE, or --set ssid=NAME")
     for warning in image.warnings:
-        print(f"warning: {warning}", file=sys.stderr)
+        boards.warn(warning)
     print(f"To flash it: {how_to_flash(board, output)}")
     return 0
 
 
-def build_image(
+def _check_suffix(board: dict[str, Any], output: Path) -> None:
+    right, wrong = (".uf2", ".bin") if board["mcu"].startswith("rp2") else (".bin", ".uf2")
+    if output.suffix.lower() == wrong:
+        raise ToolError(f"an image for the {board['product']} is a {right} file: -o {output.with_suffix(right)}")
+
+
+def make(
     board: dict[str, Any],
-    files: Path,
+    folder: Path,
     settings: dict[str, Any],
     *,
     base: Path | None = None,
@@ -91,19 +119,49 @@ def build_image(
     flash_size: int | None = None,
     whole: bool = False,
     kept: bytes | None = None,
-) -> bytes:
+) -> Image:
     """The flashable image of a board. Raises ToolError.
 
     board       its facts (boards.load)
-    files       folder of what it serves
+    folder      what it serves
     settings    what stands in its /settings.json, checked (boards.check_settings)
     base        MicroPython's file; None for that of `version` from the cache, None there for the board's default
     flash_size  bytes, None for the board's own
     whole       all of the filesystem is written, not only its used blocks; an ESP32 image reaches to its end then
     kept        an earlier filesystem of this board (place() says where it lies) that the files are put over
     """
+    if "firmware" not in board:
+        raise ToolError(f"{board['product']}: there is nothing to flash; python -m tools emulate runs it")
     path = base or firmware.base_image(board, version)
-    return _make(board, files, settings, path, flash_size, whole, kept).data
+    raw = boards.read_bytes(path)
+    original = firmware.read_base(raw, path)
+    firmware.check_chip(board, original)
+    offset, size = place(board, original, flash_size)
+    served = filesystem.served(folder, settings)
+    files, warnings = served.files, served.warnings
+    layout = board["filesystem"]
+    if kept is not None:
+        old = filesystem.names(layout, kept)  # what lies there already goes before the folder
+        files = {name: data for name, data in files.items() if name not in old}
+    files |= filesystem.board_files(settings, board["settings"])
+    rp2 = original.chip.startswith("rp2")
+    fixed = rp2 or _vfs(original)  # whatever the size of the flash
+    lfs = filesystem.build(layout, size, files, kept, "leave some out" if fixed else _ADVICE, served.folders)
+    used = filesystem.used_blocks(layout, lfs)
+    blocks = set(range(size // _SECTOR_BYTES)) if whole else used
+    if rp2:
+        data = _join_uf2(uf2.read(raw, path), offset, lfs, blocks)
+    else:
+        actual = flash_size or board["flash_size"]
+        data = _join_esp(original, offset, lfs[: (max(blocks) + 1) * _SECTOR_BYTES], actual)
+        if not fixed:
+            warnings.append(
+                "this MicroPython takes all of the flash behind it for the filesystem, so the flash must really have "
+                f"{boards.format_size(actual)}: esptool flash-id tells, --flash-size sets it"
+            )
+    if not any(entry["sha256"] == hashlib.sha256(raw).hexdigest() for entry in board["firmware"]):
+        warnings.append(f"board.json does not know {path} by its SHA-256; it says that it is {original}")
+    return Image(data, original, len(raw), files, warnings, offset, size, len(used) * _SECTOR_BYTES)
 
 
 def place(board: dict[str, Any], base: Base, flash_size: int | None = None) -> tuple[int, int]:
@@ -115,9 +173,9 @@ def place(board: dict[str, Any], base: Base, flash_size: int | None = None) -> t
                 f"MicroPython for the {board['product']} is made for a flash of "
                 f"{boards.format_size(board['flash_size'])}, not {boards.format_size(actual)}"
             )
-        offset, size = _place_rp2(base.flash) or (board["filesystem"]["offset"], board["filesystem"]["size"])
+        offset, size = _place_rp2(base) or (board["filesystem"]["offset"], board["filesystem"]["size"])
     else:
-        offset, size = _place_esp(base.flash, actual)
+        offset, size = _place_esp(base, actual)
     if offset + size > actual:
         raise ToolError(
             f"this MicroPython has its filesystem up to {boards.format_size(offset + size)} of the flash, "
@@ -125,7 +183,7 @@ def place(board: dict[str, Any], base: Base, flash_size: int | None = None) -> t
         )
     if len(base.flash) > offset:
         raise ToolError(
-            f"the base reaches {len(base.flash) - offset:,} bytes into its own filesystem: "
+            f"{base.name} reaches {len(base.flash) - offset:,} bytes into its own filesystem: "
             "take MicroPython's file as it was downloaded, not an image made of it"
         )
     return offset, size
@@ -141,57 +199,23 @@ def how_to_flash(board: dict[str, Any], image: Path) -> str:
     return f"{command} {shlex.quote(str(image))}\n({flashing['press']})"
 
 
-def _make(
-    board: dict[str, Any],
-    folder: Path,
-    settings: dict[str, Any],
-    path: Path,
-    flash_size: int | None,
-    whole: bool,
-    kept: bytes | None,
-) -> _Image:
-    if "firmware" not in board:
-        raise ToolError(f"{board['product']}: there is nothing to flash; python -m tools emulate runs it")
-    raw = boards.read_bytes(path)
-    base = firmware.read_base(raw, path)
-    firmware.check_chip(board, base, path)
-    offset, size = place(board, base, flash_size)
-    files, warnings = filesystem.servable(folder, settings.get("root", filesystem.SERVED))
-    layout = board["filesystem"]
-    if kept is not None:
-        old = filesystem.names(layout, kept)  # what lies there already goes before the folder
-        files = {name: data for name, data in files.items() if name not in old}
-    files |= filesystem.board_files(settings, board["settings"])
-    advice = "leave some out" if base.chip.startswith("rp2") else "leave some out, or name a larger flash: --flash-size"
-    lfs = filesystem.build(layout, size, files, kept, advice)
-    used = filesystem.used_blocks(layout, lfs)
-    blocks = set(range(size // _SECTOR_BYTES)) if whole else used
-    if base.chip.startswith("rp2"):
-        data = _join_uf2(uf2.read(raw), offset, lfs, blocks)
-    else:
-        data = _join_esp(base, offset, lfs[: (max(blocks) + 1) * _SECTOR_BYTES], flash_size or board["flash_size"])
-        if not _vfs(base.flash):
-            warnings.append(
-                "this MicroPython takes all of the flash behind it for the filesystem, so the flash must really have "
-                f"{boards.format_size(flash_size or board['flash_size'])}: esptool flash-id tells, --flash-size sets it"
-            )
-    if not any(entry["sha256"] == hashlib.sha256(raw).hexdigest() for entry in board["firmware"]):
-        warnings.append(f"board.json does not know the base by its SHA-256; it says that it is {base}")
-    return _Image(data, base, len(raw), files, warnings, offset, size, len(used) * _SECTOR_BYTES)
-
-
 # RP2
 
 
-def _place_rp2(flash: bytes) -> tuple[int, int] | None:
+def _place_rp2(base: Base) -> tuple[int, int] | None:
     # The firmware says it itself, as a "block device" in its binary info (pico-sdk, binary_info/structure.h): type 7,
     # tag "MP", name, address, size.
+    flash = base.flash
     found = flash.find(struct.pack("<H2s", 7, b"MP"))
-    if found < 0:
+    if not 0 <= found <= len(flash) - 16:
         return None
     _, name, address, size = struct.unpack_from("<4I", flash, found)
-    start = name - uf2.XIP
-    return (address - uf2.XIP, size) if flash[start : start + 12] == b"MicroPython\0" else None
+    start, offset = name - uf2.XIP, address - uf2.XIP
+    if start < 0 or flash[start : start + 12] != b"MicroPython\0":
+        return None
+    if offset < 0 or size < 2 * _SECTOR_BYTES or (offset | size) % _SECTOR_BYTES or offset + size > uf2.FLASH_BYTES:
+        raise ToolError(f"{base.name} is damaged: it claims a filesystem of {size:,} bytes at {address:#x}")
+    return offset, size
 
 
 def _join_uf2(base: list[uf2.Block], offset: int, lfs: bytes, blocks: set[int]) -> bytes:
@@ -211,43 +235,20 @@ def _join_uf2(base: list[uf2.Block], offset: int, lfs: bytes, blocks: set[int]) 
 # ESP32 family
 
 
-@dataclass(frozen=True)
-class _Partition:
-    name: str
-    offset: int
-    size: int
+def _vfs(base: Base) -> esp.Partition | None:
+    return next((partition for partition in esp.partitions(base.flash, base.name) if partition.name == "vfs"), None)
 
 
-def _partitions(flash: bytes) -> list[_Partition]:
-    """The partition table (docs.espressif.com, ESP-IDF, "Partition Tables"). Raises ToolError."""
-    table, found = flash[_TABLE : _TABLE + _TABLE_BYTES], []
-    for start in range(0, len(table), 32):
-        entry = table[start : start + 32]
-        if entry[:2] == b"\xeb\xeb" and entry[16:] != hashlib.md5(table[:start]).digest():
-            raise ToolError("the partition table of the base is damaged: its MD5 is wrong")
-        if entry[:2] != b"\xaa\x50":
-            break
-        _, offset, size, name = struct.unpack("<4sII16s4x", entry)
-        found.append(_Partition(name.rstrip(b"\0").decode("latin-1"), offset, size))
-    if not found:
-        raise ToolError(f"the base has no partition table at {_TABLE:#x}")
-    return found
-
-
-def _vfs(flash: bytes) -> _Partition | None:
-    return next((partition for partition in _partitions(flash) if partition.name == "vfs"), None)
-
-
-def _place_esp(flash: bytes, flash_size: int) -> tuple[int, int]:
+def _place_esp(base: Base, flash_size: int) -> tuple[int, int]:
     # As ports/esp32/main.c of MicroPython does it: `vfs` if there is one (up to v1.25 there is), else all behind the
     # last partition.
-    end = max(partition.offset + partition.size for partition in _partitions(flash))
+    end = max(partition.end for partition in esp.partitions(base.flash, base.name))
     if end > flash_size:
         raise ToolError(
-            f"the partition table of the base reaches to {boards.format_size(end)}, "
+            f"the partition table of {base.name} reaches to {boards.format_size(end)}, "
             f"and the flash has {boards.format_size(flash_size)}"
         )
-    vfs = _vfs(flash)
+    vfs = _vfs(base)
     offset, size = (vfs.offset, vfs.size) if vfs else (end, flash_size - end)
     if size < 2 * _SECTOR_BYTES:
         raise ToolError(f"a flash of {boards.format_size(flash_size)} has no room for a filesystem behind MicroPython")
@@ -265,17 +266,20 @@ def _join_esp(base: Base, offset: int, lfs: bytes, flash_size: int) -> bytes:
     boot = chip.BOOTLOADER_FLASH_OFFSET
     log.set_verbosity("silent")
     # It puts the size of the flash into the header of the bootloader and renews the hash behind it.
-    data = esptool.merge_bin([(boot, base.flash[boot:]), (offset, lfs)], base.chip, flash_size=size)
+    try:
+        data = esptool.merge_bin([(boot, base.flash[boot:]), (offset, lfs)], base.chip, flash_size=size)
+    except esptool.FatalError as error:
+        raise ToolError(f"esptool can't make an image of {base.name}: {error}") from None
     assert data
     if data[boot + 3] & 0xF0 != chip.FLASH_SIZES[size]:
-        raise ToolError("the bootloader of the base is damaged: esptool does not take it for one")
+        raise ToolError(f"the bootloader of {base.name} is damaged: esptool does not recognize it")
     return data
 
 
 # What is said about it
 
 
-def _summary(image: _Image, output: Path) -> None:
+def _summary(image: Image, output: Path, uploads: bool) -> None:
     files = image.files
     server = [data for name, data in files.items() if name.startswith("/lib/") or name in ("/boot.py", "/main.py")]
     config = [files["/settings.json"], files["/board.json"]]
@@ -289,7 +293,11 @@ def _summary(image: _Image, output: Path) -> None:
         ("its settings", sum(map(len, config)), ""),
         (f"{served} served {'file' if served == 1 else 'files'}", data - own, ""),
         ("the filesystem's own", image.used - data, f"in blocks of {_SECTOR_BYTES}"),
-        ("free for uploads", image.size - image.used, f"of {image.size:,} at {image.offset:#x} to {end:#x}"),
+        (
+            "free for uploads" if uploads else "free",
+            image.size - image.used,
+            f"of {image.size:,} at {image.offset:#x} to {end:#x}",
+        ),
         (f"{output}", len(image.data), ""),
     ]
     _print(("what", "bytes", ""), [(what, f"{size:,}", remark) for what, size, remark in rows])
@@ -300,37 +308,53 @@ def _inspect(path: Path) -> int:
     base = firmware.read_base(raw, path)
     rows = [("what", f"{base}"), ("chip", base.chip), ("file", f"{len(raw):,} bytes")]
     if uf2.is_uf2(raw):
-        blocks = uf2.read(raw)
+        blocks = uf2.read(raw, path)
         families = dict.fromkeys(f"{one.family:#x}" for one in blocks)
         rows.append(("UF2", f"{len(blocks):,} blocks of {' and '.join(families)}"))
-        found = _place_rp2(base.flash)
     else:
-        import esptool
-
-        chip = esptool.CHIP_DEFS[base.chip]
-        field = base.flash[chip.BOOTLOADER_FLASH_OFFSET + 3] & 0xF0
-        flash_size = next((name for name, code in chip.FLASH_SIZES.items() if code == field), "unknown")
-        rows.append(("flash", f"{flash_size} says the header"))
-        for one in _partitions(base.flash):
-            rows.append(("partition", f"{one.name} {one.offset:#x} to {one.offset + one.size:#x}"))
-        found = _place_esp(base.flash, boards.parse_size(flash_size))
-    files = None
-    if found:
-        offset, size = found
-        rows.append(("filesystem", f"{offset:#x} to {offset + size:#x}, {size:,} bytes"))
-        lfs = base.flash[offset : offset + size]
-        files = filesystem.contents(_LAYOUT, lfs.ljust(size, b"\xff")) if lfs else None
+        rows.append(("flash", f"{boards.format_size(_header_size(base))}, according to the image header"))
+        for one in esp.partitions(base.flash, path):
+            rows.append(("partition", f"{one.name} {one.offset:#x} to {one.end:#x}"))
+    if found := _find(base):
+        rows.append(("filesystem", f"{found[0]:#x} to {sum(found):#x}, {found[1]:,} bytes"))
+    files = files_in(base)
     _print(("", ""), rows)
-    if files is None:
+    if not files:
         print("no files in it")
         return 0
     _print(("file", "bytes"), [(name, f"{len(data):,}") for name, data in sorted(files.items())])
     try:
         settings = json.loads(files.get("/settings.json", b"{}"))
         print("settings:", json.dumps(settings | ({_SECRET: "(not shown)"} if _SECRET in settings else {})))
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError):
         print("settings: unreadable")
     return 0
+
+
+def files_in(base: Base) -> dict[str, bytes]:
+    """The files in an image, absolute paths and contents; none in a base. Raises ToolError unless they are whole."""
+    offset, size = _find(base) or (0, 0)
+    lfs = base.flash[offset : offset + size]
+    files = filesystem.contents(_LAYOUT, lfs, size) if lfs.strip(b"\xff") else {}
+    if files is None:
+        raise ToolError(f"{base.name} is truncated or damaged: the filesystem in it is not whole")
+    return files
+
+
+def _find(base: Base) -> tuple[int, int] | None:
+    # As place(), but by what the file says alone.
+    return _place_rp2(base) if base.chip.startswith("rp2") else _place_esp(base, _header_size(base))
+
+
+def _header_size(base: Base) -> int:
+    import esptool
+
+    chip = esptool.CHIP_DEFS[base.chip]
+    field = base.flash[chip.BOOTLOADER_FLASH_OFFSET + 3] & 0xF0
+    size = next((size for size, code in chip.FLASH_SIZES.items() if code == field), None)
+    if not size:
+        raise ToolError(f"{base.name} is damaged: its header gives no valid flash size")
+    return boards.parse_size(size)
 
 
 def _print(titles: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
@@ -342,5 +366,5 @@ def _print(titles: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
     for title in titles:
         table.add_column(title, justify="right" if title == "bytes" else "left", overflow="fold")
     for row in rows:
-        table.add_row(*map(escape, row))
+        table.add_row(*(escape(printable(cell)) for cell in row))
     boards.print_table(table)

@@ -1,14 +1,16 @@
 """Show live what a board says on its console: its journal. Ctrl-C ends it; a board that goes away is waited for."""
 
 import argparse
+import codecs
 import contextlib
 import math
+import re
 import sys
 import time
 from collections.abc import Callable
 from typing import Any
 
-from . import ToolError
+from . import ToolError, printable
 
 _BAUD = 115200  # of MicroPython's console on a UART; USB takes any
 _POLL_S = 0.2
@@ -23,9 +25,24 @@ _READY = " ready on "
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_device(parser)
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """The option --device, which several commands have."""
     parser.add_argument(
-        "--device", metavar="PORT", help="serial port, or socket://HOST:PORT (default: that of the board plugged in)"
+        "--device",
+        type=_parse_device,
+        metavar="PORT",
+        help="serial port, or socket://HOST:PORT (default: that of the board plugged in)",
     )
+
+
+def _parse_device(text: str) -> str:
+    address = re.fullmatch(r"socket://[^/:]+:([0-9]{1,5})", text)
+    if not text or (text.startswith("socket:") and not (address and int(address[1]) < 65536)):
+        raise argparse.ArgumentTypeError(f"expected a serial port, or socket://HOST:PORT, not {text!r}")
+    return text
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -34,9 +51,12 @@ def run(arguments: argparse.Namespace) -> int:
     port.open()
     print(f"{port.name}: Ctrl-C ends", file=sys.stderr)
     here = True
+    # Not as it comes: what a stranger asks for is in the journal, and a terminal would obey it.
+    decoder = codecs.getincrementaldecoder("utf-8")(errors="backslashreplace")
     try:
         while True:
-            sys.stdout.buffer.write(port.read())
+            lines = decoder.decode(port.read()).replace("\r", "").split("\n")
+            sys.stdout.buffer.write("\n".join(map(printable, lines)).encode())
             sys.stdout.flush()
             if here != port.is_open:
                 here = port.is_open
@@ -144,7 +164,7 @@ def wait_until_serving(port: Port, seconds: float, silence: float = _SILENCE_S) 
             quiet = math.inf
         *lines, said = (said + data).split(b"\n")
         for line in lines:
-            last = _printable(line) or last
+            last = printable(line.decode(errors="replace").strip())[:200] or last
             if last.startswith(_LINK):
                 link = last
             if last.startswith(_UP):
@@ -165,10 +185,7 @@ def wait_until_serving(port: Port, seconds: float, silence: float = _SILENCE_S) 
             port.write(b"\r\x03")  # Ctrl-C: the server stops, the prompt comes
     where = f"on {port.name}" if port.name else "on any serial port"
     if number:
-        raise ToolError(f"the board serves, but has no address after {seconds:.0f} s: {link or 'no word of its link'}")
+        raise ToolError(
+            f"the board serves, but has no address after {seconds:.0f} s: {link or 'it said nothing about its link'}"
+        )
     raise ToolError(f"the board does not serve after {seconds:.0f} s; {where} it last said: {last}")
-
-
-def _printable(line: bytes) -> str:
-    text = line.decode(errors="replace").strip()
-    return "".join(letter if letter.isprintable() else "?" for letter in text)[:200]

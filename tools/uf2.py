@@ -6,6 +6,7 @@ each block says there are.
 """
 
 import struct
+from collections import Counter
 from dataclasses import dataclass
 
 from . import ToolError
@@ -13,6 +14,7 @@ from . import ToolError
 SIZE = 512  # bytes of a block, 256 of them payload in all that we write
 PAYLOAD = 256
 XIP = 0x10000000  # where the flash begins in the address space of an RP2040 or RP2350
+FLASH_BYTES = 16 << 20  # as much of it as they can address
 # Family: the chip that takes it (board.json, `mcu`), from github.com/microsoft/uf2, utils/uf2families.json.
 CHIPS = {0xE48BFF56: "rp2040", 0xE48BFF59: "rp2350", 0xE48BFF5A: "rp2350"}
 
@@ -20,6 +22,7 @@ _HEAD = struct.Struct("<8I")
 _MAGIC = (0x0A324655, 0x9E5D5157)
 _MAGIC_END = struct.pack("<I", 0x0AB16F30)
 _FAMILY_PRESENT = 0x2000
+_MAX_PAYLOAD = 476
 
 
 @dataclass(frozen=True)
@@ -38,16 +41,37 @@ def is_uf2(data: bytes) -> bool:
     return data[:8] == struct.pack("<2I", *_MAGIC)
 
 
-def read(data: bytes) -> list[Block]:
-    """The blocks of a file in their order. Raises ToolError."""
+def read(data: bytes, name: object) -> list[Block]:
+    """The blocks of a file in their order, whose main family is whole and for the flash. Raises ToolError.
+
+    name  of the file, for complaints
+    """
     blocks = []
     for start in range(0, len(data), SIZE):
         raw = data[start : start + SIZE]
         if not is_uf2(raw) or raw[-4:] != _MAGIC_END or len(raw) < SIZE:
-            raise ToolError(f"not a whole UF2 file: block {start // SIZE} is damaged")
-        _, _, _, address, length, number, total, family = _HEAD.unpack_from(raw)
+            raise ToolError(f"{name} is not a whole UF2 file: block {start // SIZE} is damaged or truncated")
+        _, _, flags, address, length, number, total, family = _HEAD.unpack_from(raw)
+        if length > _MAX_PAYLOAD:
+            raise ToolError(f"{name} is not a whole UF2 file: block {start // SIZE} claims an impossible length")
+        family = family if flags & _FAMILY_PRESENT else 0
         blocks.append(Block(address, raw[_HEAD.size :][:length], number, total, family, raw))
+    _check(blocks, name)
     return blocks
+
+
+def _check(blocks: list[Block], name: object) -> None:
+    family = main_family(blocks)
+    ours = [one for one in blocks if one.family == family]
+    for one in ours:
+        if not XIP <= one.address <= XIP + FLASH_BYTES - len(one.payload):
+            raise ToolError(
+                f"{name} is not for a flash: block {one.number} goes to {one.address:#x}, "
+                f"and the flash is at {XIP:#x} to {XIP + FLASH_BYTES:#x}"
+            )
+    # The boot ROM would wait for the rest for ever.
+    if sorted(one.number for one in ours) != list(range(len(ours))) or {one.total for one in ours} != {len(ours)}:
+        raise ToolError(f"{name} is not whole: it has {len(ours):,} of {ours[0].total:,} blocks")
 
 
 def block(address: int, payload: bytes, number: int, total: int, family: int) -> bytes:
@@ -58,14 +82,13 @@ def block(address: int, payload: bytes, number: int, total: int, family: int) ->
 
 def main_family(blocks: list[Block]) -> int:
     """The family of the firmware itself: RP2350 files have a block of another one before it (erratum E10)."""
-    families = [one.family for one in blocks]
-    return max(families, key=families.count)
+    return Counter(one.family for one in blocks).most_common(1)[0][0]
 
 
 def flash(blocks: list[Block]) -> bytes:
     """What the main family leaves in the flash from its first byte on, 0xff where nothing is written."""
     family = main_family(blocks)
-    ours = [one for one in blocks if one.family == family and one.address >= XIP]
+    ours = [one for one in blocks if one.family == family]
     contents = bytearray(b"\xff" * max((one.address - XIP + len(one.payload) for one in ours), default=0))
     for one in ours:
         start = one.address - XIP

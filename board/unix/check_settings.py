@@ -1,8 +1,9 @@
-"""Checks settings with the firmware's own rules: `micropython check_settings.py FIRMWARE_FOLDER
-JSON KEY=VALUE ...`.
+"""Checks settings with the firmware's own rules: `micropython check_settings.py FIRMWARE_FOLDER`.
 
-Prints a JSON object: `settings` (what is to stand in /settings.json) and `complaints`. A VALUE is
-JSON where the setting takes that, else a text.
+Standard input is a JSON object: `settings`, and `pairs` to be put over them, each KEY=VALUE with a
+VALUE that is JSON where the setting takes that, else a text. Standard output is another:
+`settings` (what is to stand in /settings.json), `complaints` (pairs of a name and what is wrong
+with it) and the `names` of all settings.
 """
 
 import json
@@ -11,9 +12,9 @@ import sys
 sys.path.insert(0, sys.argv[1])
 import settings
 
-values = json.loads(sys.argv[2])
-complaints = []
-for pair in sys.argv[3:]:
+asked = json.loads(sys.stdin.read())
+values = asked["settings"]
+for pair in asked["pairs"]:
     name, _, text = pair.partition("=")
     try:
         value = json.loads(text)
@@ -22,5 +23,7 @@ for pair in sys.argv[3:]:
     if settings.update({}, {name: value}) and not settings.update({}, {name: text}):
         value = text
     values[name] = value
-complaints += settings.update({}, values)
-print(json.dumps({"settings": values, "complaints": complaints}))
+complaints = []
+for name, value in values.items():
+    complaints += [(name, complaint) for complaint in settings.update({}, {name: value})]
+print(json.dumps({"settings": values, "complaints": complaints, "names": list(settings.TABLE)}))

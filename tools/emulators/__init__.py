@@ -14,7 +14,6 @@ import selectors
 import signal
 import sys
 from collections.abc import Callable
-from pathlib import Path
 
 from .. import ToolError
 from .bridge import Bridge
@@ -74,24 +73,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--serial", type=int, metavar="PORT", help="the console also at mpremote connect socket://127.0.0.1:PORT"
     )
-
-
-def read(path: Path) -> bytes:
-    """The contents of `path`. Raises ToolError."""
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise ToolError(f"can't read {path}: {error.strerror}") from None
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file that appears whole or not at all. Raises ToolError."""
-    part = path.with_name(path.name + ".part")
-    try:
-        part.write_bytes(data)
-        part.replace(path)
-    except OSError as error:
-        raise ToolError(f"can't write {path}: {error.strerror}") from None
 
 
 def main(parser: argparse.ArgumentParser, run: Callable[[argparse.Namespace], None]) -> None:

@@ -1,5 +1,5 @@
 """A Raspberry Pi Pico W with its genuine firmware, in rp2040py with the emulated Wi-Fi chip (network RP2040PY-GUEST,
-any password). Half a minute from start to serving. Its clock is its own: when busy it falls behind the wall's."""
+any password). Half a minute from start to serving. Its clock is its own: when busy it falls behind the computer's."""
 
 import argparse
 import asyncio
@@ -15,11 +15,12 @@ from rp2040py.rp2040 import RP2040
 from rp2040py.usb.cdc import USBCDC
 
 from .. import ToolError
-from . import Wiring, add_arguments, main, read, write_whole
+from ..boards import read_bytes, write_whole
+from . import Wiring, add_arguments, main
 
 _FLASH_BYTES = 2 << 20
 _POLL_NS = 250_000  # of the board's time, between two looks at the sockets of the host
-_LEAD = 0.002  # seconds that the board may be ahead of the wall's clock before it waits
+_LEAD = 0.002  # seconds that the board may be ahead of the computer's clock before it waits
 _LAG = 0.02  # seconds that it may make up for when it is behind
 _PATIENCE = 30  # seconds for the board to stop: when busy, a second of its own takes it most of a minute
 _UF2_MAGIC = b"UF2\n\x57\x51\x5d\x9e"
@@ -115,7 +116,7 @@ class PicoW:
         self._device = MicroPythonDevice(board=spec)
         self._mcu: RP2040 = self._device.mcu
         if arguments.flash:
-            saved = read(arguments.flash)
+            saved = read_bytes(arguments.flash)
             if len(saved) != _FLASH_BYTES:
                 raise ToolError(
                     f"{arguments.flash} is no saved flash: it has {len(saved):,} bytes, not {_FLASH_BYTES:,}"
@@ -127,7 +128,7 @@ class PicoW:
         self._chip = chip
         self._mcu.usb_ctrl.on_reset = self._reset
         self._device.cdc.on_serial_data = self._said
-        self._offset: float | None = None  # wall's clock - the board's, once the board is held to it
+        self._offset: float | None = None  # computer's clock - the board's, once the board is held to it
         self._alarm = self._mcu.clock.create_alarm(self._poll)
         self._alarm.schedule(_POLL_NS)
 
@@ -169,13 +170,13 @@ class PicoW:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    image = read(arguments.image)
+    image = read_bytes(arguments.image)
     if image[:8] != _UF2_MAGIC or len(image) % 512:
         raise ToolError(f"{arguments.image} is not a UF2 file")
     board = PicoW(arguments)
     asyncio.run(board.run())
     if arguments.save_flash:
-        write_whole(arguments.save_flash, board.flash())
+        write_whole(arguments.save_flash, board.flash(), private=True)
 
 
 def _parser() -> argparse.ArgumentParser:

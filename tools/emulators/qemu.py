@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from .. import ToolError, firmware
+from ..boards import read_bytes, write_whole
 from ..processes import die_with_parent
-from . import Wiring, add_arguments, main, read, write_whole
+from . import Wiring, add_arguments, main
 
 _SIZES = (4 << 20, 8 << 20, 16 << 20)  # of flash chips
 # Its emulated access point never takes a frame again once more than 20 wait in it, and hands on one each 0.2 ms
@@ -220,7 +221,7 @@ class Esp32:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    flash = read(arguments.flash)
+    flash = read_bytes(arguments.flash)
     size = next((size for size in _SIZES if len(flash) <= size), None)
     if not size:
         raise ToolError(f"{arguments.flash} has {len(flash):,} bytes, more than the largest flash")
@@ -229,7 +230,7 @@ def run(arguments: argparse.Namespace) -> None:
         board.run()
     finally:
         if arguments.save_flash:
-            write_whole(arguments.save_flash, board.flash())
+            write_whole(arguments.save_flash, board.flash(), private=True)
 
 
 def _parser() -> argparse.ArgumentParser:

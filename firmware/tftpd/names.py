@@ -75,7 +75,7 @@ class Names:
         self.most = most
         self.jobs = [self._index()]
         self._hashes = array("i")  # sorted
-        self._indexed = None  # False while the hashes are collected, True if they are all there
+        self._indexed = False  # until the hashes are all there; None if they are not kept
 
     def may_be(self, parts):
         """False if nothing has the name of these `parts` (list of str), in any case; quickly."""
@@ -176,7 +176,6 @@ class Names:
     # -- jobs. Each lists to the end: an ilistdir() that is left stays open until it is collected
 
     def _index(self):
-        self._indexed = False
         done = None
         try:
             under_way = [(self.root, self._entries(self.root))]

@@ -1,0 +1,288 @@
+"""names.py over a tree in memory that counts what a flash would be asked: names that are not there cost it nothing."""
+
+import sys
+import types
+from errno import EIO, EISDIR, ENOENT
+from typing import NoReturn
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tftpd.packet import NOT_FOUND, Refused
+
+names = sys.modules["tftpd.names"]
+FOLDER, FILE = 0x4000, 0x8000
+
+
+class Handle:
+    def __init__(self, path: str):
+        self.path = path
+
+    def close(self) -> None:
+        pass
+
+
+class Flash:
+    """Files below /files; each entry of a listing takes 2 ms."""
+
+    def __init__(self, *paths: str):
+        self.folders: dict[str, dict[str, int]] = {"/files": {}}
+        for path in paths:
+            self.put(path)
+        self.now = 0
+        self.opened = self.listed = 0
+        self.broken = False
+
+    def put(self, path: str) -> None:
+        folder = "/files"
+        *parts, last = path.split("/")
+        for part in parts:
+            self.folders[folder].setdefault(part, FOLDER)
+            folder += "/" + part
+            self.folders.setdefault(folder, {})
+        self.folders[folder].setdefault(last, FILE)
+
+    def stand_in(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """For the flash and the clock of names.py."""
+        monkeypatch.setattr(names, "os", types.SimpleNamespace(ilistdir=self.ilistdir, stat=self.stat))
+        monkeypatch.setattr(names, "open", self.open, raising=False)
+        monkeypatch.setattr(names, "ticks_ms", lambda: self.now)
+
+    def open(self, path: str, mode: str) -> Handle:
+        assert mode == "rb"
+        self.opened += 1
+        folder, _, name = path.rpartition("/")
+        if path in self.folders:
+            raise OSError(EISDIR, "")
+        if self.folders.get(folder, {}).get(name) != FILE:
+            raise OSError(ENOENT, "")
+        return Handle(path)
+
+    def stat(self, path: str) -> None:
+        folder, _, name = path.rpartition("/")
+        self.opened += 1
+        if path not in self.folders and name not in self.folders.get(folder, {}):
+            raise OSError(ENOENT, "")
+
+    def ilistdir(self, path: str):
+        if path not in self.folders:
+            raise OSError(ENOENT, "")
+        return self._entries(path)
+
+    def _entries(self, path: str):
+        for name, kind in list(self.folders[path].items()):
+            if self.broken:
+                raise OSError(EIO, "")
+            self.now += 2
+            self.listed += 1
+            yield (name, kind, 0)
+
+    def reset(self) -> None:
+        self.opened = self.listed = 0
+
+
+@pytest.fixture
+def lookup(monkeypatch: pytest.MonkeyPatch):
+    """lookup(*paths, most) -> (flash, Names)."""
+
+    def make(*paths: str, most: int = 10_000):
+        flash = Flash(*paths)
+        flash.stand_in(monkeypatch)
+        return flash, names.Names("/files", most)
+
+    return make
+
+
+def finish(tree) -> None:
+    """All that is still to be listed."""
+    while tree.jobs:
+        tree.work(10)
+
+
+def find(tree, path: str):
+    """The path that is found, None for a name that is not there; lists until that is known."""
+    found: dict = {}
+    for _ in range(10_000):
+        try:
+            where, file = tree.find([part for part in path.split("/") if part], found)
+        except names.Later:
+            while not tree.work(10):
+                pass
+            continue
+        except Refused as refusal:
+            assert refusal.code == NOT_FOUND
+            return None
+        assert file is None or file.path == where
+        return where.removeprefix("/files/")
+    raise AssertionError("it is never known")
+
+
+MANY = [f"file-{number:04}.bin" for number in range(1500)]
+
+
+def test_a_name_that_is_not_there_asks_nothing_of_the_flash(lookup):
+    flash, tree = lookup(*MANY, "pxelinux.cfg/default")
+    finish(tree)
+    flash.reset()
+    for number in range(100):
+        assert find(tree, f"pxelinux.cfg/01-{number}") is None
+        assert find(tree, f"missing-{number}") is None
+    assert (flash.opened, flash.listed) == (0, 0)
+
+
+def test_a_name_that_is_there_is_one_open(lookup):
+    flash, tree = lookup(*MANY)
+    finish(tree)
+    flash.reset()
+    assert find(tree, "file-0777.bin") == "file-0777.bin"
+    assert (flash.opened, flash.listed) == (1, 0)
+
+
+def test_a_name_in_small_letters_on_the_flash_needs_no_listing(lookup):
+    flash, tree = lookup(*MANY, "boot/bcd")
+    finish(tree)
+    flash.reset()
+    assert find(tree, "Boot/BCD") == "boot/bcd"
+    assert flash.listed == 0
+
+
+def test_a_hash_takes_4_bytes(lookup):
+    _, tree = lookup(*MANY)
+    finish(tree)
+    assert len(tree._hashes) == 1500 and tree._hashes.itemsize == 4
+    assert list(tree._hashes) == sorted(tree._hashes)
+    assert all(0 <= number < 1 << 30 for number in tree._hashes), "a small int on a board of 32 bits"
+
+
+def test_what_has_to_be_listed_is_listed_in_slices(lookup):
+    flash, tree = lookup(*MANY, "ODD.bin")
+    while tree.jobs:
+        before = flash.now
+        tree.work(10)
+        assert flash.now - before <= 12
+    found: dict = {}
+    slices = 0
+    while True:
+        try:
+            assert tree.find(["odd.BIN"], found)[0] == "/files/ODD.bin"
+            break
+        except names.Later:
+            before = flash.now
+            tree.work(10)
+            assert flash.now - before <= 12
+            slices += 1
+    assert slices > 200
+
+
+def test_nobody_is_told_that_a_name_is_not_there_before_that_is_known(lookup):
+    _, tree = lookup(*MANY)
+    with pytest.raises(names.Later):
+        tree.find(["missing"], {})
+    assert len(tree.jobs) == 1, "the names are collected already: that tells it too"
+    assert find(tree, "FILE-1499.BIN") == "file-1499.bin"
+    assert find(tree, "missing") is None
+
+
+def test_a_file_that_was_uploaded_is_found_at_once_and_in_any_case(lookup):
+    flash, tree = lookup(*MANY)
+    finish(tree)
+    assert find(tree, "New.bin") is None
+    flash.put("New.bin")
+    tree.add("/files/New.bin")
+    assert find(tree, "New.bin") == find(tree, "NEW.BIN") == "New.bin"
+
+
+def test_a_file_that_was_uploaded_while_the_names_are_collected_is_found(lookup):
+    flash, tree = lookup(*MANY)
+    tree.work(10)
+    flash.put("New.bin")
+    tree.add("/files/New.bin")
+    finish(tree)
+    assert find(tree, "nEW.bin") == "New.bin"
+
+
+def test_more_names_than_the_heap_may_keep_are_served_too(lookup):
+    _, tree = lookup(*MANY, most=1000)
+    finish(tree)
+    assert len(tree._hashes) == 0
+    assert find(tree, "file-1400.bin") == "file-1400.bin"
+    assert find(tree, "FILE-1400.bin") == "file-1400.bin"
+    assert find(tree, "missing") is None
+    assert not tree.jobs
+
+
+def test_the_upload_that_is_one_name_too_many_is_served_too(lookup):
+    flash, tree = lookup("one", "two", most=2)
+    finish(tree)
+    flash.put("Three")
+    tree.add("/files/Three")
+    for name in ("one", "TWO", "three"):
+        assert find(tree, name)
+    assert find(tree, "four") is None
+
+
+def test_no_memory_for_one_more_hash_is_survived(lookup, monkeypatch):
+    class Full(names.array):
+        def append(self, number: int) -> NoReturn:
+            raise MemoryError
+
+    _, tree = lookup("one", "two")
+    tree._hashes = Full("i")
+    finish(tree)
+    assert find(tree, "ONE") == "one" and find(tree, "missing") is None
+
+
+def test_a_flash_that_can_not_be_listed_ends_the_search(lookup):
+    flash, tree = lookup("One", "two")
+    finish(tree)
+    flash.broken = True
+    found: dict = {}
+    with pytest.raises(names.Later):
+        tree.find(["ONE"], found)
+    with pytest.raises(OSError):
+        tree.work(10)
+    assert not tree.jobs
+    with pytest.raises(Refused):
+        tree.find(["ONE"], found)
+
+
+def test_a_flash_that_can_not_be_listed_at_the_start_is_looked_at_for_each_name(lookup):
+    flash, tree = lookup("One", "two")
+    flash.broken = True
+    with pytest.raises(OSError):
+        tree.work(10)
+    flash.broken = False
+    assert not tree.jobs
+    assert find(tree, "ONE") == "One" and find(tree, "missing") is None
+
+
+def test_hidden_names_and_what_is_in_them_are_not_kept(lookup):
+    _, tree = lookup(".secret/file", "a/.hidden")
+    finish(tree)
+    assert len(tree._hashes) == 1
+
+
+NAME = st.text("aAbB", min_size=1, max_size=3)
+PATHS = st.lists(st.lists(NAME, min_size=1, max_size=3).map("/".join), max_size=12)
+
+
+@given(paths=PATHS, asked=st.lists(NAME, min_size=1, max_size=3).map("/".join), most=st.sampled_from([3, 1000]))
+def test_any_tree_is_searched_as_one_would_by_hand(paths, asked, most):
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        flash = Flash()
+        for path in paths:
+            # A name is a file or a folder, not both.
+            above = ["/".join(path.split("/")[:end]) for end in range(1, path.count("/") + 1)]
+            kinds = {
+                f"{folder}/{name}"[7:]: kind for folder, held in flash.folders.items() for name, kind in held.items()
+            }
+            if path not in kinds and all(kinds.get(one, FOLDER) == FOLDER for one in above):
+                flash.put(path)
+        flash.stand_in(monkeypatch)
+        tree = names.Names("/files", most)
+        there = {f"{folder}/{name}"[7:] for folder, held in flash.folders.items() for name in held}
+        right = {path for path in there if path.lower() == asked.lower()}
+        for _ in range(2):
+            got = find(tree, asked)
+            assert got == asked if asked in there else got in right if right else got is None
+            finish(tree)

@@ -1,8 +1,11 @@
 """The journal: one line a transfer that says who, what, how much, how fast and why it ended; levels; counters."""
 
 import re
+import time
 
-from board import Board, Wire, fetch
+import pytest
+
+from board import Board, Wire, fetch, request
 
 LINE = re.compile(
     r'(?P<uptime>\d+\.\d{3}) (?P<client>[\d.]+:\d+) RRQ "(?P<name>[^"]+)" (?P<mode>\S+) (?P<options>.*): '
@@ -49,6 +52,93 @@ def test_a_refusal_is_one_line_and_cannot_forge_another(board: Board):
         wire.ask("no\n9.999 10.0.0.1:1 RRQ forged\x1b[2J")
     line = board.wait_for("refused", after=seen)
     assert "file not found" in line and "\\n9.999" in line and "\x1b" not in line
+
+
+def refused_as(board: Board, datagram: bytes) -> str:
+    seen = len(board.console)
+    with Wire(board.address) as wire:
+        wire.send(datagram)
+        wire.receive()
+        wire.tid = wire.server
+        client = board.seen_as(wire)
+    return board.wait_for(client, after=seen).partition(client + " ")[2]
+
+
+def test_a_refused_request_is_shown_as_a_served_one(board: Board):
+    time.sleep(1.1)  # of such lines only so many come at once
+    asked = request("missing", ("blksize", 1432), ("tsize", 0))
+    assert refused_as(board, asked) == 'RRQ "missing" octet blksize=1432 tsize=0: refused, file not found'
+    assert refused_as(board, request("")) == 'RRQ "" octet: refused, is a folder, not a file'
+    assert refused_as(board, request("new", opcode=2)).startswith('WRQ "new" octet: refused, this server takes')
+    assert refused_as(board, b"\0\1x\0mail\0") == "b'\\x00\\x01x\\x00mail\\x00': refused, mode not supported, " + (
+        "use octet or netascii"
+    )
+    long = refused_as(board, request("a" * 300))
+    assert long == f'RRQ "{"a" * 128}"... octet: refused, file not found', "what is cut is marked so"
+
+
+@pytest.mark.parametrize(
+    "name, shown",
+    [
+        ('a" octet: done, 999 bytes', 'a\\" octet: done, 999 bytes'),
+        ("back\\slash", "back\\\\slash"),
+        ("Grüße Ελ Ж 文", "Grüße Ελ Ж 文"),
+        ("a\u202egpj.exe", "a\\u202egpj.exe"),
+        ("a\u2028b\u2029c", "a\\u2028b\\u2029c"),
+        ("a\u200bb\ufeff", "a\\u200bb\\ufeff"),
+        ("a\x85b\xa0c\xad", "a\\u0085b\\u00a0c\\u00ad"),
+        ("a\tb\x1b[2J\x7f", "a\\tb\\x1b[2J\\x7f"),
+        ("\U0001f600", "\\u1f600"),
+    ],
+)
+def test_a_name_can_not_forge_a_line_nor_hide(board: Board, name: str, shown: str):
+    time.sleep(1.1)
+    assert refused_as(board, request(name)) == f'RRQ "{shown}" octet: refused, file not found'
+
+
+def test_what_is_no_text_is_shown_as_bytes(board: Board):
+    time.sleep(1.1)
+    assert refused_as(board, request(b"a\xfe")) == "RRQ b'a\\xfe' octet: refused, name is not UTF-8"
+
+
+def test_many_refusals_are_counted_and_told_once_a_second(start):
+    board = start()
+    seen = len(board.console)
+    for _ in range(100):
+        with Wire(board.address) as wire:
+            wire.ask("missing")
+            wire.tid = wire.server
+    told = board.wait_for("more refused or unanswered", after=seen)
+    assert told.split()[1:] == ["127.0.0.1:", "92", "more", "refused", "or", "unanswered"]
+    assert len(board.console) - seen == 9
+
+
+def test_a_client_that_acknowledged_the_oack_was_not_probing(board: Board):
+    seen = len(board.console)
+    with Wire(board.address) as wire:
+        wire.ask("size-5000", ("tsize", 0))
+        wire.ack(0)
+        wire.send(b"\0\5\0\3Disk full\0")
+        wire.tid = wire.server
+        assert ": ended by the client, ERROR 3" in board.wait_for(board.seen_as(wire), after=seen)
+
+
+def test_the_text_of_an_error_is_told_where_it_is_heard(start):
+    with start("--set", "single_port=true") as board, Wire(board.address) as wire:
+        wire.ask("size-5000")
+        wire.send(b'\0\5\0\3Disk "full"\n\0 and more')
+        assert ': ended by the client, ERROR 3 "Disk \\"full\\"\\n", 0 bytes' in board.wait_for("RRQ")
+
+
+def test_a_client_that_hears_nothing_is_told_when_it_asks_for_the_third_time(board: Board):
+    seen = len(board.console)
+    with Wire(board.address) as wire:
+        for _ in range(5):
+            wire.socket.sendto(request("size-5000"), board.address)
+            wire.receive()
+        told = board.wait_for(board.seen_as(wire), after=seen)
+        assert told.endswith('RRQ "/size-5000" octet: asked again, our answers don\'t seem to arrive')
+        assert sum("asked again" in line for line in board.console[seen:]) == 1
 
 
 def test_names_with_control_characters_are_not_served(start, tmp_path):

@@ -286,3 +286,16 @@ def test_any_tree_is_searched_as_one_would_by_hand(paths, asked, most):
             got = find(tree, asked)
             assert got == asked if asked in there else got in right if right else got is None
             finish(tree)
+
+
+def test_many_names_at_once_wait_in_a_list_that_is_bounded(lookup):
+    _, tree = lookup(*MANY, most=10)
+    finish(tree)
+    asked: list[dict] = [{} for _ in range(50)]
+    for _ in range(3):
+        for number, found in enumerate(asked):
+            with pytest.raises(names.Later):
+                tree.find([f"missing-{number}"], found)
+    assert len(tree.jobs) <= 8
+    for number in range(50):
+        assert find(tree, f"missing-{number}") is None

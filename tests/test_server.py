@@ -77,6 +77,22 @@ def test_no_memory_for_a_datagram_loses_that_datagram_only(monkeypatch):
     assert answers(b"\0\7", ("10.0.0.5", 1234)) == []
 
 
+def test_with_no_memory_for_a_large_datagram_short_ones_are_heard(monkeypatch):
+    # As where uploads have larger blocks than the heap has room for just now.
+    right = Deaf.recvfrom
+
+    def recvfrom(self, size):
+        if size > 64:
+            raise MemoryError
+        return right(self, size)
+
+    monkeypatch.setattr(Deaf, "recvfrom", recvfrom)
+    monkeypatch.setattr("sys.print_exception", lambda trouble: None, raising=False)
+    sent = answers(b"\0\7", b"\0\1" + b"long" * 100 + b"\0octet\0", ("10.0.0.5", 1234))
+    assert [packet[:4] for packet, _ in sent] == [b"\0\5\0\4", b"\0\5\0\0"]
+    assert b"no memory just now" in sent[1][0]
+
+
 def test_poll_goes_on_after_ctrl_c():
     def interrupted(timeout_ms):
         raise KeyboardInterrupt

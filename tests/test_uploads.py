@@ -368,9 +368,11 @@ def test_a_full_flash_is_told_and_the_old_file_stays(take, tmp_path: Path):
 def test_a_place_that_can_not_be(take):
     board = take("--set", "overwrite=true")
     for name in ("missing/new", "hello.txt/new", "hello.txt/a/b"):
-        assert refusal(board, name).code == 1, name
-    for name in ("", "/", ".", "folder", "BOOT"):
-        assert refusal(board, name).code == 2, name
+        error = refusal(board, name)
+        assert (error.code, error.text) == (1, "no such folder"), name
+    for name in ("", "/", ".", "folder", "BOOT", "new/", "new\\", "folder/"):
+        error = refusal(board, name)
+        assert (error.code, error.text) == (2, "is a folder, not a file"), name
 
 
 def test_two_writers_of_one_name_the_second_is_refused(writable: Board):
@@ -385,6 +387,176 @@ def test_two_writers_of_one_name_the_second_is_refused(writable: Board):
         first.send(b"\0\3\0\1first")
         assert first.receive() == ack(1)
     assert fetch(writable.address, "twice") == b"second"
+
+
+@pytest.mark.parametrize("again", [0, 1])
+def test_the_same_file_put_twice_from_one_port_is_two_uploads(writable: Board, again: int):
+    # tftp-hpa: two `put` in one session. The second within a second of the first, and while that dallies.
+    with Wire(writable.address) as wire:
+        for data in (b"first", b"second"):
+            wire.tid = wire.server
+            for _ in range(1 + again):  # a request that is repeated before its upload has begun is one all the same
+                assert wire.ask("same", opcode=2) == ack(0)
+            wire.send(b"\0\3\0\1" + data)
+            while (packet := wire.receive()) == ack(0):
+                pass
+            assert packet == ack(1)
+    assert fetch(writable.address, "same") == b"second"
+
+
+def begin(board: Board, name: str, host: str, blocks: int) -> Wire:
+    """A client at `host` that uploads so many blocks and says no more."""
+    wire = Wire(board.address)
+    wire.socket.close()
+    wire.socket = own_address(host)
+    assert wire.ask(name, opcode=2) == ack(0)
+    for block in range(1, blocks + 1):
+        wire.send(bytes((0, 3, 0, block)) + bytes(512))
+        assert wire.receive() == ack(block)
+    return wire
+
+
+@everyday
+@pytest.mark.parametrize(
+    "blocks, host, wait, taken",
+    [
+        (0, "127.0.0.1", 0.4, True),  # Cisco IOS asks again from a new port
+        (0, "127.0.0.2", 0.4, True),  # who has not answered may have a false address
+        (1, "127.0.0.1", 0.1, False),
+        (1, "127.0.0.1", 1.2, True),  # was restarted
+        (1, "127.0.0.2", 1.2, False),
+    ],
+)
+def test_who_gives_up_the_name_of_a_file_to_whom(writable: Board, blocks: int, host: str, wait: float, taken: bool):
+    first = begin(writable, "contested", "127.0.0.1", blocks)
+    time.sleep(wait)
+    try:
+        if taken:
+            second = begin(writable, "CONTESTED", host, 0)
+            second.send(b"\0\3\0\1of the second")
+            assert second.receive() == ack(1)
+            assert fetch(writable.address, "contested") == b"of the second"
+        else:
+            with pytest.raises(AssertionError, match="somebody is writing"):
+                begin(writable, "contested", host, 0)
+    finally:
+        first.send(b"\0\5\0\0over\0")
+
+
+@everyday
+def test_a_request_alone_writes_nothing_to_the_flash(take, tmp_path: Path):
+    image = tmp_path / "flash"
+    with take("--save", str(image)) as board:
+        for number in range(8):
+            with Wire(board.address) as wire:
+                wire.ask(f"forged-{number}", opcode=2)
+    data = image.read_bytes()
+    assert ".uploads" not in filesystem._open(boards.load("unix")["filesystem"], len(data), data).listdir("/")
+
+
+def free_blocks(image: Path) -> int:
+    layout = boards.load("unix")["filesystem"]
+    data = image.read_bytes()
+    return len(data) // layout["block_size"] - len(filesystem.used_blocks(layout, data))
+
+
+@everyday
+@pytest.mark.parametrize("size, count", [(520, 60), (100, 200), (5000, 30)])
+def test_uploads_leave_free_what_they_shall(start, tmp_path: Path, size: int, count: int):
+    (tmp_path / "files").mkdir()
+    (tmp_path / "files/hello.txt").write_bytes(b"hello")
+    image = tmp_path / "flash"
+    arguments = ("--flash-size", "256K", "--save", str(image), "--writable")
+    with start(*arguments, "--set", "keep_free=65536", files=tmp_path / "files") as board:
+        stored = 0
+        for number in range(count):
+            try:
+                store(board.address, f"file-{number}", content(size))
+                stored += 1
+            except TftpError as error:
+                assert error.code == 3
+        assert 10 < stored < count
+    assert free_blocks(image) * 4096 >= 65536
+
+
+@everyday
+def test_what_an_upload_that_broke_off_had_taken_is_given_back_at_once(start, tmp_path: Path):
+    (tmp_path / "hello.txt").write_bytes(b"hello")
+    with start("--flash-size", "512K", "--writable", files=tmp_path) as board:
+        one, two = begin(board, "one", "127.0.0.1", 200), begin(board, "two", "127.0.0.1", 1)
+        one.send(b"\0\5\0\0gave up\0")
+        board.wait_for("gave up")
+        for block in range(2, 256):
+            two.send(bytes((0, 3, 0, block)) + bytes(512))
+            assert two.receive() == ack(block)
+        two.send(b"\0\3\1\0end")
+        assert two.receive() == ack(256)
+        store(board.address, "three", content(100_000), ("blksize", 1468))
+
+
+@everyday
+def test_the_folder_of_a_client_is_its_own(start, tmp_path: Path):
+    for name in ("127.0.0.2", "1.2.3.4.d", "incoming"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "boot.cfg").write_bytes(name.encode())
+    write = ("--set", 'write_from=["127.0.0.0/8"]', "--set", "overwrite=true")
+    board = start("--set", "client_folders=true", *write, files=tmp_path)
+    for name in ("127.0.0.2/boot.cfg", "127.0.0.2/new", "/./127.0.0.2//new", "\\127.0.0.2\\new"):
+        error = refusal(board, name)
+        assert (error.code, error.text) == (2, "the folder of another client"), name
+    with Wire(board.address) as wire:
+        assert TftpError(wire.ask("127.0.0.2/boot.cfg")).code == 2
+    store(board.address, "incoming/new", b"new")
+    store(board.address, "1.2.3.4.d/new", b"no address")
+    with begin(board, "boot.cfg", "127.0.0.2", 0) as owner:
+        owner.send(b"\0\3\0\1by its owner")
+        assert owner.receive() == ack(1)
+    wire = Wire(board.address)
+    wire.socket.close()
+    wire.socket = own_address("127.0.0.2")
+    assert wire.ask("127.0.0.2/boot.cfg")[4:] == b"by its owner"
+    wire.send(ack(1))
+
+
+@everyday
+@pytest.mark.parametrize("name", ["x" * 245, "y" * 255, "d" * 200 + "/" + "e" * 100 + "/" + "f" * 150])
+def test_a_file_with_a_long_name_is_replaced_while_it_is_read(start, tmp_path: Path, name: str):
+    path = tmp_path / "files" / name
+    path.parent.mkdir(parents=True)
+    path.write_bytes(SERVED["size-5000"])
+    (tmp_path / "files/hello.txt").write_bytes(b"hello")
+    image = tmp_path / "flash"
+    arguments = ("--writable", "--set", "overwrite=true", "--save", str(image))
+    with start(*arguments, files=tmp_path / "files") as board:
+        with Wire(board.address) as wire:
+            first = wire.ask(name)
+            store(board.address, name, b"new")
+            assert b"".join(blocks(wire, first)) == SERVED["size-5000"]
+        assert fetch(board.address, name) == b"new"
+    assert not any(where.startswith("/.uploads/") for where in flash_files(image))
+
+
+@everyday
+def test_a_long_name_moved_aside_comes_back_after_a_power_cut(take, tmp_path: Path):
+    layout = boards.load("unix")["filesystem"]
+    left = {"/.uploads/00000001": b"/files/" + b"z" * 250, "/.uploads/00000001\x01": b"the old one"}
+    left |= {"/.uploads/00000002": b"/files/nothing was moved"}
+    (tmp_path / "flash").write_bytes(filesystem.build(layout, 8 << 20, left))
+    with take("--save", str(tmp_path / "flash")) as board:
+        assert fetch(board.address, "z" * 250) == b"the old one"
+    assert not any(name.startswith("/.uploads/") for name in flash_files(tmp_path / "flash"))
+
+
+@everyday
+def test_a_large_block_asked_for_once_does_not_deafen_the_board(start):
+    # The listening port has to hear what this upload sends, and nothing so large any more when it has ended.
+    board = start("--heap", "198048", "--set", "single_port=true", "--set", "blksize=32768", "--writable")
+    for _ in range(3):
+        with Wire(board.address) as wire:
+            wire.ask("large", ("blksize", 32768), opcode=2)
+            wire.send(b"\0\5\0\0enough\0")
+        for _ in range(3):
+            assert fetch(board.address, "hello.txt") == SERVED["hello.txt"]
 
 
 def test_a_block_longer_than_agreed_is_illegal(writable: Board):

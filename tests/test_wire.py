@@ -1,12 +1,16 @@
 """The protocol on the wire, datagram by datagram: a test for each line of docs/protocol.md's tables."""
 
+import json
 import socket
+import time
 
 import pytest
 from conftest import SERVED
 
 from board import Board, TftpError, Wire, ack, blocks, fetch, parse_oack, request
 from tools import boards
+
+everyday = pytest.mark.everyday_only("its arguments and its addresses are those of the everyday board")
 
 # -- modes -------------------------------------------------------------------------------------------------------------
 
@@ -103,6 +107,25 @@ def test_windowsize_is_granted_up_to_the_limit_and_used(board: Board, asked: int
 def test_files_arrive_whole_in_every_window(board: Board, name: str, blksize: int, windowsize: int):
     board.skip_if_too_slow(len(SERVED[name]) / blksize / windowsize)
     assert fetch(board.address, name, ("blksize", blksize), ("windowsize", windowsize)) == SERVED[name]
+
+
+@pytest.mark.parametrize(
+    "off, left",
+    [
+        ({"0.0.0.0/0": "all"}, {}),
+        ({"127.0.0.0/8": ["blksize", "tsize"]}, {"windowsize": "4", "timeout": "2"}),
+        ({"10.0.0.0/8": "all", "127.0.0.1": ["windowsize"]}, {"blksize": "1000", "timeout": "2", "tsize": "513"}),
+        ({"10.0.0.0/8": "all"}, {"blksize": "1000", "windowsize": "4", "timeout": "2", "tsize": "513"}),
+    ],
+)
+def test_options_that_are_off_for_a_client_are_not_granted(start, off: dict, left: dict):
+    # Old PXE ROMs choke on an OACK.
+    with start("--set", f"options_off={json.dumps(off)}") as board, Wire(board.address) as wire:
+        first = wire.ask("size-513", ("blksize", 1000), ("WindowSize", 4), ("timeout", 2), ("tsize", 0))
+        if left:
+            assert {key.lower(): value for key, value in parse_oack(first).items()} == left
+        else:
+            assert first == b"\0\3\0\1" + SERVED["size-513"][:512]
 
 
 def test_settings_set_the_limits(start):
@@ -271,6 +294,59 @@ def test_single_port_answers_from_the_listening_port(start):
         assert fetch(board.address, "size-100000", ("windowsize", 16)) == SERVED["size-100000"]
 
 
+@everyday
+def test_a_refusal_comes_from_a_port_of_its_own_if_there_is_one(start):
+    # RFC 1350 section 4: Apache Commons Net drops an answer from port 69.
+    for arguments, own in ((), True), (("--set", "single_port=true"), False), (("--sockets", "1"), False):
+        with start(*arguments) as board:
+            for _ in range(3):
+                with Wire(board.address) as wire:
+                    assert TftpError(wire.ask("missing")).code == 1
+                    assert (wire.tid != board.address) is own
+                    wire.tid = board.address
+
+
+@everyday
+def test_a_client_of_a_shared_port_that_has_finished_is_no_stranger_there(start):
+    # On a Pico W with default settings: the next request from the same port would hear ERROR 5 first.
+    with start("--sockets", "3") as board, Wire(board.address) as other, Wire(board.address) as wire:
+        other.ask("size-5000")
+        for _ in range(3):
+            assert wire.ask("hello.txt")[:4] == b"\0\3\0\1"
+            assert wire.tid == other.tid, "the port is not shared"
+            for _ in range(3):
+                wire.send(ack(1))
+            assert wire.silent(0.1)
+        with Wire(board.address) as stranger:
+            stranger.socket.sendto(ack(1), other.tid)
+            assert stranger.error().code == 5
+        wire.tid = wire.server
+
+
+@everyday
+def test_the_last_ack_twice_is_no_fault_on_a_single_port(start):
+    with start("--set", "single_port=true") as board, Wire(board.address) as wire:
+        for _ in range(3):
+            wire.ask("hello.txt")
+            wire.send(ack(1))
+            wire.send(ack(1))
+            assert wire.silent(0.1)
+
+
+@everyday
+def test_two_servers_on_a_single_port_are_not_made_to_talk_to_each_other(start):
+    # A WRQ "from" port 69 of another one of this kind would store what that one is asked for in our name.
+    with start("--set", "single_port=true", "--writable") as board:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as forged:
+            forged.bind(("127.0.0.2", board.address[1]))
+            forged.settimeout(0.3)
+            for opcode in (1, 2):
+                forged.sendto(request("hello.txt", opcode=opcode), board.address)
+                with pytest.raises(TimeoutError):
+                    forged.recvfrom(600)
+        assert fetch(board.address, "hello.txt") == SERVED["hello.txt"]
+
+
 # -- names -------------------------------------------------------------------------------------------------------------
 
 
@@ -289,9 +365,11 @@ def test_single_port_answers_from_the_listening_port(start):
         ("Grüße.txt", "Grüße.txt"),
         ("x" * 255, "x" * 255),
         ("with space.txt", "with space.txt"),
+        (b"hello.txt\xff", "hello.txt"),  # old PXE ROMs behind some DHCP servers
+        (b"Boot\\bcd\xff", "Boot/BCD"),
     ],
 )
-def test_names_that_are_found(board: Board, asked: str, name: str):
+def test_names_that_are_found(board: Board, asked: str | bytes, name: str):
     assert fetch(board.address, asked) == SERVED[name]
 
 
@@ -374,6 +452,14 @@ def test_data_acks_and_oacks_on_the_listening_port_are_not_answered(board: Board
         assert wire.silent(0.2)
 
 
+@pytest.mark.also_on_pico
+@pytest.mark.parametrize("size", [513, 516, 600, 1024, 1468])
+def test_a_request_that_is_filled_with_nuls_is_served(board: Board, size: int):
+    with Wire(board.address) as wire:
+        wire.send(request("size-5000", ("blksize", 1000)).ljust(size, b"\0"))
+        assert parse_oack(wire.receive()) == {"blksize": "1000"}
+
+
 @pytest.mark.parametrize("size", [513, 514, 1472, 65_507])
 def test_an_over_long_request_is_illegal(board: Board, size: int):
     if size > 1472 and board.name != "unix":
@@ -392,6 +478,43 @@ def test_an_unproven_client_gets_at_most_three_datagrams(start):
         assert [wire.receive() for _ in range(3)] == [first] * 3
         assert wire.silent(1.5)
         assert "the client does not answer" in board.wait_for("size-5000")
+
+
+@everyday
+def test_a_client_that_has_gone_ends_its_transfer_at_once(board: Board):
+    # Linux tells of an ICMP "port unreachable"; the boards' network stacks do not.
+    seen = len(board.console)
+    wire = Wire(board.address)
+    wire.ask("size-5000", ("blksize", 1000))
+    wire.ack(0)
+    client = board.seen_as(wire)
+    wire.socket.close()
+    started = time.monotonic()
+    assert "nobody is on the client's port" in board.wait_for(client, after=seen)
+    assert time.monotonic() - started < 2
+
+
+@everyday
+def test_dead_transfers_of_a_host_give_way_to_it(start):
+    with start("--set", "transfers=8") as board:
+        dead = [Wire(board.address) for _ in range(8)]
+        for wire in dead:
+            wire.ask("size-5000")
+            wire.ack(1)
+        with pytest.raises(TftpError, match="busy"):
+            fetch(board.address, "hello.txt")
+        time.sleep(1.1)
+        with Wire(board.address) as other:
+            other.socket.close()
+            other.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+            other.socket.bind(("127.0.0.2", 0))
+            other.socket.settimeout(2)
+            assert "busy" in TftpError(other.ask("hello.txt")).text, "they are not the other's own"
+            other.tid = other.server
+        assert fetch(board.address, "hello.txt") == SERVED["hello.txt"]
+        board.wait_for("has not answered, and gives way")
+        for wire in dead:
+            wire.__exit__()
 
 
 def test_the_board_listens_where_it_is_told_only(board: Board):

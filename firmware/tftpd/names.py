@@ -25,6 +25,7 @@ from .packet import ACCESS, NOT_FOUND, Refused
 _FOLDER = const(0x4000)  # bit of st_mode
 _ENOTDIR = const(20)  # not in MicroPython's errno
 _MAX_COMPONENT = const(255)  # bytes; LittleFS
+_JOBS = const(8)  # that wait at the same time
 
 
 def components(name):
@@ -97,7 +98,7 @@ class Names:
                     return path, self._open(path)
                 except Refused:  # not as it is written
                     pass
-                if self._indexed is not False:
+                if self._indexed is not False and len(self.jobs) < _JOBS:
                     found[path] = None
                     self.jobs.append(self._search(path, parts, found))
                 raise Later

@@ -112,8 +112,10 @@ class Board:
     def fill(self, uploads: bool = False) -> None:
         """Start all the transfers at once that the board takes, half of them uploads if asked for, and end them.
 
-        Its tables have their full size from then on (2.7 KB for 32 transfers), which is no loss of heap.
+        Its tables have their full size from then on (2.7 KB for 32 transfers) and the code of netascii is loaded, which
+        is no loss of heap.
         """
+        fetch(self.address, "hello.txt", mode="netascii")
         seen = self.lines_when_silent()
         with ExitStack() as wires:
             for number in range(boards.load(self.name)["settings"]["transfers"]):

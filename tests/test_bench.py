@@ -19,6 +19,6 @@ def test_a_quick_bench_measures_every_budget(tmp_path: Path):
     assert result.returncode in (0, 1), result.stderr
     budgets = {budget["what"]: budget for budget in json.loads(output.read_text())["budgets"]}
     assert {budget["verdict"] for budget in budgets.values()} <= {"PASS", "FAIL", "for information", "not measured"}
-    for what in ("heap of one more transfer at blksize 1468", "compiled firmware"):
+    for what in ("heap of one more transfer at blksize 1468", "compiled firmware, loaded with all off"):
         assert budgets[what]["verdict"] == "PASS" and what in result.stdout
     assert (result.returncode == 1) == any(budget["verdict"] == "FAIL" for budget in budgets.values())

@@ -217,7 +217,7 @@ def test_folders_for_uploads_are_made(prompt, folder):
         fill(board, where, 'write_to=["/x"]')
     with pytest.raises(ToolError, match=r"write_to names the folder /a, but a in .* is a file"):
         fill(board, where, 'write_to=["/a"]')
-    many = "write_to=[" + ", ".join(f'"/{number}"' for number in range(70)) + "]"
+    many = "write_to=[" + ", ".join(f'"/{number}/a/b"' for number in range(60)) + "]"
     with pytest.raises(ToolError, match="bytes more than the board has free"):
         fill(board, where, many)
     assert "/files/0" not in board.listing("/files")

@@ -38,7 +38,7 @@ def test_a_duplicating_network_does_not_double_the_traffic(board: Board):
     seen = board.lines_when_silent()
     with Relay(board.address[1], duplicate=1) as relay:
         assert patient_fetch(("127.0.0.1", relay.port), SIZE, ("blksize", 512)) == SERVED[SIZE]
-    line = board.wait_for("size-100000 octet blksize=512:", after=seen)  # not one before it, whose last ACK was lost
+    line = board.wait_for('size-100000" octet blksize=512:', after=seen)  # not one before it, whose last ACK was lost
     assert int(line.split(", ")[-1].split()[0]) < 20, line  # of 196 blocks; a busy machine makes a few late
 
 

@@ -190,7 +190,7 @@ class Bench(NamedTuple):
         said = self.uboot.load(name)
         assert f"Bytes transferred = {len(FILES[name])} " in said, said
         assert self.uboot.crc32() == zlib.crc32(FILES[name])
-        return said, self.board.wait_for(f"RRQ /{name}", after=seen)
+        return said, self.board.wait_for(f'RRQ "/{name}"', after=seen)
 
 
 @pytest.fixture(scope="module")

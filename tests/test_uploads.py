@@ -213,7 +213,7 @@ def test_a_name_is_taken_without_regard_to_case_and_into_a_folder(writable: Boar
 def test_the_journal_tells_of_an_upload_when_it_is_whole(writable: Board):
     seen = len(writable.console)
     store(writable.address, "told", content(2000))
-    line = writable.wait_for("WRQ /told octet: done, 2000 bytes", after=seen)
+    line = writable.wait_for('WRQ "/told" octet: done, 2000 bytes', after=seen)
     assert "0 resent" in line
 
 
@@ -409,7 +409,9 @@ def begin(board: Board, name: str, host: str, blocks: int) -> Wire:
     wire = Wire(board.address)
     wire.socket.close()
     wire.socket = own_address(host)
-    assert wire.ask(name, opcode=2) == ack(0)
+    answer = wire.ask(name, opcode=2)
+    if answer != ack(0):
+        raise TftpError(answer)
     for block in range(1, blocks + 1):
         wire.send(bytes((0, 3, 0, block)) + bytes(512))
         assert wire.receive() == ack(block)
@@ -437,7 +439,7 @@ def test_who_gives_up_the_name_of_a_file_to_whom(writable: Board, blocks: int, h
             assert second.receive() == ack(1)
             assert fetch(writable.address, "contested") == b"of the second"
         else:
-            with pytest.raises(AssertionError, match="somebody is writing"):
+            with pytest.raises(TftpError, match="ERROR 0: somebody is writing"):
                 begin(writable, "contested", host, 0)
     finally:
         first.send(b"\0\5\0\0over\0")
@@ -475,7 +477,7 @@ def test_uploads_leave_free_what_they_shall(start, tmp_path: Path, size: int, co
                 stored += 1
             except TftpError as error:
                 assert error.code == 3
-        assert 10 < stored < count
+        assert 5 < stored < count
     assert free_blocks(image) * 4096 >= 65536
 
 
@@ -748,7 +750,7 @@ def test_a_duplicating_network_does_not_double_the_traffic(writable: Board):
     with Relay(writable.address[1], duplicate=1) as relay:
         store(("127.0.0.1", relay.port), "double", content(50_000), patience=0.1)
         passed = relay.passed
-    line = writable.wait_for("WRQ /double", after=seen)
+    line = writable.wait_for('WRQ "/double"', after=seen)
     assert int(line.split(", ")[-1].split()[0]) <= 100, line
     assert passed < 98 * 2 * 4  # each of the 98 blocks and each ACK twice, and as much again
     assert fetch(writable.address, "double") == content(50_000)

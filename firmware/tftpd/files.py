@@ -56,9 +56,10 @@ class Files:
 
     def own(self, parts, host):
         """What client_folders is for `parts` (list of str) and the client at `host`: a folder with
-        the name of an address is that client's alone. Raises Refused."""
+        the name of an address is that client's alone ("only" lets nobody see it). Raises
+        Refused."""
         own = self.settings["client_folders"]
-        if own and parts and _is_address(parts[0]) and parts[0] != host:
+        if own is True and parts and _is_address(parts[0]) and parts[0] != host:
             raise Refused(ACCESS, "the folder of another client")
         return own
 

@@ -20,6 +20,7 @@ from .packet import ACCESS, DISK_FULL, EXISTS, NOT_FOUND, UNDEFINED, Refused
 from .upload import WriteTransfer
 
 _ENOSPC = const(28)  # not in MicroPython's errno
+_FOLDER = const(0x4000)  # of os.stat()
 _FILE = const(0x8000)  # of os.ilistdir()
 _NO_LIMIT = const(0x3FFFFFFF)
 _MAX_NAME = const(255)  # bytes; LittleFS
@@ -200,7 +201,7 @@ class Uploads:
             return None
         if file:
             file.close()
-        return None if file else path
+        return path if os.stat(path)[0] & _FOLDER else None
 
     def rival(self, sessions, path, host, now):
         """Who of `sessions` (server.py) writes the file at `path` and gives it up for `host`; None

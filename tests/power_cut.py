@@ -117,7 +117,7 @@ def upload(uploads, data):
     """Returns True once the last ACK was sent; raises OSError or Refused if the power fails."""
     agreed = Agreed(((b"blksize", b"1000"), (b"windowsize", b"4")), 1468, 4, upload=True)
     sink = uploads.create(place(uploads), "octet", None)
-    transfer = uploads.transfer(sink, agreed, 3, 8, lambda: 0)
+    transfer = uploads.transfer(sink, None, agreed, 3, 8, lambda: 0)
     sent = []
 
     def send(packet):

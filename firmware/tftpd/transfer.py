@@ -152,22 +152,18 @@ class Transfer:
             rto = (self._srtt8 >> 3) + max(self._rttvar4, self._margin)
         return min(rto, self._rto_max)
 
-    def _unmeasured(self):
+    def _answered(self, now):
         """The client has come on by a packet that was sent more than once: its answer measures
         nothing (Karn).
 
         RFC 6298 keeps the doubled wait until something is measured, which a far client needs once.
         Where much is lost most windows have such a packet, and the wait would stay at its limit.
         """
+        after = self._rto - ticks_diff(self.due, now)  # `due` is _rto behind the last packet
         if self._doubt:
             self._rto = max(self._rto >> 1, self._estimate())
         self._doubt = True
-
-    def _answered(self, now):
-        """The client has come on after a repeat, by its first answer."""
-        after = self._rto - ticks_diff(self.due, now)  # `due` is _rto behind the last packet
-        self._unmeasured()
-        if self._since == self.progress:
+        if self._since == self.progress:  # it was the timer that sent it again
             self._answers = 1
             self._late = ticks_diff(now, self.progress)
             if 2 * after < self._best:  # too soon for an answer to the repeat

@@ -24,10 +24,11 @@ class WriteTransfer(Transfer):
     base  last block that is written; those up to it are
     """
 
-    def __init__(self, sink, agreed, timeout, retries, clock):
+    def __init__(self, sink, ahead, agreed, timeout, retries, clock):
         """As Transfer, and
 
         sink  write(data) takes block after block, commit() makes the file of them
+        ahead  not used: as ReadTransfer
         """
         super().__init__(agreed, timeout, retries, clock)
         self.sink = sink

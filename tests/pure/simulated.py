@@ -218,7 +218,7 @@ class UploadBench(_Bench):
 
     def __init__(self, *asked, sink=None, **limits):
         self.sink = sink or Memory()
-        super().__init__(Agreed(asked, 65464, 64, upload=True), WriteTransfer, self.sink, **limits)
+        super().__init__(Agreed(asked, 65464, 64, upload=True), WriteTransfer, self.sink, None, **limits)
 
     def data(self, block, payload=bytes(512)):
         return self.receive(data(block, payload))

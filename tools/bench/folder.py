@@ -12,7 +12,7 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Iterator
-from itertools import pairwise
+from itertools import count, pairwise
 from pathlib import Path
 
 from .. import ToolError, boards
@@ -42,7 +42,7 @@ def budgets(rounds: int) -> list[Budget]:
     with tempfile.TemporaryDirectory(prefix="folder-") as name:
         try:
             exchanges = _measure(Path(name), rounds)
-        except ToolError as reason:
+        except (ToolError, TimeoutError) as reason:
             return [Budget(f"ESP32-C3, {_NAMES:,} files", None, "ms", None, str(reason))]
     return [*_answers(exchanges), *_shares(exchanges)]
 
@@ -55,7 +55,7 @@ def _measure(folder: Path, rounds: int) -> dict[str, list[_Exchange]]:
         (folder / name).write_bytes(served[name])
     whole, record, port = folder / "flash.bin", folder / "record.pcap", peers.free_port()
     whole.write_bytes(flash.whole(boards.load(gauge.BOARD), served=served))
-    client = Client(folder)
+    client, missing = Client(folder), map(f"{_MISSING}{{}}".format, count())
     with gauge.board(whole, record, port) as wait_for, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as stranger:
         stranger.settimeout(_PATIENCE)
 
@@ -68,9 +68,8 @@ def _measure(folder: Path, rounds: int) -> dict[str, list[_Exchange]]:
             stranger.sendto(b"\0\4\0\1", tid)
 
         wait_for(" ready on ")
-        number = 0
-        for number in range(1 + _ASKED):  # the first is answered when all names are known
-            ask(f"{_MISSING}{number}")
+        for _ in range(1 + _ASKED):  # the first is answered when all names are known
+            ask(next(missing))
             stranger.recv(516)
             time.sleep(_PAUSE_S)
         for name, times in ((_LAST, _ASKED), (_CAPITALS, _ASKED), (_OTHER_CASE, _LISTED)):
@@ -90,8 +89,7 @@ def _measure(folder: Path, rounds: int) -> dict[str, list[_Exchange]]:
             while under_way.poll() is None:
                 now = next(clock)
                 if now >= due:
-                    number += 1
-                    ask(f"{_MISSING}{number}")
+                    ask(next(missing))
                     due = max(due, now - _EVERY_US) + _EVERY_US
                 time.sleep(0.001)
             client.finish(under_way)

@@ -19,27 +19,29 @@ _EVERY = 50  # blocks, one that the client is late with
 _PAUSE_S = 0.03, 0.3
 _PATIENCE_S = 10
 _DATA, _ACK = 3, 4
-_LIMIT = 3
+# What the client does, windowsize, whether it acknowledges a copy again, and how many copies it may get.
+_KINDS = (
+    ("lock-step", 1, True, 3),
+    ("windowsize 4", 4, True, None),
+    ("lock-step, a client that ignores copies", 1, False, None),
+)
 
 
 def budgets(port: int, seeds: int) -> list[Budget]:
-    """Clients that pause, by so many `seeds`, all at once. Raises ToolError."""
+    """Clients of each kind, by so many `seeds`, all at once. Raises ToolError."""
     processors.for_clients()
+    copies = asyncio.run(_all(port, seeds))
     result = []
-    for what, windowsize, echoes, limit in (
-        ("lock-step", 1, True, _LIMIT),
-        ("windowsize 4", 4, True, None),
-        ("lock-step, a client that ignores copies", 1, False, None),
-    ):
-        repeats = asyncio.run(_all(port, windowsize, echoes, seeds))
-        method = f"worst of {seeds} clients, median {statistics.median(repeats):g}; {_BLOCKS:,} blocks of {_BLKSIZE}"
-        what = f"needless repeats, a client that pauses, {what}"
-        result.append(Budget(what, max(repeats), "packets", limit, method))
+    for number, (kind, _, _, limit) in enumerate(_KINDS):
+        some = copies[number * seeds :][:seeds]
+        method = f"worst of {seeds} clients, median {statistics.median(some):g}; {_BLOCKS:,} blocks of {_BLKSIZE}"
+        result.append(Budget(f"needless repeats, a client that pauses, {kind}", max(some), "packets", limit, method))
     return result
 
 
-async def _all(port: int, windowsize: int, echoes: bool, seeds: int) -> list[int]:
-    return await asyncio.gather(*(_fetch(port, windowsize, echoes, seed) for seed in range(seeds)))
+async def _all(port: int, seeds: int) -> list[int]:
+    kinds = [(windowsize, echoes) for _, windowsize, echoes, _ in _KINDS]
+    return await asyncio.gather(*(_fetch(port, *kind, seed) for kind in kinds for seed in range(seeds)))
 
 
 async def _fetch(port: int, windowsize: int, echoes: bool, seed: int) -> int:

@@ -205,7 +205,11 @@ def budgets(rows: list[Row]) -> list[Budget]:
         ("loss", lambda facts: facts.get("loss"), 5),
         ("round-trip time", lambda facts: "loss" in facts and not facts["loss"] and facts["round_trip_ms"], _EQUAL),
     ):
-        ratios = [(_ahead(row), row.what) for row in rows if wanted(row.facts) and len(row.samples) > 1]
+        ratios = [
+            (_ahead(row), row.what)
+            for row in rows
+            if wanted(row.facts) and any(row.typical(one) for one in row.samples if one != OURS)
+        ]
         ratio, worst = min(ratios)
         result.append(
             Budget(

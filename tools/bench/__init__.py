@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ..boards import ROOT
-from . import field, gauge, measures, peers, pico, plots, processors
+from . import field, folder, gauge, measures, pauses, peers, pico, plots, processors
 from .client import Client
 from .measures import OURS, Budget, Case, Samples
 
@@ -45,12 +45,13 @@ def run(arguments: argparse.Namespace) -> int:
     processors.for_servers()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: the servers end with us
     with console.status("starting") as status, ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
-        folder.chmod(0o755)  # peers may serve as another user
-        measures.make_files(folder)
-        client = Client(folder)
+        served = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
+        served.chmod(0o755)  # peers may serve as another user
+        measures.make_files(served)
+        client = Client(served)
         status.update("the emulated ESP32-C3")
         gauged = gauge.budgets(arguments.keep)
+        gauged += folder.budgets(1 if arguments.quick else 5)
         pico_figures: dict[str, Any] = {}
         if not arguments.quick:
             status.update(f"the emulated Pico W, which takes {5 if arguments.field else 3} minutes")
@@ -58,8 +59,8 @@ def run(arguments: argparse.Namespace) -> int:
             gauged += more
         status.update("heap and size")
         budgets = measures.heap(peers.free_port())
-        board = stack.enter_context(peers.everyday_board(folder, measures.FLASH_SIZE))
-        ports, absent = _start_peers(stack, folder, peers.DEBIAN)
+        board = stack.enter_context(peers.everyday_board(served, measures.FLASH_SIZE))
+        ports, absent = _start_peers(stack, served, peers.DEBIAN)
         comparisons: Comparisons = []
         for case in measures.CASES:
             if case.together and not processors.two():
@@ -75,6 +76,8 @@ def run(arguments: argparse.Namespace) -> int:
             ratio = samples[OURS].against(samples[case.peer])
             method = f"median ratio of {rounds} rounds in turns, {measures.FILES[case.name] >> 10:,} KiB"
             budgets.append(Budget(what, ratio, "times", case.at_least, method, at_least=True))
+        status.update("clients that pause")
+        budgets += pauses.budgets(board, 2 if arguments.quick else 5)
         rounds = 3 if arguments.quick else 15
         status.update("many clients, a large file, the relay")
         budgets += measures.many_clients(client, board, min(rounds, 7))
@@ -85,14 +88,14 @@ def run(arguments: argparse.Namespace) -> int:
         rows: list[field.Row] = []
         if arguments.field:
             processors.for_servers()
-            others, missing = _start_peers(stack, folder, peers.PYTHON)
+            others, missing = _start_peers(stack, served, peers.PYTHON)
             absent |= missing
             ports = {OURS: board, **ports, **others}
             status.update("all servers, on loopback")
             rows += field.throughput(client, ports, 7)
             rows += field.crowds(client, ports, 5)
             status.update("all servers, with loss and from far away: 8 minutes")
-            rows += field.routes(folder, ports)
+            rows += field.routes(served, ports)
             budgets += field.budgets(rows)
     budgets += gauged
     console.print(_comparison_table(comparisons))

@@ -202,10 +202,14 @@ def budgets(rows: list[Row]) -> list[Budget]:
     result = []
     for what, wanted, limit in (
         ("lock-step on loopback", lambda facts: facts.get("windowsize") == 1 and "loss" not in facts, _EQUAL),
-        ("loss", lambda facts: facts.get("loss"), 1.0),
+        ("loss", lambda facts: facts.get("loss"), 5),
         ("round-trip time", lambda facts: "loss" in facts and not facts["loss"] and facts["round_trip_ms"], _EQUAL),
     ):
-        ratios = [(_ahead(row), row.what) for row in rows if wanted(row.facts) and len(row.samples) > 1]
+        ratios = [
+            (_ahead(row), row.what)
+            for row in rows
+            if wanted(row.facts) and any(row.typical(one) for one in row.samples if one != OURS)
+        ]
         ratio, worst = min(ratios)
         result.append(
             Budget(

@@ -1,4 +1,4 @@
-"""The flash of a genuine board that is to be measured: one script goes before main.py, one file is served."""
+"""The flash of a genuine board that is to be measured."""
 
 import random
 from pathlib import Path
@@ -10,10 +10,10 @@ FILE = "gauge.bin"
 CONTENT = random.Random(1350).randbytes(64 << 10)
 
 
-def with_script(board: dict[str, Any], script: str) -> bytes:
-    """All of the flash from address 0: MicroPython, the server, FILE, and `script` of this folder before main.py.
+def whole(board: dict[str, Any], script: str = "", served: dict[str, bytes] | None = None) -> bytes:
+    """All of the flash from address 0: MicroPython, the server, and `script` of this folder, if any, before main.py.
 
-    Raises ToolError.
+    served  name: content; else FILE. Raises ToolError.
     """
     path = firmware.base_image(board)
     base = firmware.read_base(boards.read_bytes(path), path)
@@ -21,6 +21,7 @@ def with_script(board: dict[str, Any], script: str) -> bytes:
     emulator = board["emulator"]
     settings = boards.check_settings({"ssid": emulator["ssid"], **emulator["settings"]}, [])
     files = filesystem.board_files(settings, board["settings"])
-    files["/main.py"] = Path(__file__).with_name(script).read_bytes() + files["/main.py"]
-    files[f"{filesystem.SERVED}/{FILE}"] = CONTENT
+    if script:
+        files["/main.py"] = Path(__file__).with_name(script).read_bytes() + files["/main.py"]
+    files |= {f"{filesystem.SERVED}/{name}": data for name, data in (served or {FILE: CONTENT}).items()}
     return base.flash.ljust(offset, b"\xff") + filesystem.build(board["filesystem"], size, files)

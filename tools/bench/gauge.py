@@ -38,7 +38,8 @@ _WINDOWS = (1, 4, 16)
 _AT_ONCE = 1464  # blksize of the eight clients that come at once: so they are known in the record
 _ECHOES = 20
 _BOOT_SECONDS = 60
-_DATA = 3
+DATA = 3
+PCAP_HEADER = 24  # bytes before the first frame
 
 
 class Frame(NamedTuple):
@@ -57,17 +58,17 @@ def measure() -> dict[str, float]:
         folder = Path(name)
         (folder / flash.FILE).write_bytes(flash.CONTENT)
         whole, record, port = folder / "flash.bin", folder / "record.pcap", peers.free_port()
-        whole.write_bytes(flash.with_script(boards.load(BOARD), "bare.py"))
-        with _board(whole, record, port) as wait_for:
+        whole.write_bytes(flash.whole(boards.load(BOARD), "bare.py"))
+        with board(whole, record, port) as wait_for:
             wait_for("bare: waiting")
             bare = _bare(port, wait_for)
             wait_for(" ready on ")
             _fetch_all(folder, port)
-        return bare | _figures(_frames(record.read_bytes()))
+        return bare | _figures(frames(record.read_bytes()[PCAP_HEADER:]))
 
 
 @contextmanager
-def _board(whole: Path, record: Path, port: int) -> Iterator[Callable[[str], str]]:
+def board(whole: Path, record: Path, port: int) -> Iterator[Callable[[str], str]]:
     """The board while it runs; the value waits for a line of its console that holds a text, and returns it."""
     command = [sys.executable, "-m", "tools.emulators.qemu", str(whole), "--chip", "esp32c3", "--port", str(port)]
     command += ["--icount", "--pcap", str(record)]
@@ -131,10 +132,11 @@ def _fetch_all(folder: Path, port: int) -> None:
         client.finish(fetch)
 
 
-def _frames(record: bytes) -> list[Frame]:
-    """The UDP datagrams in a pcap file of Ethernet frames (microseconds, this machine's byte order)."""
+def frames(record: bytes) -> list[Frame]:
+    """The UDP datagrams in a pcap file of Ethernet frames (microseconds, this machine's byte order), from its first
+    frame on."""
     found = []
-    at = 24
+    at = 0
     while at + 16 <= len(record):
         seconds, microseconds, length = struct.unpack_from("=3I", record, at)
         frame = record[at + 16 : at + 16 + length]
@@ -147,9 +149,9 @@ def _frames(record: bytes) -> list[Frame]:
     return found
 
 
-def _figures(frames: list[Frame]) -> dict[str, float]:
+def _figures(record: list[Frame]) -> dict[str, float]:
     clients = defaultdict(list)
-    for frame in frames:
+    for frame in record:
         clients[frame.client].append(frame)
     turns = defaultdict(list)  # microseconds by what the board did in them
     at_once = []
@@ -165,7 +167,7 @@ def _figures(frames: list[Frame]) -> dict[str, float]:
             asked = dict(zip(fields[2::2], fields[3::2], strict=False))
             size, window = int(asked.get(b"blksize", 512)), int(asked.get(b"windowsize", 1))
             if size == _AT_ONCE:
-                at_once += [frame for frame in one if frame.data[1] == _DATA]
+                at_once += [frame for frame in one if frame.data[1] == DATA]
                 continue
             turns["rrq"].append(one[1].us - one[0].us)
             sent = [

@@ -216,7 +216,7 @@ def measure(cases: list[tuple[int, int, int]]) -> dict[str, Any]:
     board = boards.load(BOARD)
     with tempfile.TemporaryDirectory() as folder:
         whole = Path(folder) / "flash"
-        whole.write_bytes(flash.with_script(board, "bare_pico.py"))
+        whole.write_bytes(flash.whole(board, "bare_pico.py"))
         bench = _Bench(firmware.base_image(board), whole, cases)
         asyncio.run(bench.run())
     return bench.figures

@@ -200,12 +200,17 @@ class Names:
         matches = []
         try:
             small = self.root + asked[len(self.root) :].lower()
-            try:
-                os.stat(small)
-                matches = [small]
-                return
-            except OSError:
-                pass
+            if small != asked:  # which is not there
+                try:
+                    file = self._open(small)
+                    if file:
+                        file.close()
+                    matches = [small]
+                except Refused:
+                    pass
+                yield  # that may have taken long
+                if matches:
+                    return
             matches = [self.root]
             for part in parts:
                 folders = matches

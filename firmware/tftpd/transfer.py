@@ -119,7 +119,7 @@ class Transfer:
         self._since = None
         self._before = self._answers = self._late = 0
         self._margin = _MARGIN_MIN_MS
-        self._best = _MARGIN_MAX_MS  # the shortest round trip that was measured (ms)
+        self._best = 0  # the shortest round trip that was measured (ms)
         # smoothed round-trip time in 1/8 ms, and its variation in 1/4 ms, as in Jacobson's paper
         self._srtt8 = -1
         self._rttvar4 = 0
@@ -134,11 +134,12 @@ class Transfer:
         One that is far above all others is no round trip, but the client's own timer: its ACK was
         lost. It counts as a doubling."""
         srtt = self._srtt8
-        self._best = min(self._best, ms)
         if srtt < 0:
+            self._best = ms
             self._srtt8 = ms << 3
             self._rttvar4 = ms << 1
         else:
+            self._best = min(self._best, ms)
             off = min(ms, (srtt >> 2) + _MARGIN_MIN_MS) - (srtt >> 3)
             self._srtt8 = srtt + off
             self._rttvar4 += (off if off > 0 else -off) - (self._rttvar4 >> 2)
@@ -166,8 +167,10 @@ class Transfer:
         if self._since == self.progress:  # it was the timer that sent it again
             self._answers = 1
             self._late = ticks_diff(now, self.progress)
-            if 2 * after < self._best:  # too soon for an answer to the repeat
+            if 2 * (after + 1) < self._best:  # too soon for an answer to the repeat
                 self._needless()
+            else:  # it was needed, as far as can be seen yet
+                self._margin = max(self._margin >> 1, _MARGIN_MIN_MS)
 
     def _needless(self):
         """A repeat was not needed: the client had the packet, and was late. Some boot loaders take
@@ -206,7 +209,7 @@ class Transfer:
 
     def expired(self, now):
         """`due` has come: prepare a repeat, or give up."""
-        silence = ticks_diff(now, self.progress)
+        silence = ticks_diff(self.clock(), self.progress)  # `now` may be older than that
         if silence < 0:  # ticks_ms has wrapped: it is days
             silence = self._patience
         if self.blocked:

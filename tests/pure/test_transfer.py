@@ -611,3 +611,38 @@ def test_a_short_timeout_does_not_shorten_the_patience():
     bench.wait(29_000)
     assert bench.transfer.outcome is None
     assert bench.ack(1) == [2]
+
+
+def test_a_timer_of_a_moment_ago_ends_no_transfer_that_has_come_on_since():
+    bench = lock_step()
+    bench.blocks()
+    judged = bench.now
+    bench.now += 5
+    bench.ack(1)
+    bench.transfer.expired(judged)
+    assert bench.transfer.outcome is None
+
+
+def test_losses_at_the_start_give_nobody_more_time():
+    bench = lock_step(200_000)
+    (block,) = bench.blocks()
+    assert bench.wait_until_due() == [block]  # the first packet was lost
+    for _ in range(20):
+        bench.now += 1
+        (block,) = bench.ack(block)
+    assert bench.transfer.due - bench.now < 30
+
+
+def test_repeats_that_are_needed_take_back_what_a_client_was_given_by_mistake():
+    bench = lock_step(200_000)
+    assert repeats_of_a_client_that_pauses(bench, [150]) >= 1
+    (block,) = bench.ack(bench.transfer.top)
+    waits = []
+    for _ in range(8):
+        waits.append(bench.transfer.due - bench.now)
+        assert bench.wait_until_due() == [block]  # lost, and lost
+        bench.now += 1
+        (block,) = bench.ack(block)
+        bench.now += 1
+        (block,) = bench.ack(block)
+    assert waits[0] > 500 and waits[-1] < 50, waits

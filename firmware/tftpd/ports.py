@@ -32,8 +32,6 @@ from .packet import error
 _EAGER_TURNS = const(32)
 _ROOM = const(64)  # bytes of a datagram that are received where no upload needs more
 _REQUEST_ROOM = const(1025)  # on the listening port: some clients fill their request with NULs
-
-
 _MORE = const(5)  # bytes of an upload's datagram: the header, and one that makes it too long
 
 

@@ -256,6 +256,24 @@ def test_a_flash_that_can_not_be_listed_at_the_start_is_looked_at_for_each_name(
     assert find(tree, "ONE") == "One" and find(tree, "missing") is None
 
 
+@pytest.mark.parametrize("where", ["in the job", "beside it"])
+def test_ctrl_c_in_the_middle_leaves_no_request_without_an_answer(lookup, monkeypatch, where: str):
+    _, tree = lookup("One", "two")
+    clock = names.ticks_ms
+
+    def interrupted(*_) -> NoReturn:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as context, pytest.raises(KeyboardInterrupt):
+        if where == "in the job":
+            context.setattr(tree, "_keep", interrupted)
+        else:
+            calls = iter([clock, clock, interrupted])
+            context.setattr(names, "ticks_ms", lambda: next(calls)())
+        tree.work(10)
+    assert find(tree, "ONE") == "One" and find(tree, "missing") is None
+
+
 def test_hidden_names_and_what_is_in_them_are_not_kept(lookup):
     _, tree = lookup(".secret/file", "a/.hidden")
     finish(tree)

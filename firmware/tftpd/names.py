@@ -130,11 +130,15 @@ class Names:
     def work(self, ms):
         """Go on listing for `ms`. Returns True if something is known that was not."""
         end = ticks_add(ticks_ms(), ms)
-        job = self.jobs.pop(0)  # for good if it fails
-        while ticks_diff(end, ticks_ms()) > 0:
-            if next(job, self) is self:  # it has come to its end
-                return True
-        self.jobs.insert(0, job)
+        job = self.jobs[0]
+        try:
+            while ticks_diff(end, ticks_ms()) > 0:
+                if next(job, self) is self:  # it has come to its end
+                    del self.jobs[0]
+                    return True
+        except Exception:
+            del self.jobs[0]
+            raise
         return False
 
     def add(self, path):

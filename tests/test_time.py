@@ -19,7 +19,7 @@ from tftpd.transfer import DONE
 PERIOD = 1 << 30  # of ticks_ms on every port (MICROPY_PY_TIME_TICKS_PERIOD)
 DAY = 86_400_000
 CLIENT = ("10.0.0.5", 1234)
-MODULES = ("server", "ports", "transfer", "upload", "journal", "access", "names")
+MODULES = ("server", "transfer", "upload", "journal", "access", "names")
 days = pytest.mark.parametrize("days", [1, 5, 6.2, 6.3, 7, 10, 12, 13, 30])
 
 

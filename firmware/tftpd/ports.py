@@ -20,15 +20,15 @@ import gc
 import os
 import select
 import socket
-from time import ticks_diff, ticks_ms
+import sys
 
 from micropython import const
 
 from .packet import error
 
 # After a transfer has sent something the answer is looked for so often without waiting, 0.1 to 6
-# ms: an ESP32 that waits wakes at its next tick, 10 ms later (docs/performance.md). Where waits
-# are exact, half as often each time that nothing came.
+# ms: an ESP32 that waits wakes at its next tick, 10 ms later (docs/performance.md). Elsewhere
+# waits are exact: half as often each time that nothing came.
 _EAGER_TURNS = const(32)
 _ROOM = const(64)  # bytes of a datagram that are received where no upload needs more
 _REQUEST_ROOM = const(1025)  # on the listening port: some clients fill their request with NULs
@@ -43,17 +43,6 @@ def host_port(address):
         host = "%d.%d.%d.%d" % tuple(address[4:8])
         port = address[2] << 8 | address[3]
     return (host, port) if port and 0 < int(host.split(".")[0]) < 224 else None
-
-
-def _least_turns():
-    """How often to look at least: once where a wait of 1 ms takes no more than 2."""
-    nothing = select.poll()
-    waits = []
-    for _ in range(4):  # of which one may have been to the next tick, or be late
-        started = ticks_ms()
-        nothing.poll(1)
-        waits.append(ticks_diff(ticks_ms(), started))
-    return 1 if sorted(waits)[1] <= 2 else _EAGER_TURNS
 
 
 class Session:
@@ -116,7 +105,7 @@ class Ports:
         self._needed = select.poll()  # those of them that the transfers under way need
         self._eager = 0  # turns that are still to be made without waiting
         self._turns = _EAGER_TURNS  # as many the next time
-        self._least_turns = _least_turns()
+        self._least_turns = _EAGER_TURNS if sys.platform == "esp32" else 1
 
     def wait(self, timeout_ms):
         """Wait for something to read, at most `timeout_ms`, or not at all while an answer may come

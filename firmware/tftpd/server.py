@@ -19,27 +19,27 @@ from .packet import ACCESS, MAX_REQUEST, RRQ, UNDEFINED, UNKNOWN_TID, WRQ, Refus
 from .ports import Ports, Session, host_port
 from .transfer import DONE, ReadAhead, ReadTransfer
 
-_LISTEN_MS = const(20)  # while transfers keep it busy, new requests and strangers wait so long,
-_ALONE_MS = const(40)  # and so long while a single transfer goes on and on
+_LISTEN_MS = const(20)  # how long requests and strangers may wait while transfers are busy,
+_ALONE_MS = const(40)  # and while a single busy transfer polls its own socket
 _TICK_MS = const(1000)
 # No transfer waits so long: 255 s x 100 retries are 7 hours. What seems to be due later has been
 # due for days in which nobody called poll(), for ticks_ms wraps after 12.4 of them.
 _LONGEST_MS = const(28800000)
-_SHARE_MS = const(4)  # in which a twin's client is heard again and again where others share a port
-_RESERVE = const(2048)  # bytes of heap in one piece that a transfer must leave
-_BURST = const(16)  # datagrams taken from one socket before the others have their turn
-_WAITING = const(5)  # how many are taken at most before the first of them is answered
-_SLICE_MS = const(10)  # in which folders are listed,
-_REST_MS = const(30)  # and after which transfers have their turn
-_LATER = const(8)  # requests that wait for that
-_TOLD_REPEATS = const(2)  # of a request: our answers don't arrive
-_ENDED = const(8)  # clients that are remembered
-_LEAST_BLKSIZE = const(512)  # that of a request without options
-_FRAME_BLKSIZE = const(1468)  # what fits into one frame
+_SHARE_MS = const(4)  # how long a twin is served in one turn while other clients share its port
+_RESERVE = const(2048)  # contiguous bytes of heap that a new transfer must leave free
+_BURST = const(16)  # datagrams taken from one socket before the others get their turn
+_WAITING = const(5)  # datagrams taken from it before the first of them is answered
+_SLICE_MS = const(10)  # how long folders are listed in one go,
+_REST_MS = const(30)  # and how long transfers have the loop after that
+_LATER = const(8)  # requests that may wait for a listing
+_TOLD_REPEATS = const(2)  # duplicates of a request after which the journal says so
+_ENDED = const(8)  # clients of finished transfers that are remembered
+_LEAST_BLKSIZE = const(512)  # RFC 1350's, for requests without options
+_FRAME_BLKSIZE = const(1468)  # the largest that fits into one Ethernet frame
 
 
 def _explained(trouble):
-    """(code, text) of the ERROR that tells a client of an exception."""
+    """(code, text) of the ERROR packet for an exception."""
     if isinstance(trouble, Refused):
         return trouble.code, trouble.text
     if isinstance(trouble, MemoryError):
@@ -85,12 +85,11 @@ class Server:
         self._turns = None
 
     def _load_uploads(self):
-        """Uploads, None where none are allowed. What a power cut has left of earlier ones is seen
-        to in any case."""
+        """The Uploads, or None where uploads are off. Recovers from a power cut in either case."""
         allowed = self.settings["write_from"]
         try:
             left = os.listdir(UPLOADS)
-        except OSError:  # there never was one
+        except OSError:  # no upload so far
             left = None
         if not allowed and not left:
             return None
@@ -105,8 +104,8 @@ class Server:
         return uploads
 
     def _make_ahead(self, size):
-        """The ReadAhead of `size` bytes, or of what the heap can spare: a quarter of it. No
-        larger block is granted then."""
+        """A ReadAhead of `size` bytes, or of a quarter of the free heap if that is less. The
+        largest blksize that is granted follows from it."""
         settings = self.settings
         gc.collect()
         size = max(min(size, gc.mem_free() // 4), _LEAST_BLKSIZE)
@@ -114,7 +113,7 @@ class Server:
             try:
                 ahead = ReadAhead(size)
                 break
-            except MemoryError:  # not in one piece
+            except MemoryError:  # the heap has no contiguous block of that size
                 if size == _LEAST_BLKSIZE:
                     raise
                 size = max(size // 2, _LEAST_BLKSIZE)
@@ -226,25 +225,25 @@ class Server:
                     continue
                 if size == 4:
                     something = True
-                    try:  # as _drive() does, for which its frame would come from the heap
+                    try:  # _drive() inlined: the frame of that call would come from the heap
                         size = transfer.pump(inbox)
-                        # None: it is due later, by _MARGIN_MIN_MS, which is _LISTEN_MS.
+                        # None: its timer is due no sooner than _MARGIN_MIN_MS (= _LISTEN_MS).
                         if size is not None:
                             self._attend(session, inbox, size)
                     except Exception as trouble:
                         self._fail(session, trouble)
-                elif size == 0:  # deaf, as Ports.mend() has it
+                elif size == 0:  # a dead socket, see Ports.mend()
                     ports.renew(session)
                     self._drive(session)
             if listener in behind:
-                ports.all = True  # a request seldom comes alone
-                if len(behind) > 1:  # last: what the others say may make room
+                ports.all = True  # requests come in groups
+                if len(behind) > 1:  # listener last: the others may free a place
                     behind = sorted(behind, key=lambda port: port is listener)
             for port in behind:
                 something = True
                 waiting = port.waiting
-                # A Pico W's socket queues four, and others come while one is answered. Five of
-                # an upload's usual blocks would be more than the heap has to spare.
+                # A Pico W's socket queues four datagrams, and more arrive while one is answered.
+                # But five blocks of an upload would not fit into the heap.
                 most = _WAITING if port.room < MAX_REQUEST else 1
                 session = None
                 try:
@@ -254,7 +253,7 @@ class Server:
                         try:
                             while len(waiting) < most:
                                 waiting.append(port.sock.recvfrom(port.room))
-                        except OSError:  # no more, or an ICMP message about an earlier packet
+                        except OSError:  # queue empty, or an ICMP error of an earlier packet
                             pass
                         except MemoryError:
                             self._hear_short(port)
@@ -272,21 +271,22 @@ class Server:
                                 self._attend(session, datagram, size)
                         else:
                             self._request(port, datagram, client, session)
-                            if port is listener:  # what a request has begun comes first
+                            if port is listener:  # the new transfer goes first
                                 break
                         session = None
-                # A fault of a transfer; or no memory to hear, nor to answer.
+                # A fault in a transfer, or no memory to receive or to answer.
                 except Exception as trouble:
                     self._fail(session, trouble)
                 if port.waiting and port.sock:
                     ports.behind += (port,)
-            session = transfer = datagram = None  # or they would stay in memory
+            session = transfer = datagram = None  # the generator's frame would keep them alive
             if something:
                 ports.look()
             more = False
             if sessions:
-                # As of the poll: what has come since may be what a timer waits for.
-                if ports.alone:  # pump() has looked for it
+                # `now` is the time of the poll: a datagram that came later may be the answer that
+                # a timer waits for. A lone transfer has read its socket since.
+                if ports.alone:
                     now = ticks_ms()
                 more = 0 < ticks_diff(self._due, now) <= _LISTEN_MS
                 if not more:
@@ -417,8 +417,8 @@ class Server:
         late = gives_way(own, settings["transfers_per_client"], host, now)
         late = late or gives_way(self._sessions, settings["transfers"], host, now)
         self._give_way(late)
-        # What is to stay must not come to lie among garbage, or it cuts the heap to pieces.
-        if self._sessions:  # else the end of the last one has collected it
+        # Allocate long-lived objects before the heap fragments.
+        if self._sessions:  # without any, _end() has just collected
             gc.collect()
         for one, off in settings["options_off"].items():
             if host in Ranges([one]):
@@ -451,10 +451,10 @@ class Server:
             session = Session(
                 transfer, file, ports.listener, client, host, datagram, label, began, now
             )
-            # Or the next request could not even be heard, and refused; or what is uploaded.
+            # Fail now rather than when the next request, or this upload's block, is received.
             bytearray(max(_RESERVE, agreed.blksize if uploads else 0))
             if not settings["single_port"]:
-                session.port = ports.new()  # last: it stays open
+                session.port = ports.new()  # last, because nothing below closes it
         except Exception:
             if file:
                 self.files.close(file)
@@ -467,14 +467,14 @@ class Server:
 
     def _give_way(self, session):
         if session:
-            code = UNDEFINED if session.transfer.proven else None  # no more to a false address
+            code = UNDEFINED if session.transfer.proven else None  # no ERROR to a forged address
             self._end(session, "has not answered, and gives way", code)
 
     # -- transfers
 
     def _drive(self, session, late=None):
-        """Let the transfer go on, since it is `late` (ticks_ms) or has something to send, or end
-        it."""
+        """Resume the transfer, because its timer expired at `late` (ticks_ms) or because it has
+        something to send; end it if it is finished."""
         transfer = session.transfer
         try:
             if late is not None:
@@ -485,9 +485,9 @@ class Server:
         self.ports.look()
 
     def _fail(self, session, trouble):
-        """An exception: a fault of ours ends one transfer, or none, not the server."""
+        """An exception ends one transfer, or none, never the server."""
         code, text = _explained(trouble)
-        if session in self._sessions:  # None, and who has ended, are not
+        if session in self._sessions:  # not None, and not ended yet
             transfer = session.transfer
             if transfer.blocked and not transfer.path and transfer.blksize > _FRAME_BLKSIZE:
                 self.blksize = max(transfer.blksize // 2, _FRAME_BLKSIZE)
@@ -496,7 +496,7 @@ class Server:
             self._end(session, text, code)
 
     def _attend(self, session, word, size):
-        """See to what pump() left."""
+        """Handle what pump() did not: a datagram of `size` bytes, or an outcome."""
         transfer = session.transfer
         while size and size > 0:
             now = ticks_ms()
@@ -504,7 +504,7 @@ class Server:
             word = None
             size = None if transfer.outcome else transfer.pump(None)
             if transfer.path and transfer.whole():
-                self.journal.finished(session, DONE)  # it stays only to repeat its ACK
+                self.journal.finished(session, DONE)  # it only dallies from now on
         if transfer.outcome:
             self._end(session, transfer.outcome)
         elif ticks_diff(transfer.due, self._due) < 0:
@@ -516,32 +516,32 @@ class Server:
         wait = _LISTEN_MS
         for session in self._sessions:
             transfer = session.transfer
-            # By when this should have been done: what became due since, because we are late
-            # ourselves, gets one more turn in which its answer may be found.
+            # Judge by when this should have run. A timer that expired since, in a long turn of
+            # ours, gets one more turn in which the answer may be read.
             if not 0 < ticks_diff(transfer.due, self._due) < _LONGEST_MS:
                 self._drive(session, late=now)
-            if transfer.outcome:  # it has left the list: the others in the next turn
+            if transfer.outcome:  # the list has changed: go on in the next turn
                 wait = 0
                 break
             wait = min(wait, ticks_diff(transfer.due, now))
         self._due = ticks_add(now, wait)
 
     def _end(self, session, outcome, code=None):
-        """Give back all that the transfer holds; with a `code` its client gets an ERROR. To one
-        that only waits for a last ACK nothing has happened."""
+        """Release everything the transfer holds; with a `code` its client gets an ERROR. A
+        transfer that only waits for its last ACK counts as done."""
         transfer = session.transfer
         content = transfer.dallying(ticks_ms()) or (code is None and transfer.whole())
         if transfer.outcome is None and content:
             outcome, code = DONE, None
         transfer.outcome = outcome
-        self.files.close(session.file)  # takes long: who is interrupted here is ended by stop()
+        self.files.close(session.file)  # slow; Ctrl-C here: stop() ends the session
         self._sessions.remove(session)
         del self._clients[session.client]
         if self.ahead.owner is transfer:
             self.ahead.owner = None
         if code is not None:
             self.ports.reply(session.port, session.client, code, outcome)
-        elif session.port.users > 1:  # what it still sends there is no stranger's
+        elif session.port.users > 1:  # no ERROR 5 for its late packets there
             self._ended = self._ended[1 - _ENDED :] + [session.client]
         self.ports.leave(session, self._sessions)
         self.journal.finished(session, outcome)

@@ -425,7 +425,7 @@ class ReadTransfer(Transfer):
     def receive(self, datagram, size, now):
         """A datagram came from the client: its first `size` bytes are in `datagram`.
 
-        What makes no sense is ignored. Bytes behind an ACK are: the Windows boot manager's.
+        Invalid packets are ignored, and so are bytes behind an ACK (Windows boot manager).
         """
         if size < 4 or datagram[0]:
             return

@@ -45,7 +45,7 @@ class WriteTransfer(Transfer):
 
     def receive(self, datagram, size, now):
         """A datagram came from the client: its first `size` bytes are in `datagram`, which is
-        kept until pump(). What makes no sense is ignored."""
+        kept until pump(). Invalid packets are ignored."""
         if size < 4 or datagram[0]:
             return
         number = datagram[2] << 8 | datagram[3]

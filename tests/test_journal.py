@@ -48,6 +48,7 @@ def test_a_client_that_ends_with_an_error_is_told_with_its_code(board: Board):
 
 
 def test_a_refusal_is_one_line_and_cannot_forge_another(board: Board):
+    time.sleep(1.1)  # of such lines only so many come at once
     seen = len(board.console)
     with Wire(board.address) as wire:
         wire.ask("no\n9.999 10.0.0.1:1 RRQ forged\x1b[2J")
@@ -66,7 +67,7 @@ def refused_as(board: Board, datagram: bytes) -> str:
 
 
 def test_a_refused_request_is_shown_as_a_served_one(board: Board):
-    time.sleep(1.1)  # of such lines only so many come at once
+    time.sleep(1.1)
     asked = request("missing", ("blksize", 1432), ("tsize", 0))
     assert refused_as(board, asked) == 'RRQ "missing" octet blksize=1432 tsize=0: refused, file not found'
     assert refused_as(board, request("")) == 'RRQ "" octet: refused, is a folder, not a file'

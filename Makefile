@@ -42,7 +42,7 @@ test: $(STAMP)
 	@$(VENV)/bin/pytest
 
 soak: $(STAMP)
-	@SOAK=1 $(VENV)/bin/pytest tests/test_soak.py
+	@SOAK=1 $(VENV)/bin/pytest tests/server/test_soak.py
 
 $(VENV)/bench: $(STAMP)
 	@$(VENV)/bin/pip install -q --disable-pip-version-check --group bench

@@ -1,16 +1,11 @@
 """Any schedule of loss, duplication and reordering that ends leaves the exact bytes; nothing upsets the state machines
 or the parser (hypothesis)."""
 
-import sys
-from pathlib import Path
 from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
-
-sys.path.insert(0, str(Path(__file__).parent / "pure"))
-
 from schedule import FATES, play
 from simulated import Bench, Memory, Sender, UploadBench, ack, data
 from tftpd.netascii import NetasciiSink

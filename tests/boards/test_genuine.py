@@ -176,7 +176,7 @@ def test_a_power_cut_loses_nothing_of_what_was_there(start, tmp_path: Path):
 @genuine
 @pytest.mark.timeout(1500)  # a start for each cut
 def test_power_cuts_in_an_upload_over_an_old_file_leave_the_old_or_the_new_one_whole(start, tmp_path: Path):
-    # Every operation of the flash is cut in tests/test_power_cut.py; here it is a sample, on the genuine firmware.
+    # tests/server/test_power_cut.py cuts every operation of the flash; this is a sample on the genuine firmware.
     flash = tmp_path / "flash"
     keep = ("--save", str(flash), "--writable", "--set", "overwrite=true")
     files = {"conf": content(9_000, 1), "neighbour": content(3_000, 2)}

@@ -1,14 +1,9 @@
 """Any schedule of loss, duplication and reordering that ends delivers the exact bytes (hypothesis)."""
 
 import io
-import sys
-from pathlib import Path
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-sys.path.insert(0, str(Path(__file__).parent / "pure"))
-
 from schedule import FATES, play
 from simulated import Bench, Client
 from tftpd.netascii import NetasciiSource

@@ -32,7 +32,7 @@ def faulty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Address, 
     text = source.read_text()
     assert 'const("/.uploads")' in text  # that would be on the host's own root
     source.write_text(text.replace('const("/.uploads")', f'const("{root.parent}/uploads")'))
-    command = [micropython(), "-X", "heapsize=1M", "tests/faults.py", str(firmware), str(root), str(port)]
+    command = [micropython(), "-X", "heapsize=1M", "tests/server/faults.py", str(firmware), str(root), str(port)]
     console = root.parent / "faults.console"
     with console.open("wb") as out, subprocess.Popen(command, cwd=ROOT, stdout=out, stderr=out) as server:
         while "ready on" not in console.read_text():

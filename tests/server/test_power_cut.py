@@ -14,7 +14,7 @@ from tools.boards import micropython
 def power_cut(old: int, new: int, reader: bool, tear: bool, firmware: Path = ROOT / "firmware") -> tuple[int, int]:
     """The number of cuts in the upload, and in the boots behind them."""
     values = [str(int(value)) for value in (old, new, reader, tear)]
-    command = [micropython(), "-X", "heapsize=8M", "tests/power_cut.py", str(firmware), *values]
+    command = [micropython(), "-X", "heapsize=8M", "tests/server/power_cut.py", str(firmware), *values]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100)
     assert result.returncode == 0, result.stdout + result.stderr[-2000:]
     cuts, again = result.stdout.splitlines()[-1].split()

@@ -34,6 +34,16 @@ class Ranges:
         return any(number >> drop == network for network, drop in self._ranges)
 
 
+def allowed(options, off, host):
+    """The `options` of a request, pairs of bytes, without those that `off` (the setting
+    options_off) has for `host`."""
+    for one, names in off.items():
+        if host in Ranges([one]):
+            refused = [name.encode() for name in names] if names != "all" else ()
+            options = [pair for pair in options if refused and pair[0].lower() not in refused]
+    return options
+
+
 def may_end(session, host, now):
     """Whether `session` (server.py) may be ended for a request from `host`: its client has not
     answered, and so may have a false address; or it is the same host, and was restarted."""
@@ -43,13 +53,17 @@ def may_end(session, host, now):
     return session.host == host and not 0 <= ticks_diff(now, transfer.progress) < _SILENT_MS
 
 
-def gives_way(sessions, limit, host, now):
-    """Who of `sessions` (server.py) is to end so that one more, for `host`, is within `limit`.
+def gives_way(sessions, settings, host, now):
+    """Who of `sessions` (ports.Session) is to end so that one more, for `host`, is within the
+    limits transfers_per_client and transfers of the `settings`.
 
     None if all can stay. Raises Refused if none can be sent away: one that only waits for a last
     ACK can, and one that may_end().
     """
-    if len(sessions) < limit:
+    own = [session for session in sessions if session.host == host]
+    if len(own) >= settings["transfers_per_client"]:
+        sessions = own
+    elif len(sessions) < settings["transfers"]:
         return None
     for session in sessions:
         if session.transfer.dallying(now):

@@ -1,12 +1,16 @@
-"""The files that are served: which one a client gets, and where its blocks come from."""
+"""The files that are served: which one a client gets, where its blocks come from, and the buffer
+that they are read into."""
 
 import os
 
 from micropython import const
 
 from .names import Names, components
+from .options import Agreed
 from .packet import ACCESS, NOT_FOUND, Refused
+from .rrq import ReadTransfer
 
+_AHEAD_BLOCKS = const(16)  # at most, for each costs its transfer a memoryview
 UPLOADS = const("/.uploads")  # where uploads grow, and where is moved what is read meanwhile
 
 
@@ -16,6 +20,37 @@ def remove(path):
         os.remove(path)
     except OSError:  # out of sight in any case; the next start tries again
         pass
+
+
+class ReadAhead:
+    """The buffer that all transfers send from: it holds the next blocks of one of them.
+
+    One for all takes less heap than one for each, and blocks that are read together leave
+    together, which wakes a client once and not for each (docs/performance.md). They lie one behind
+    the other as in the file, from byte 4 on. The header of a block overwrites the end of the block
+    before it, which has been sent by then.
+
+    size   bytes of data that fit
+    owner  the transfer whose blocks these are
+    inbox  what a connected socket has received: an ACK, or the head of an ERROR
+    """
+
+    def __init__(self, size):
+        """`size`: at least the largest blksize."""
+        self.view = memoryview(bytearray(4 + size))
+        self.size = size
+        self.owner = None
+        self.inbox = bytearray(4)
+
+    def cut(self, blksize, window):
+        """Views of the buffer for a transfer: a list with one of each block and its header, one of
+        the data of as many whole windows as fit, and one of the data of a single window."""
+        view = self.view
+        count = min(_AHEAD_BLOCKS, self.size // blksize)
+        packets = [view[i : i + 4 + blksize] for i in range(0, count * blksize, blksize)]
+        step = min(window, count)
+        data = view[4 : 4 + (count - count % step) * blksize]
+        return packets, data, data[: step * blksize]
 
 
 class OctetSource:
@@ -48,6 +83,8 @@ class Files:
     readers  {source: path} of the files that are being read
     """
 
+    transfer = ReadTransfer
+
     def __init__(self, settings, most):
         """`settings`: as in docs/settings.md: root, client_folders; `most`: of Names."""
         self.settings = settings
@@ -63,9 +100,9 @@ class Files:
             raise Refused(ACCESS, "the folder of another client")
         return own
 
-    def ways(self, name, host):
+    def place(self, name, host, found):
         """Which files that name (bytes of a request) may mean for the client at `host`, the first
-        one that is there: a list of their parts. Raises Refused."""
+        one that is there: a list of their parts. `found` is of no use here. Raises Refused."""
         if name[-1:] == b"\xff":  # old PXE ROMs behind some DHCP servers; no name ends so
             name = name[:-1]
         parts = components(name)
@@ -81,6 +118,28 @@ class Files:
         if not ways:
             raise Refused(NOT_FOUND, "file not found")
         return ways
+
+    def open(self, ways, found, mode, asked, blksize):
+        """Open the first of `ways` that is there.
+
+        found    as in Names.find()
+        mode     "octet" or "netascii"
+        asked    options of the request, pairs of bytes
+        blksize  the most that is granted
+
+        Returns (path, source of its blocks, options.Agreed). Raises Refused, Later, OSError.
+        """
+        path, file = self.find(ways, found)
+        try:
+            size = None  # netascii: not known before the file has been read
+            if mode == "octet":
+                size = file.seek(0, 2)
+                file.seek(0)
+            agreed = Agreed(asked, blksize, self.settings["windowsize"], size)
+            return path, self.source(file, path, mode, agreed), agreed
+        except Exception:
+            file.close()
+            raise
 
     def find(self, ways, found):
         """(path, file open for reading) of the first of `ways` that is there. `found`: as in

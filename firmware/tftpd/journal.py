@@ -8,6 +8,7 @@ from time import ticks_diff, ticks_ms
 
 from micropython import const
 
+from .packet import WRQ
 from .transfer import DONE, PROBED
 
 ALWAYS = -1  # tools wait for these lines
@@ -43,6 +44,14 @@ def quoted(sent):
         return repr(sent[:_LONGEST])
     shown = "".join([_shown(one) for one in text[:_LONGEST]])
     return '"%s"%s' % (shown, "..." if len(text) > _LONGEST else "")
+
+
+def label(opcode, name, mode, options):
+    """A request for the journal; `name` is bytes, `options` are (name, value) pairs of bytes."""
+    what = "%s %s %s" % ("WRQ" if opcode == WRQ else "RRQ", quoted(name), mode)
+    if options:
+        what += " " + quoted(b" ".join([b"=".join(pair) for pair in options]))[1:-1]
+    return what
 
 
 class Journal:

@@ -96,6 +96,7 @@ class NetasciiSink:
     def __init__(self, sink):
         """`sink`: as store.Sink."""
         self.sink = sink
+        self.path = sink.path
         self.close = sink.close
         self._cr = False  # the last byte was a CR: LF or NUL is to follow
 

@@ -1,4 +1,5 @@
-"""The UDP ports of the server: their sockets, and how it waits for them. No other file waits.
+"""The UDP ports of the server: their sockets, the wait for them, and who gets what comes. No other
+file waits.
 
 A transfer gets a port (TID) of its own as RFC 1350 section 4 asks, while the board gives out
 sockets; a Pico W has 3 in all, and a request that finds none left shares a port. Two kinds of
@@ -10,26 +11,30 @@ sockets live on such a port:
 
 Each socket that is polled costs an ESP32 0.17 ms a turn, a seventh of a block. So there are two
 poll sets: one of all sockets, to wait on, and one of those that the transfers under way need, for
-the turns that don't wait; while these go on and on, all are looked at now and then.
+the turns that don't wait; while these go on and on, all are polled now and then.
 """
-
-# What is called for a port is called for an open one.
-# pyright: reportOptionalMemberAccess=false
 
 import gc
 import os
 import select
 import socket
 import sys
+from time import ticks_add, ticks_diff, ticks_ms
 
 from micropython import const
 
-from .packet import error
+from .journal import ALWAYS
+from .packet import MAX_REQUEST, UNKNOWN_TID, error
 
-# After a transfer has sent something the answer is looked for so often without waiting, 0.1 to 6
+# After a transfer has sent something its answer is looked for so often without waiting, 0.1 to 6
 # ms: an ESP32 that waits wakes at its next tick, 10 ms later (docs/performance.md). Elsewhere
 # waits are exact: half as often each time that nothing came.
 _EAGER_TURNS = const(32)
+_ALONE_MS = const(40)  # how long a lone transfer may hear its own socket,
+_SHARE_MS = const(4)  # and one with a twin while other clients share its port
+_BURST = const(16)  # datagrams taken from one socket before the others get their turn
+_WAITING = const(5)  # datagrams taken from it before the first of them is answered
+_ENDED = const(8)  # clients of finished transfers that are remembered
 _ROOM = const(64)  # bytes of a datagram that are received where no upload needs more
 _REQUEST_ROOM = const(1025)  # on the listening port: some clients fill their request with NULs
 _MORE = const(5)  # bytes of an upload's datagram: the header, and one that makes it too long
@@ -48,17 +53,17 @@ def host_port(address):
 class Session:
     """A transfer with its place on the network and what the journal wants to know of it."""
 
-    def __init__(self, transfer, file, port, client, host, request, label, began, now):
+    def __init__(self, transfer, file, client, host, request, label, began, now):
         self.transfer = transfer
         self.file = file  # its source or sink
         self.client = client  # address as recvfrom gives it
         self.host = host  # the same as a text
-        self.request = request  # the datagram, to know its repeat from a new one
+        self.request = request  # the datagram, to know its duplicate from a new one
         self.label = label  # for the journal; None once that has been told
         self.began = began  # uptime_ms of the journal
         self.started = now  # ticks_ms, to judge a client that has not answered
-        self.port = port
-        self.twin = None  # as Ports has it
+        self.port: "Port | None" = None  # until it joins
+        self.twin = None  # the socket connected to its client, None without one
 
 
 class Port:
@@ -73,7 +78,7 @@ class Port:
     """
 
     def __init__(self, tid, room=_ROOM):
-        self.sock: socket.socket | None = None
+        self.sock: "socket.socket | None" = None
         self.tid = tid
         self.users = self.twins = 0
         self.room = room
@@ -81,43 +86,171 @@ class Port:
 
 
 class Ports:
-    """All the ports.
+    """All the ports, and the transfers that use them.
 
     listener  Port that requests come to
-    heard     {socket: Port} of those that are open
-    twins     {socket: Session}
+    sessions  [Session] of the transfers under way, the oldest first
+    clients   {address: Session} of the same
+    heard     {socket: Port} of the ports that are open
+    twins     {socket: Session} of the connected sockets
     alone     what wait() gives where there is one twin and no other transfer, else None
-    all       set it to have the next wait() look at all sockets
-    behind    tuple of ports on which datagrams are waiting; wait() does not wait then
+    all       set it to have the next wait() poll all sockets
+    due       ticks_ms at which turn() must be back while transfers are under way
     """
 
-    def __init__(self, address, number):
-        """`address`: of this host to bind to; `number`: of the listening port."""
-        self.address = address
-        self.listener = Port(number, _REQUEST_ROOM)
+    def __init__(self, server):
+        """`server`: Server, whose `settings` give the address of this host to bind to and the
+        number of the listening port. It is called for a request, and for what is unusual."""
+        self.server = server
+        self.address = server.settings["address"]
+        self.listener = Port(server.settings["port"], _REQUEST_ROOM)
+        self.sessions = []
+        self.clients = {}
         self.heard = {}
         self.twins = {}
         self.alone = None
         self.all = False
-        self.behind: tuple = ()
-        self.users = 0  # of all ports
+        self.due = ticks_ms()
+        self._ended = []  # addresses whose transfer has left a port that others still use
         self._poller = select.poll()  # all sockets
         self._needed = select.poll()  # those of them that the transfers under way need
         self._eager = 0  # turns that are still to be made without waiting
         self._turns = _EAGER_TURNS  # as many the next time
         self._least_turns = _EAGER_TURNS if sys.platform == "esp32" else 1
+        self._generator = None
+
+    def turn(self, timeout_ms):
+        """Wait at most `timeout_ms` for datagrams, and give each to whom it is for. Opens the
+        listening port first if it is closed; raises OSError if that can't be done.
+
+        Returns the time (ticks_ms) by which the timers are to be judged.
+        """
+        if self.listener.sock is None:
+            self._listen()
+        if not self._generator:
+            self._generator = self._run()
+            self._generator.send(None)
+        try:
+            return self._generator.send(timeout_ms)
+        except BaseException:  # as Ctrl-C's: the generator has ended
+            self._generator = None
+            raise
+
+    # -- hot path
+
+    def _run(self):
+        """The generator behind turn(), which has its frame once: that of a function with more than
+        eleven words comes from the heap for each call (py/objfun.c in MicroPython), which took the
+        everyday board 40 % of its time with eight clients.
+
+        wait    until a socket has something, a timer is due, or the time is over
+        twins   each connected socket gives an ACK to its transfer
+        ports   each other socket gives its datagrams, a few in turn: to the transfers that share
+                the port, to strangers an ERROR, and requests to the server. The listening port
+                comes last, for what the others hear may free a place for a request
+        yield   server.poll() runs the timers
+
+        A transfer that returns True from pump() goes to server.attend(), one that raises to
+        server.fail().
+        """
+        server = self.server
+        listener = self.listener
+        twins = self.twins
+        clients = self.clients
+        inbox = server.ahead.inbox
+        pending = ()  # ports with datagrams that have been received and not been given
+        now = 0
+        while True:
+            timeout_ms = yield now
+            now = ticks_ms()
+            until = None
+            if self.sessions:
+                if self.alone:
+                    until = ticks_add(now, min(timeout_ms, _ALONE_MS))
+                timeout_ms = max(0, min(timeout_ms, ticks_diff(self.due, now)))
+            ready = self.wait(0 if pending else timeout_ms)
+            now = ticks_ms()
+            readable = pending
+            pending = ()
+            given = False
+            for sock, _ in ready:
+                session = twins.get(sock)
+                if not session:
+                    port = self.heard.get(sock)
+                    if port and port not in readable:
+                        last = port is listener
+                        readable = readable + (port,) if last else (port,) + readable
+                    continue
+                transfer = session.transfer
+                transfer.until = until
+                if session.port.users > 1:
+                    transfer.until = ticks_add(ticks_ms(), _SHARE_MS)
+                try:
+                    size = transfer.hear(inbox)
+                except OSError as trouble:
+                    if transfer.failed(trouble):
+                        server.attend(session)
+                    continue
+                if size == 4:
+                    given = True
+                    try:  # server.drive() inlined: the frame of that call comes from the heap
+                        if transfer.pump(inbox):
+                            server.attend(session)
+                    except Exception as trouble:
+                        server.fail(session, trouble)
+                elif size == 0:
+                    self._mend_twin(session)
+            for port in readable:
+                given = True
+                waiting = port.waiting
+                # A Pico W's socket queues four datagrams, and more arrive while one is answered.
+                # But five blocks of an upload would not fit into the heap.
+                most = _WAITING if port.room < MAX_REQUEST else 1
+                for _ in range(_BURST):
+                    try:
+                        while port.sock and len(waiting) < most:
+                            waiting.append(port.sock.recvfrom(port.room))
+                    except OSError:  # queue empty, or an ICMP error of an earlier packet
+                        pass
+                    except MemoryError:
+                        self._hear_short(port)
+                    if not (waiting and port.sock):
+                        break
+                    datagram, client = waiting.pop(0)
+                    session = clients.get(client)
+                    if session and session.port is not port:
+                        session = None
+                    if port is listener and datagram[:2] in (b"\0\1", b"\0\2"):  # RRQ, WRQ
+                        session = None
+                    try:
+                        if not session or not datagram:
+                            self._other(port, datagram, client)
+                        elif session.transfer.pump(datagram):
+                            server.attend(session)
+                    except Exception as trouble:
+                        server.fail(session, trouble)
+                    if port is listener and not session:
+                        self.all = True  # requests come in groups,
+                        break  # and the new transfer goes first
+                if port.waiting and port.sock:
+                    pending += (port,)
+            session = transfer = datagram = None  # this frame would keep them alive
+            if given:
+                self.look()
+            # A datagram that came after the poll may be the answer that a timer waits for. A lone
+            # transfer has read its socket since.
+            if self.alone:
+                now = ticks_ms()
 
     def wait(self, timeout_ms):
         """Wait for something to read, at most `timeout_ms`, or not at all while an answer may come
-        at once. Gives (socket, event) for each socket that may have something. Hot path."""
-        if self._eager and self.users:
+        at once. Gives (socket, event) for each socket that may have something."""
+        if self._eager and self.sessions:
             self._eager -= 1
             timeout_ms = 0
             if not self._eager:
                 self._turns = max(self._turns >> 1, self._least_turns)
-        if self.behind:
-            timeout_ms = 0
-        if timeout_ms or self.all or not self.users:
+        if timeout_ms or self.all or not self.sessions:
             self.all = False
             return self._poller.ipoll(timeout_ms)
         # To ask whether there is something to read takes an ESP32 longer than to read it.
@@ -128,6 +261,72 @@ class Ports:
         if self._eager and self._turns < _EAGER_TURNS:
             self._turns <<= 1
         self._eager = self._turns
+
+    # -- the unusual
+
+    def _other(self, port, datagram, client):
+        """Handle what is of no transfer on `port`: a request, a stranger's, or nothing at all."""
+        if not datagram:
+            self._mend(port)
+            return
+        peer = host_port(client)
+        kind = datagram[:2]
+        listener = self.listener
+        strange = port is not listener
+        if strange and peer and kind != b"\0\5" and client not in self._ended:
+            self.reply(port, client, UNKNOWN_TID, "unknown transfer ID")
+        # On the listening port nobody has a transfer. DATA, ACK and OACK came too late there: a
+        # client that acknowledges an ERROR would be answered for ever. And two servers that send
+        # from their listening ports must not be made to talk to each other.
+        late = kind in (b"\0\3", b"\0\4", b"\0\6")
+        alike = peer and peer[1] == listener.tid and self.server.settings["single_port"]
+        if strange or not peer or late or alike:
+            self.server.journal.count("garbage")
+        else:
+            self.server.request(datagram, client)
+
+    def _hear_short(self, port):
+        """There is no memory for a datagram of `port.room` bytes: receive a short one all the
+        same, and tell who sent a longer one, which is lost."""
+        gc.collect()
+        try:
+            heard = port.sock.recvfrom(_ROOM)
+            if len(heard[0]) < _ROOM:
+                port.waiting.append(heard)
+                return
+            session = self.clients.get(heard[1])
+            if session and session.port is port:
+                self.server.fail(session, MemoryError())
+            elif host_port(heard[1]):
+                self.server.refuse(None, heard[0], heard[1], MemoryError())
+        except (OSError, MemoryError):
+            pass
+
+    def _mend(self, port):
+        """An empty datagram came: an ESP32's socket is deaf from then on, recvfrom gives b"" for
+        ever (seen on v1.24.0 and v1.25.0). If the next is empty too the port gets a new socket,
+        which elsewhere loses what is in its queue. Raises OSError."""
+        try:
+            port.waiting.append(port.sock.recvfrom(port.room))
+        except (OSError, MemoryError):  # no more, as a rule
+            pass
+        if port.waiting and not port.waiting[0][0]:
+            while port.waiting and not port.waiting[0][0]:
+                del port.waiting[0]
+            self.close(port)
+            self.open(port)
+
+    def _mend_twin(self, session):
+        """The same on a connected socket."""
+        inbox = self.server.ahead.inbox
+        try:
+            size = session.transfer.hear(inbox)
+        except OSError:
+            size = None
+        if size == 0:
+            self._renew(session, True)
+        if size is not None:
+            self.server.drive(session, inbox if size == 4 else None)
 
     # -- opening and closing
 
@@ -145,6 +344,11 @@ class Ports:
             sock.close()
             raise
         return sock
+
+    def _listen(self):
+        self.open(self.listener)
+        where = map(self.server.settings.get, ("address", "port", "root"))
+        self.server.journal.log(ALWAYS, "ready on %s:%d, files in %s", *where)
 
     def open(self, port):
         """Give the port its socket. Raises OSError."""
@@ -171,8 +375,10 @@ class Ports:
 
     def refuse(self, client, code, text):
         """Send an ERROR to who has no transfer, from a port of its own as RFC 1350 section 4 has
-        it; from the listening port if the board has no socket left."""
+        it; from the listening port if that is set, or the board has no socket left."""
         try:
+            if self.server.settings["single_port"]:
+                raise OSError
             sock = self._socket(int.from_bytes(os.urandom(2), "big") | 0xC000)
         except (OSError, MemoryError):
             self.reply(self.listener, client, code, text)
@@ -182,33 +388,6 @@ class Ports:
         except (OSError, MemoryError):  # lost, as on the air
             pass
         sock.close()
-
-    def hear_short(self, port):
-        """There is no memory for a datagram of `port.room`: a short one is received all the same.
-        Returns the first bytes of a longer one, which is lost, and its address; else two None."""
-        gc.collect()
-        try:
-            heard = port.sock.recvfrom(_ROOM)
-        except (OSError, MemoryError):
-            return None, None
-        if len(heard[0]) == _ROOM:
-            return heard
-        port.waiting.append(heard)
-        return None, None
-
-    def mend(self, port):
-        """An empty datagram came: an ESP32's socket is deaf from then on, recvfrom gives b"" for
-        ever (seen on v1.24.0 and v1.25.0). If the next is empty too the port gets a new socket,
-        which elsewhere loses what is in its queue. Raises OSError."""
-        try:
-            port.waiting.append(port.sock.recvfrom(port.room))
-        except (OSError, MemoryError):  # no more, as a rule
-            pass
-        if port.waiting and not port.waiting[0][0]:
-            while port.waiting and not port.waiting[0][0]:
-                del port.waiting[0]
-            self.close(port)
-            self.open(port)
 
     def new(self):
         """A port with a number of its own, or the least used one if the board has no socket."""
@@ -224,35 +403,43 @@ class Ports:
         ports = [port for port in self.heard.values() if port is not self.listener]
         return min(ports, key=lambda port: port.users) if ports else self.listener
 
-    def join(self, session, twin):
-        """The session's transfer is to use its port, with a `twin` (bool) if there can be one."""
+    def join(self, session):
+        """The session's transfer begins: it is to use the session's port."""
+        transfer = session.transfer
         port = session.port
         port.users += 1
-        if session.transfer.path:
-            port.room = max(port.room, session.transfer.blksize + _MORE)
-        self.users += 1
+        if transfer.path:
+            port.room = max(port.room, transfer.blksize + _MORE)
+        self.sessions.append(session)
+        self.clients[session.client] = session
         self._turns = _EAGER_TURNS
-        self.renew(session, twin)
+        # A transfer on the listening port, or an upload, whose blocks readinto would join, has no
+        # twin.
+        self._renew(session, port is not self.listener and not transfer.path)
 
-    def renew(self, session, twin=True):
+    def _renew(self, session, twin):
         """Let the session's transfer send and hear with a new twin, or without one."""
         self._close_twin(session)
         port = session.port
         client = session.client
         # No method, which would look for all this on its self.
-        session.transfer.send = lambda packet: port.sock.sendto(packet, client)
+        session.transfer.attach(lambda packet: port.sock.sendto(packet, client), None)
         if twin:
             self._open_twin(session)
         self._watch(port)
 
-    def leave(self, session, others):
-        """The session has ended, `others` have not: close what nobody uses any more."""
+    def leave(self, session, told):
+        """The session has ended: close what nobody uses any more. `told`: its client got an
+        ERROR; else its late packets on a port that others use are no stranger's."""
+        self.sessions.remove(session)
+        del self.clients[session.client]
         self._close_twin(session)
         port = session.port
         port.users -= 1
-        self.users -= 1
+        if port.users and not told:  # no ERROR 5 for its late packets there
+            self._ended = self._ended[1 - _ENDED :] + [session.client]
         rooms = [_REQUEST_ROOM if port is self.listener else _ROOM]
-        for other in others:
+        for other in self.sessions:
             if other.transfer.path and other.port is port:
                 rooms.append(other.transfer.blksize + _MORE)
         port.room = max(rooms)
@@ -268,8 +455,7 @@ class Ports:
         except (OSError, MemoryError):
             return
         session.twin = twin
-        session.transfer.send = twin.write
-        session.transfer.hear = twin.readinto
+        session.transfer.attach(twin.write, twin.readinto)
         port.twins += 1
         self.twins[twin] = session
         self._poller.register(twin, select.POLLIN)
@@ -278,7 +464,7 @@ class Ports:
     def _close_twin(self, session):
         twin = session.twin
         if twin:
-            session.twin = session.transfer.hear = session.transfer.until = None
+            session.twin = session.transfer.until = None
             session.port.twins -= 1
             del self.twins[twin]
             self._poller.unregister(twin)
@@ -292,5 +478,5 @@ class Ports:
                 self._needed.register(port.sock, select.POLLIN)
             else:
                 self._needed.unregister(port.sock)
-        alone = self.users == len(self.twins) == 1
+        alone = len(self.sessions) == len(self.twins) == 1
         self.alone = tuple([(twin, 0) for twin in self.twins]) if alone else None

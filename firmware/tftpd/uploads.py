@@ -16,8 +16,9 @@ from micropython import const
 from .access import may_end
 from .files import UPLOADS, remove
 from .names import components
+from .options import Agreed
 from .packet import ACCESS, DISK_FULL, EXISTS, NOT_FOUND, UNDEFINED, Refused
-from .upload import WriteTransfer
+from .wrq import WriteTransfer
 
 _ENOSPC = const(28)  # not in MicroPython's errno
 _FOLDER = const(0x4000)  # of os.stat()
@@ -105,7 +106,7 @@ def _exists(path):
 
 
 class Uploads:
-    """The files that are being written, by `transfer`s."""
+    """The files that are being written; with the methods of Files that start a transfer."""
 
     transfer = WriteTransfer
 
@@ -214,6 +215,11 @@ class Uploads:
                     return session
                 raise Refused(UNDEFINED, "somebody is writing this file")
         return None
+
+    def open(self, path, found, mode, asked, blksize):
+        """As Files.open(): the sink that makes the file at `path`."""
+        agreed = Agreed(asked, blksize, self.settings["wrq_windowsize"], upload=True)
+        return path, self.create(path, mode, agreed.tsize), agreed
 
     def create(self, path, mode, size):
         """The sink that makes the file at `path`.

@@ -6,9 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from schedule import FATES, play
 from simulated import Bench, Client
+from tftpd.files import ReadAhead
 from tftpd.netascii import NetasciiSource
 from tftpd.options import Agreed
-from tftpd.transfer import DONE, ReadAhead
+from tftpd.transfer import DONE
 
 
 @settings(max_examples=300, deadline=None)

@@ -8,8 +8,8 @@ sys.path.insert(0, sys.argv[1])
 import settings
 from tftpd import Server
 from tftpd.transfer import Transfer
-from tftpd.upload import WriteTransfer
 from tftpd.uploads import Sink
+from tftpd.wrq import WriteTransfer
 
 FAULTS = {
     "ValueError": ValueError,

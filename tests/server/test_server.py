@@ -109,15 +109,27 @@ def test_poll_goes_on_after_ctrl_c():
     assert server.poll(0) is False and len(sock.sent) == 1
 
 
-def test_a_port_that_was_closed_is_not_looked_at_again():
+def test_a_port_that_was_closed_is_not_polled_again():
     server = Server(settings.defaults())
-    server.ports.listener.sock = Deaf(address=None)  # type: ignore[assignment]
-    server.ports.wait = lambda timeout_ms: []
+    server.files.names.jobs.clear()
+    ports = server.ports
+    ports.listener.sock = Deaf(address=None)  # type: ignore[assignment]
     port = Port(50_000)
-    port.waiting.append((b"\0\4\0\1", ("10.0.0.5", 1234)))
-    server.ports.behind = (port,)
-    server.poll(0)
-    assert server.ports.behind == (), "a turn would never wait again"
+    sock = Deaf(*[b"\0\4\0\1"] * 20, address=("10.0.0.5", 1234))  # more than are taken in one turn
+    port.sock = sock  # type: ignore[assignment]
+    ports.heard[sock] = port
+    waits = []
+
+    def wait(timeout_ms):
+        waits.append(timeout_ms)
+        return [(sock, 1)] if len(waits) == 1 else []
+
+    ports.wait = wait
+    server.poll(1000)
+    port.sock = None
+    server.poll(1000)
+    server.poll(1000)
+    assert waits == [1000, 0, 1000], "with datagrams left a turn does not wait"
 
 
 def test_ctrl_c_while_a_replaced_file_is_removed_leaves_nothing(monkeypatch, tmp_path):
@@ -155,8 +167,8 @@ def test_a_file_moved_aside_whose_folder_is_gone_keeps_no_board_from_starting(mo
 
 def test_a_fault_is_told_once_even_if_its_transfer_has_ended_in_between():
     server = Server(settings.defaults())
-    server._fail(object(), MemoryError())  # no session of its any more
-    server._fail(None, MemoryError())
+    server.fail(object(), MemoryError())  # no session of its any more
+    server.fail(None, MemoryError())
 
 
 def test_addresses_of_boards_and_of_the_unix_port():

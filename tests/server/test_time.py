@@ -19,7 +19,7 @@ from tftpd.transfer import DONE
 PERIOD = 1 << 30  # of ticks_ms on every port (MICROPY_PY_TIME_TICKS_PERIOD)
 DAY = 86_400_000
 CLIENT = ("10.0.0.5", 1234)
-MODULES = ("server", "transfer", "upload", "journal", "access", "names")
+MODULES = ("server", "transfer", "rrq", "wrq", "ports", "journal", "access", "names")
 days = pytest.mark.parametrize("days", [1, 5, 6.2, 6.3, 7, 10, 12, 13, 30])
 
 
@@ -70,7 +70,7 @@ def server(air, monkeypatch, tmp_path):
     """A server of tmp_path that sends all from its one socket."""
     (tmp_path / "file").write_bytes(bytes(2000))
     (tmp_path / ".uploads").mkdir()
-    for module in (uploads, sys.modules["tftpd.files"], sys.modules["tftpd.server"]):
+    for module in (uploads, sys.modules["tftpd.files"]):
         monkeypatch.setattr(module, "UPLOADS", str(tmp_path / ".uploads"))
     monkeypatch.setattr(os, "ilistdir", lambda path: iter(()), raising=False)
     chosen = settings.defaults()
@@ -153,16 +153,16 @@ def test_who_has_not_answered_for_days_gives_way(server, air, days):
     server._due = air.ticks_ms()
     air.waiting.append(b"\0\1file\0octet\0blksize\x001000\0")
     air.sent.clear()
-    server._clients.clear()  # as of another one
-    server._clients[("10.0.0.6", 1)] = server._sessions[0]
-    server._sessions[0].client = ("10.0.0.6", 1)
+    server.ports.clients.clear()  # as of another one
+    server.ports.clients[("10.0.0.6", 1)] = server.ports.sessions[0]
+    server.ports.sessions[0].client = ("10.0.0.6", 1)
     server.poll(0)
     assert air.sent[0][:2] == b"\0\6"
 
 
 def test_a_read_that_goes_on_for_weeks_is_told_with_its_time(server, air, capsys):
     hear(server, air, b"\0\1file\0octet\0")
-    (session,) = server._sessions
+    (session,) = server.ports.sessions
     assert isinstance(session, Session)
     for _ in range(20 * 24 * 3600 // 20):  # a client that is heard of every 20 s
         air.ms += 20_000

@@ -115,7 +115,7 @@ class Profiled(tftpd.Server):
         self.poll(0)
         time.sleep_ms(_PAUSE_MS)
         print("bench: waiting")
-        while self._sessions or not ports.spent:
+        while self.ports.sessions or not ports.spent:
             self.poll(1000)
         self.stop()
         return ports.spent

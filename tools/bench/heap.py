@@ -20,6 +20,7 @@ import time  # noqa: E402
 import link  # noqa: E402
 import panel  # noqa: E402
 import settings  # noqa: E402
+import tftpd.files  # noqa: E402, F401 (start.py imports it)
 from tftpd import Server  # noqa: E402
 
 chosen = settings.load()

@@ -1,12 +1,9 @@
-"""One write transfer (WRQ) as a state machine, the other direction of transfer.py.
+"""One write transfer (WRQ) as a state machine, the other direction of rrq.py.
 
 RFC 1350 (lock-step), 2347 (the OACK stands in for ACK 0), 7440 section 4 (one ACK a window, and
 one of the last good block for each gap). The last block is acknowledged only when the whole file
 is safely in its place.
 """
-
-# The caller sets `send`.
-# pyright: reportOptionalCall=false
 
 from time import ticks_add, ticks_diff
 
@@ -27,11 +24,12 @@ class WriteTransfer(Transfer):
     def __init__(self, sink, ahead, agreed, timeout, retries, clock):
         """As Transfer, and
 
-        sink  write(data) takes block after block, commit() makes the file of them
+        sink  write(data) takes block after block, commit() makes the file at `path` of them
         ahead  not used: as ReadTransfer
         """
         super().__init__(agreed, timeout, retries, clock)
         self.sink = sink
+        self.path = sink.path
         self._ack = bytearray((0, ACK, 0, 0))
         self._block = None  # that came and is still to be written
         self.base = 0
@@ -42,6 +40,7 @@ class WriteTransfer(Transfer):
         self._repeated = False  # the last ACK: the next block measures no round trip (Karn)
         self._echoes = 0  # of ACKs sent again: as many blocks may come again for them
         self._finished = False
+        self._stamp = self.progress  # when the last ACK was sent
 
     def receive(self, datagram, size, now):
         """A datagram came from the client: its first `size` bytes are in `datagram`, which is
@@ -77,54 +76,58 @@ class WriteTransfer(Transfer):
             self._answer = self.proven or self._allowance > 0
 
     def pump(self, word=None):
-        """Write the block that receive() took, and send the ACK that is due.
-
-        Returns None; the size of `word`, which is for receive(), if there is one; or -1 as that of
-        ReadTransfer. Raises Refused if the file can't be written.
-        """
+        """As Transfer: write the block that came, and send the ACK that is due."""
         if word is not None:
-            return len(word)
+            self.receive(word, len(word), self.clock())
         block = self._block
-        if block is None and not self._answer:
-            return None
+        if self.outcome or (block is None and not self._answer):
+            return self.outcome is not None
         begins = block is not None or self.blocked or not self.proven  # a new wait
         if block is not None:
-            self._block = None
-            if len(block) > self.blksize:
-                raise Refused(ILLEGAL, "block longer than blksize")
-            self.sink.write(block)
-            self.base += 1
-            self._bytes += len(block)
-            if not self._repeated:
-                self._echoes = 0
-            self._complained = self._repeated = False
-            if len(block) < self.blksize:
-                self.sink.commit()
-                self._finished = True
-            self._answer = self._finished or self.base - self._acked >= self.windowsize
+            self._write(block)
         busy = False
         if self._answer:
-            # A client that sends blocks has had its OACK; by a second one atftp knows no gap.
-            first = self.oack and not self.base and not self._complained
-            packet = self.oack if first else self._ack
-            if packet is self._ack:
-                packet[2] = self.base >> 8 & 0xFF
-                packet[3] = self.base & 0xFF
-            try:
-                busy = self.send(packet) is None
-            except OSError as trouble:
-                busy = self.unsent(trouble)
-            self._answer = busy
-            self._acked = self.base
-            if not self.proven and not busy:
-                self._allowance -= 1
+            busy = self._acknowledge()
         self.blocked = busy
         self._stamp = now = self.clock()
         if busy:
             self.due = ticks_add(now, BLOCKED_MS)
-        elif begins:  # what brings nothing new puts off no timer
+        elif begins:  # a packet that brings nothing new puts off no timer
             self.due = ticks_add(now, self._rto_max * _DALLY if self._finished else self._rto)
-        return -1 if busy else None
+        return busy or self._finished
+
+    def _write(self, block):
+        self._block = None
+        if len(block) > self.blksize:
+            raise Refused(ILLEGAL, "block longer than blksize")
+        self.sink.write(block)
+        self.base += 1
+        self._bytes += len(block)
+        if not self._repeated:
+            self._echoes = 0
+        self._complained = self._repeated = False
+        if len(block) < self.blksize:
+            self.sink.commit()
+            self._finished = True
+        self._answer = self._finished or self.base - self._acked >= self.windowsize
+
+    def _acknowledge(self):
+        """Send the ACK. Returns True if the network does not take it just now."""
+        # A client that sends blocks has had its OACK; a second one tells atftp of no gap.
+        packet = self.oack
+        if not packet or self.base or self._complained:
+            packet = self._ack
+            packet[2] = self.base >> 8 & 0xFF
+            packet[3] = self.base & 0xFF
+        try:
+            busy = self.send(packet) is None
+        except OSError as trouble:
+            busy = self.failed(trouble)
+        self._answer = busy
+        self._acked = self.base
+        if not self.proven and not busy:
+            self._allowance -= 1
+        return busy
 
     def delivered(self):
         """As Transfer."""

@@ -1,0 +1,66 @@
+"""What the server needs once, when it is made: its buffer, its files and its uploads.
+
+The module removes itself: without its code the idle server takes 1 KB of heap less.
+"""
+
+import gc
+import os
+import sys
+
+from micropython import const
+
+from .files import UPLOADS, Files, ReadAhead
+from .journal import ALWAYS
+
+_LEAST_BLKSIZE = const(512)  # RFC 1350's, for requests without options
+
+
+def start(settings, journal):
+    """(ReadAhead, Files, Uploads) as `settings` want them; None in place of the Uploads where no
+    upload is allowed. The `journal` is told what is not as it was set. Raises MemoryError."""
+    ahead = _make_ahead(settings, journal)
+    files = Files(settings, gc.mem_free() // 32)  # an eighth of what is free, at most
+    uploads = _load_uploads(settings, files, journal)
+    del sys.modules[__name__], sys.modules[__name__.split(".")[0]].start
+    return ahead, files, uploads
+
+
+def _make_ahead(settings, journal):
+    """As many bytes as `settings` want, blksize or read_ahead, but no more than a quarter of the
+    free heap."""
+    gc.collect()
+    size = max(settings["blksize"], settings["read_ahead"])
+    size = max(min(size, gc.mem_free() // 4), _LEAST_BLKSIZE)
+    ahead = None
+    while not ahead:
+        try:
+            ahead = ReadAhead(size)
+        except MemoryError:  # the heap has no contiguous block of that size
+            if size == _LEAST_BLKSIZE:
+                raise
+            size = max(size // 2, _LEAST_BLKSIZE)
+    for name in ("blksize", "read_ahead"):
+        if settings[name] > size:
+            what = "%s: lowered from %d to %d, for want of heap"
+            journal.log(ALWAYS, what, name, settings[name], size)
+    return ahead
+
+
+def _load_uploads(settings, files, journal):
+    """Recovers from a power cut also where no upload is allowed any more."""
+    allowed = settings["write_from"]
+    try:
+        left = os.listdir(UPLOADS)
+    except OSError:  # no upload so far
+        left = None
+    if not allowed and not left:
+        return None
+    from .uploads import Uploads
+
+    uploads = Uploads(settings, files)
+    uploads.recover()
+    if not allowed:
+        return None
+    for trouble in uploads.make_folders():
+        journal.log(ALWAYS, trouble)
+    return uploads

@@ -60,14 +60,16 @@ class ReadTransfer(Transfer):
         """The generator behind pump(). Its local variables keep the state from one ACK to the
         next, which in attributes would cost a third of a block (docs/performance.md).
 
-        take    the state from the attributes, which receive() or expired() has changed; or go on
-                behind the usual ACK, that of all that was sent
-        fill    the buffer from the file, before a block that it lacks, and ahead of the window
+        take    the state from the attributes: at first, and when receive() or expired() has
+                changed them
+        fill    the buffer from the file when it lacks the next block, and ahead of the window
                 while the client thinks
         send    the blocks of the window
         look    for the ACK of a quick client, if this transfer has the board for itself
-        settle  give the attributes what timers and journal want to know
-        yield   until the client says something. What is not the usual ACK goes to receive()
+        settle  bring the attributes up to date, for the timers and the journal
+        yield   until the client says something. All but the usual ACK goes to receive(), after
+                which the state is taken anew
+        go on   after the usual ACK, that of all that was sent: the next window
         """
         clock = self.clock
         pack = pack_into
@@ -77,8 +79,8 @@ class ReadTransfer(Transfer):
         blksize = self.blksize
         usual = bytearray(4)  # the ACK of all that was sent
         packets, buffer_view, window_view = ahead.cut(blksize, window)
-        # While we own the buffer it has the blocks from buffer_first to buffer_end - 1. Those that
-        # were sent have lost their end to the next one's header.
+        # While we own the buffer it holds blocks buffer_first to buffer_end - 1. Those that were
+        # sent have lost their end to the header of the next one.
         buffer_first = buffer_end = 1
         stamp = asked = heard = clock()
         while True:  # take
@@ -101,7 +103,7 @@ class ReadTransfer(Transfer):
                 start = block
                 busy = False
                 while not busy:
-                    # The network has a copy of what was sent; what is sent again is read again.
+                    # fill, also ahead of the window, unless another transfer would read over it
                     if block >= buffer_end and (block <= end or owned) and 0 < block <= last:
                         buffer_first = block
                         buffer_end = self._fill(block, buffer_view if owned else window_view)
@@ -110,6 +112,7 @@ class ReadTransfer(Transfer):
                             end = last
                     if block > end:
                         break
+                    # send
                     packet = self.oack
                     if block:
                         packet = packets[block - buffer_first]
@@ -124,7 +127,7 @@ class ReadTransfer(Transfer):
                         block += 1
                 acked = block - 1
                 if busy or block > start:
-                    stamp = clock()  # now: a read, which takes an ESP32 a while, is no wait
+                    stamp = clock()  # after the reads, which take an ESP32 a while
                 pack(">I", usual, 0, _ACK | acked & 0xFFFF)
                 size = 0
                 if base == last:
@@ -152,7 +155,8 @@ class ReadTransfer(Transfer):
                             self.resent += min(acked, self.top) + 1 - self.next
                         if acked > self.top:
                             self.top = acked
-                        self._allowance -= not busy
+                        if not busy:
+                            self._allowance -= 1
                         self.next = block
                         self.blocked = busy
                         self.due = ticks_add(stamp, BLOCKED_MS if busy else self._rto)
@@ -175,7 +179,7 @@ class ReadTransfer(Transfer):
 
     def _fill(self, block, view):
         """Read the blocks from `block` on into `view`, a part of the buffer. Returns the number
-        behind the last of them."""
+        after the last of them."""
         self.ahead.owner = self
         if block != self._block:
             self.source.seek(block)
@@ -240,7 +244,7 @@ class ReadTransfer(Transfer):
         return self.whole() and ticks_diff(now, self.progress) >= 1000
 
     def _repeat(self):
-        """Go back to the block behind `base`, and read it anew: what was sent has lost its end."""
+        """Go back to the block after `base` and read it again: what was sent has lost its end."""
         if self.ahead.owner is self:
             self.ahead.owner = None
         self._repeated = self.top

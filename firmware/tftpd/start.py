@@ -21,7 +21,8 @@ def start(settings, journal):
     ahead = _make_ahead(settings, journal)
     files = Files(settings, gc.mem_free() // 32)  # an eighth of what is free, at most
     uploads = _load_uploads(settings, files, journal)
-    del sys.modules[__name__], sys.modules[__name__.split(".")[0]].start
+    package = sys.modules["tftpd"]
+    del sys.modules["tftpd.start"], package.start  # pyright: ignore[reportAttributeAccessIssue]
     return ahead, files, uploads
 
 

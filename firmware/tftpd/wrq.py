@@ -12,39 +12,38 @@ from micropython import const
 from .packet import ACK, DATA, ERROR, ILLEGAL, Refused
 from .transfer import BLOCKED_MS, DONE, Transfer
 
-_DALLY = const(2)  # longest waits for which a client whose last ACK was lost may ask again
+_DALLY = const(2)  # longest waits in which the last ACK is repeated if the client asks
 
 
 class WriteTransfer(Transfer):
     """Takes one file from one client.
 
-    base  last block that is written; those up to it are
+    base  last block that has been written; all before it have been too
     """
 
     def __init__(self, sink, ahead, agreed, timeout, retries, clock):
         """As Transfer, and
 
         sink  write(data) takes block after block, commit() makes the file at `path` of them
-        ahead  not used: as ReadTransfer
+        ahead  not used, for a ReadTransfer has it
         """
         super().__init__(agreed, timeout, retries, clock)
         self.sink = sink
         self.path = sink.path
         self._ack = bytearray((0, ACK, 0, 0))
-        self._block = None  # that came and is still to be written
+        self._block = None  # data that came and is still to be written
         self.base = 0
         self._bytes = 0  # written
         self._acked = 0  # block of the last ACK sent; the OACK counts as block 0
         self._answer = True  # pump() is to send an ACK
-        self._complained = False  # about the gap behind `base`
-        self._repeated = False  # the last ACK: the next block measures no round trip (Karn)
-        self._echoes = 0  # of ACKs sent again: as many blocks may come again for them
+        self._complained = False  # an ACK was sent for the gap after `base`
+        self._repeated = False  # the last ACK was: the next block measures no round trip (Karn)
+        self._echoes = 0  # ACKs sent twice: each may bring a duplicate of its block
         self._finished = False
         self._stamp = self.progress  # when the last ACK was sent
 
     def receive(self, datagram, size, now):
-        """A datagram came from the client: its first `size` bytes are in `datagram`, which is
-        kept until pump(). Invalid packets are ignored."""
+        """As Transfer. A block is kept for pump() to write it. Invalid packets are ignored."""
         if size < 4 or datagram[0]:
             return
         number = datagram[2] << 8 | datagram[3]
@@ -63,11 +62,11 @@ class WriteTransfer(Transfer):
             self.proven = True
             self.progress = now
         elif ahead == 0 and self.base == self._acked and self.base:
-            # The last block of a window once more: the ACK was lost. Or it answers an ACK that was
-            # sent twice, and to answer it would double all that follows (RFC 1123 4.2.3.1).
+            # A duplicate of the last block of a window: the ACK was lost. Or it answers an ACK
+            # that was sent twice, and an answer would double all that follows (RFC 1123 4.2.3.1).
             if self._echoes:
                 self._echoes -= 1
-                if self._answers:  # to the timer's ACK too
+                if self._answers:  # the timer had sent that ACK
                     self._needless()
             else:
                 self._repeat()

@@ -10,9 +10,6 @@ does not.
 second between them cures it (peterhinch/micropython-mqtt, issue 132).
 """
 
-# The stubs are the Pico's, which has no network.LAN.
-# pyright: reportAttributeAccessIssue=false, reportOptionalMemberAccess=false
-
 import time
 
 import network

@@ -7,8 +7,8 @@ from micropython import const
 
 from .packet import UNDEFINED, Refused
 
-_PROVE_MS = const(250)  # a client has so long to answer first, if another needs its place
-_SILENT_MS = const(1000)  # so long must one be silent to be replaced by its own new request
+_PROVE_MS = const(250)  # time to answer, before another client may take the place
+_SILENT_MS = const(1000)  # silence after which a host's new request replaces its old one
 
 
 def _number(address):

@@ -16,7 +16,7 @@ INFO = 2
 DEBUG = 3
 _SECOND_MS = const(1000)
 _WRAP_MS = const(1 << 30)  # period of ticks_ms
-_LINES = const(8)  # that any hosts may cause in a second; 1 while more are held back
+_LINES = const(8)  # per second that any host can cause; 1 while more are held back
 _LONGEST = const(128)  # characters of a name that are printed
 
 

@@ -26,7 +26,7 @@ from .packet import ACCESS, NOT_FOUND, Refused
 _FOLDER = const(0x4000)  # bit of st_mode
 _ENOTDIR = const(20)  # not in MicroPython's errno
 _MAX_COMPONENT = const(255)  # bytes; LittleFS
-_JOBS = const(8)  # of Names, at most
+_JOBS = const(8)  # most jobs that may wait at a time
 
 
 def components(name):

@@ -54,7 +54,7 @@ class NetasciiSource:
         chunk = self._chunk
         place = starts[self._block % len(starts)]
         offset = place >> 1
-        owed = -1
+        owed = -1  # the second byte of a pair, still to be written; -1 for none
         at = have = 0
         if place & 1:  # the first byte of the pair, just before, tells the second
             file.seek(offset - 1)

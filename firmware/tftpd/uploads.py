@@ -5,7 +5,7 @@ LittleFS renames atomically, and what was written before a close survives a powe
 is replaced while it is being read is moved to that folder first ("moved aside"), because LittleFS
 reuses the blocks of a file without a name. Its new name tells recover() where it belongs.
 
-Loaded only if uploads are allowed or files are left in that folder (start.load_uploads).
+Loaded only if uploads are allowed or files are left in that folder (start.py).
 """
 
 import gc

@@ -1,5 +1,5 @@
-"""On the board, first: mount the flash as it suits the server, bring the network up. No server
-code."""
+"""Runs first on the board: mounts the flash with a larger cache and brings the network up. No
+server code."""
 
 import os
 
@@ -10,14 +10,15 @@ import vfs
 chosen = settings.load()
 try:
     from flashbdev import bdev  # pyright: ignore[reportMissingImports]
-except ImportError:  # an RP2, whose files have a large cache
+except ImportError:  # an RP2: its files have a large cache already
     bdev = None
 if bdev and chosen["flash_cache"]:
-    # On an ESP32 LittleFS reads 128 bytes at a time, and there a read costs by the operation. The
-    # price of more is heap: so much for the mount, and for each open file (docs/performance.md).
+    # On an ESP32 LittleFS reads 128 bytes at a time, and the cost of a read is per operation, not
+    # per byte. A larger cache costs heap: its size for the mount and again for each open file
+    # (docs/performance.md).
     try:
         filesystem = vfs.VfsLfs2(bdev, readsize=chosen["flash_cache"] // 4)
-    except Exception as trouble:  # FAT for one: it stays as MicroPython has mounted it
+    except Exception as trouble:  # such as FAT: keep the mount that MicroPython made
         print("flash: no LittleFS with a cache of", chosen["flash_cache"], "bytes:", repr(trouble))
     else:
         vfs.umount("/")
@@ -25,5 +26,5 @@ if bdev and chosen["flash_cache"]:
         os.chdir("/")
 try:
     link.join(chosen)
-except Exception as trouble:  # as of a wrong `wired`: without it main.py would not be run
+except Exception as trouble:  # a wrong `wired`, say: main.py must still run
     print("link:", repr(trouble))

@@ -1,5 +1,5 @@
-"""On the board, second: read the settings, build the server, run it under the watchdog. Ctrl-C
-gives the prompt."""
+"""Runs second on the board: reads the settings, builds the server, runs it under the watchdog.
+Ctrl-C gives the prompt."""
 
 import gc
 import sys
@@ -10,19 +10,19 @@ import settings
 from tftpd import Server
 
 chosen = settings.load()
-del settings, sys.modules["settings"]  # not needed any more: 7 KB of heap
+del settings, sys.modules["settings"]  # frees 7 KB of heap
 if panel.safe_mode(chosen):
     print("safe mode: the server is not started; remove /safe or let go of the button, and reset")
 else:
-    if sys.platform == "rp2":  # nobody has heard boot.py: its USB starts after it
-        link._up = None  # so keep() says again what the link is
+    if sys.platform == "rp2":  # USB starts after boot.py: its output was lost
+        link._up = None  # makes keep() print the state of the link again
     board = panel.Panel(chosen)
     try:
         Server(chosen).serve_forever(lambda server: board.tick(link.keep, server))
     except KeyboardInterrupt:
         board.rest()
     except Exception as fault:
-        gc.collect()  # before crash.py wants memory too
+        gc.collect()  # free memory for crash.py
         import crash
 
         crash.restart(fault, board.seconds, board.rest)

@@ -1,39 +1,37 @@
-"""The link: join the Wi-Fi, or use the wire, and join again when it drops. No server code.
+"""Joins the Wi-Fi or brings up the wired network, and reconnects when the link drops. No server
+code.
 
-What differs between ports, from their sources (extmod/network_cyw43.c,
+Differences between ports, from their sources (extmod/network_cyw43.c,
 ports/esp32/network_wlan.c):
-- ESP32 joins again by itself, and refuses connect() with an OSError while it is at it; the Pico W
-does not.
-- ESP32 refuses an empty password for an open network; both take none.
-- isconnected() is True only once there is an address, on both.
-- ESP32: connect() right after disconnect() keeps failing as with a wrong password (status 202); a
-second between them cures it (peterhinch/micropython-mqtt, issue 132).
+- The ESP32 reconnects by itself, and connect() raises OSError while it does so. The Pico W does
+neither.
+- The ESP32 rejects an empty password for an open network. Both ports accept a call without one.
+- On both, isconnected() is True only once the board has an address.
+- ESP32: connect() right after disconnect() keeps failing with the status of a wrong password
+(202). A pause of a second between them avoids it (peterhinch/micropython-mqtt, issue 132).
 """
-
-# The stubs are the Pico's, which has no network.LAN.
-# pyright: reportAttributeAccessIssue=false, reportOptionalMemberAccess=false
 
 import time
 
 import network
 from micropython import const
 
-_REJOIN_MS = const(10_000)  # how long one attempt to join gets before the next
+_REJOIN_MS = const(10_000)  # how long an attempt to connect may take
 _PAUSE_MS = const(1000)  # between disconnect() and connect()
 
 _nic = None  # network.WLAN or network.LAN
-_credentials = ()  # what to join the Wi-Fi with; none for a wire
+_credentials = ()  # arguments of connect(); empty for a wired network
 _up = False
-_attempt = 0  # ticks_ms of the last connect() or disconnect(), or at which the link was up
-_parted = False  # disconnect() was the last of these
-_said = ()  # the last troubles that were printed
+_attempt = 0  # ticks_ms of the last connect() or disconnect(), or when the link was last up
+_parted = False  # disconnect() was called, connect() is due after a pause
+_said = ()  # the last errors that were printed
 
 
 def join(settings):
-    """Bring up what `settings` (dict of settings.load()) names: the wire, or the Wi-Fi.
+    """Bring up the network of `settings` (dict of settings.load()): wired, or else Wi-Fi.
 
-    Waits at most `join_timeout` seconds; returns True once the board has an address. Failing is
-    not final: keep() goes on trying.
+    Waits at most `join_timeout` seconds. Returns True once the board has an address; after False,
+    keep() goes on trying.
     """
     global _nic, _credentials
     if settings["country"]:
@@ -67,8 +65,8 @@ def join(settings):
 
 
 def _lan(settings):
-    """network.LAN with `settings` as its documentation has its arguments, but pins by number and
-    phy_type by name."""
+    """Make the network.LAN. `settings` has the arguments of its documentation, but gives pins by
+    number and phy_type by name."""
     import machine
 
     arguments = dict(settings)
@@ -80,8 +78,10 @@ def _lan(settings):
 
 
 def _try(driver, name, *arguments, **named):
-    """What that function of the driver returns; None after an exception, which is printed, but
-    not each second the same."""
+    """Call a function of the driver and return its result, None after an exception.
+
+    The exception is printed, unless it is one of the last four printed since the link was up.
+    """
     global _said
     try:
         return getattr(driver, name)(*arguments, **named)
@@ -101,9 +101,9 @@ def _connect():
 
 
 def keep():
-    """Look after the link, without waiting; to be called about once a second.
+    """Check the link and reconnect if it is down. Call about once a second; it does not wait.
 
-    Returns True while it is up. Whatever the driver raises is printed.
+    Returns True while the link is up. Exceptions of the driver are printed.
     """
     global _up, _attempt, _parted, _said
     if _nic is None:
@@ -125,7 +125,7 @@ def keep():
         _up = False
         dropped = True
         print("link: down, joining again")
-    # ticks_diff() is negative from 6.2 days on: what lies in the future is long past.
+    # ticks_diff() is negative after 6.2 days: a time in the future is one long past.
     passed = time.ticks_diff(time.ticks_ms(), _attempt)
     if _parted:
         if not 0 <= passed < _PAUSE_MS:

@@ -1,10 +1,11 @@
-"""What is frozen into a MicroPython of your own (docs.micropython.org, "MicroPython manifest
-files").
+"""Lists what to freeze into a MicroPython that you build (docs.micropython.org, "MicroPython
+manifest files").
+
+Add this line to the manifest of your board:
 
     include("/path/to/micropython-tftpd/firmware/manifest.py")
 
-in the manifest of your board does it. boot.py, main.py and the settings stay on the flash, where
-they can be changed.
+boot.py, main.py and the settings stay on the flash, where they can be changed.
 """
 # ruff: noqa: F821
 # pyright: reportUndefinedVariable=false

@@ -1,7 +1,6 @@
-"""The user's settings: defaults, the board's own, then /settings.json; each value checked, each
-bad one named.
+"""The user's settings: the defaults, then /board.json, then /settings.json. Each value is checked.
 
-A bad value never stops the board: it is reported and the default is used in its place.
+A bad value never stops the board: it is reported by name, and the value set before it stays.
 """
 
 import json
@@ -15,8 +14,8 @@ def _whole(low, high):
 
 
 def _is_text(value, least, most, allowed=None):
-    """A text of `least` to `most` bytes in UTF-8, of characters in `allowed` or, without that, of
-    any but control characters."""
+    """True for a text of `least` to `most` bytes in UTF-8, made of characters in `allowed` or, if
+    that is None, of any but control characters."""
     return (
         isinstance(value, str)
         and least <= len(value.encode()) <= most
@@ -28,13 +27,13 @@ def _is_text(value, least, most, allowed=None):
 
 def _one_of(*allowed):
     def check(value):
-        return any(value == one and type(value) is type(one) for one in allowed)  # True is not 1
+        return any(value == one and type(value) is type(one) for one in allowed)  # True == 1
 
     return check, "one of " + ", ".join([json.dumps(one) for one in allowed])
 
 
 def _octets(value):
-    """The four numbers of an IPv4 address; an empty list of what is no such text."""
+    """The four numbers of the IPv4 address `value`; an empty list if it is not one."""
     parts = value.split(".") if isinstance(value, str) else ()
     octets = [int(part) for part in parts if part.isdigit() and len(part) <= 3]
     return octets if len(octets) == len(parts) == 4 and max(octets) <= 255 else []
@@ -43,7 +42,7 @@ def _octets(value):
 def _host(least):
     def check(value):
         octets = _octets(value)
-        return octets and least <= octets[0] < 224  # no broadcast or multicast
+        return octets and least <= octets[0] < 224  # not multicast or broadcast
 
     return check, 'an IPv4 address such as "192.168.1.5"'
 
@@ -68,7 +67,7 @@ def _is_folder(value):
     return _is_text(value, 1, 255) and value[0] == "/" and "//" not in value and "/." not in value
 
 
-_is_gpio, _ = _whole(0, 48)  # an ESP32-S3 has most
+_is_gpio, _ = _whole(0, 48)  # the ESP32-S3 has the highest number
 _is_option, _ = _one_of("blksize", "timeout", "tsize", "windowsize")
 _SWITCH = _one_of(True, False)
 _PIN = (
@@ -80,7 +79,7 @@ _RANGES = (
     'a list of addresses and ranges such as ["192.168.1.0/24"]',
 )
 _CAPITALS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-_OFF = None  # a setting whose default is None is off until it is set, and may be set to null
+_OFF = None  # a setting with this default is off until it is set; null is allowed
 
 # name: (default, (check, what is allowed)). docs/settings.md explains each.
 TABLE = {
@@ -134,7 +133,7 @@ TABLE = {
     "root": (
         "/files",
         (
-            lambda value: (  # not "/" itself: the board's own files lie there
+            lambda value: (  # not "/" itself: it holds the board's own files
                 _is_folder(value) and value != "/" and (value + "/")[:5] != "/lib/"
             ),
             'a folder such as "/files", not "/" or "/lib"',
@@ -185,8 +184,8 @@ def defaults():
 
 
 def update(settings, values):
-    """Put the good ones of `values` (dict) into `settings` (dict); returns a list of complaints
-    (str) about the others."""
+    """Copy the valid ones of `values` (dict) to `settings` (dict). Returns a list of complaints
+    (str), one for each of the others."""
     complaints = []
     for name, value in values.items():
         if name not in TABLE:
@@ -203,10 +202,10 @@ def update(settings, values):
 
 
 def load(paths=("/board.json", "/settings.json")):
-    """All settings (dict) from the JSON files in `paths`, later ones over earlier ones; missing
-    files are skipped.
+    """Return all settings (dict): the defaults and the JSON files in `paths`, where a later file
+    overrides an earlier one.
 
-    Complaints go to the console.
+    A missing file is skipped. Complaints are printed.
     """
     settings = defaults()
     for path in paths:
@@ -218,8 +217,8 @@ def load(paths=("/board.json", "/settings.json")):
             if not isinstance(values, dict):
                 raise ValueError
             complaints = update(settings, values)
-        except Exception as trouble:  # whatever is wrong with the file, the board is to start
-            if isinstance(trouble, OSError) and trouble.errno == 2:  # not there: nothing is set
+        except Exception as trouble:  # of any type: the board must start
+            if isinstance(trouble, OSError) and trouble.errno == 2:  # ENOENT: no such file
                 continue
             complaints = ['not a JSON object such as {"ssid": "lab"}: not used, %r' % trouble]
         for complaint in complaints:

@@ -1,9 +1,9 @@
 """Checks settings with the firmware's own rules: `micropython check_settings.py FIRMWARE_FOLDER`.
 
-Standard input is a JSON object: `settings`, and `pairs` to be put over them, each KEY=VALUE with a
-VALUE that is JSON where the setting takes that, else a text. Standard output is another:
-`settings` (what is to stand in /settings.json), `complaints` (pairs of a name and what is wrong
-with it) and the `names` of all settings.
+Standard input is a JSON object with `settings`, and with `pairs` that override them: each is
+KEY=VALUE, where VALUE is JSON if the setting accepts that, else a text. Standard output is a JSON
+object with `settings` (for /settings.json), `complaints` (pairs of a name and what is wrong with
+it) and the `names` of all settings.
 """
 
 import json
@@ -18,7 +18,7 @@ for pair in asked["pairs"]:
     name, _, text = pair.partition("=")
     try:
         value = json.loads(text)
-    except ValueError:  # no JSON: a text
+    except ValueError:  # not JSON: a text
         value = text
     if settings.update({}, {name: value}) and not settings.update({}, {name: text}):
         value = text

@@ -1,9 +1,9 @@
 """The everyday board: run with MicroPython's Unix port as `micropython run.py IMAGE BLOCK_SIZE
 READ_SIZE PROG_SIZE KEPT UDP_SOCKETS`.
 
-Mounts the LittleFS2 image at `/` as a Pico W mounts its flash, but with a larger cache, for here
-each read goes through Python, and runs boot.py and main.py from there, in one namespace, as every
-MicroPython port does.
+Mounts the LittleFS2 image at `/` as a Pico W mounts its flash, but with a larger cache, because
+each read goes through Python here. Then runs boot.py and main.py from it, in one namespace, as
+every MicroPython port does.
 """
 
 import os
@@ -15,8 +15,8 @@ image = sys.argv[1]
 block_size, read_size, prog_size, kept, udp_sockets = [int(argument) for argument in sys.argv[2:]]
 sys.path.insert(0, sys.argv[0].rsplit("/", 1)[0] + "/shims")
 
-# These come with the firmware of a real board; here they are loaded while the host's files can
-# still be seen.
+# A real board has these modules in its firmware. Here they are loaded before the mount hides the
+# host's files.
 import socket  # noqa: E402  # ours, from shims/
 
 import machine  # noqa: E402, F401
@@ -30,27 +30,27 @@ class _Subscript:
         return key
 
 
-_WHOLE = _Subscript()[:]  # a slice for all: each `[:]` would leave one to the collector
+_WHOLE = _Subscript()[:]  # one slice for all copies: each `[:]` would allocate one
 
 
 class Flash:
     """A block device over the image file (docs.micropython.org, "Working with filesystems").
 
-    LittleFS calls it for each of its own blocks once for what is in it, and four times to find it:
-    along the heads of others ("CTZ skip-lists" in its DESIGN.md), mostly the same ones. A flash
-    that a board reads from gives them at once; here a head costs a seek and a read, 1.2 us. So
-    `kept` of them stay in memory: 1.8 -> 1.1 us a KB. It should be a prime number, for the list
-    goes by powers of two: 61 serve nine heads of ten of a file of 4 MiB, 64 half of them.
+    For each of its own blocks LittleFS reads once for the content, and four times to find the
+    block: it reads the heads (first bytes) of other blocks ("CTZ skip-lists" in its DESIGN.md),
+    mostly the same ones. Real flash returns a head at once; here it costs a seek and a read,
+    1.2 us. So `kept` heads are cached: 1.8 -> 1.1 us a KB. `kept` should be a prime number, since
+    the list steps by powers of two: 61 hold nine heads of ten of a file of 4 MiB, 64 half of them.
 
-    Closures over bound methods take less time than methods of the class: 3.6 us for four calls,
-    not 4.5. A function with more than eleven words of locals and stack takes them from the heap.
+    Closures over bound methods are faster than methods of the class: 3.6 us for four calls, not
+    4.5. A function with more than eleven words of locals and stack allocates them on the heap.
     """
 
     def __init__(self, path):
         file = open(path, "r+b")
         count = file.seek(0, 2) // block_size
         seek, readinto, write = file.seek, file.readinto, file.write
-        heads = []  # the number of a block and its head, of the next one, ...
+        heads = []  # pairs in a row: the number of a block, its head
         for _ in range(kept):
             heads += [-1, memoryview(bytearray(read_size))]
 
@@ -76,7 +76,7 @@ class Flash:
                 return count
             if operation == 5:  # bytes in a block
                 return block_size
-            return 0  # initialise, shut down, sync, erase: nothing to do
+            return 0  # initialise, shut down, sync, erase: no work here
 
         self.readblocks = readblocks
         self.writeblocks = writeblocks

@@ -1,4 +1,5 @@
-"""Who may do what: ranges of IPv4 addresses (CIDR, RFC 4632), and who gives way to whom."""
+"""Decides who may do what: ranges of IPv4 addresses (CIDR, RFC 4632), and which transfer ends
+early to make room for another."""
 
 from time import ticks_diff
 
@@ -6,8 +7,8 @@ from micropython import const
 
 from .packet import UNDEFINED, Refused
 
-_PROVE_MS = const(250)  # what a client gets to answer, when others want its place
-_SILENT_MS = const(1000)  # and how long one that did may be silent when it wants its place itself
+_PROVE_MS = const(250)  # time to answer, before another client may take the place
+_SILENT_MS = const(1000)  # silence after which a host's new request replaces its old one
 
 
 def _number(address):
@@ -18,7 +19,7 @@ def _number(address):
 
 
 class Ranges:
-    """A list of ranges such as "192.168.1.0/24"; a plain address is a range of one."""
+    """A list of ranges such as "192.168.1.0/24". A plain address is a range of one."""
 
     def __init__(self, ranges):
         """`ranges`: list of str, checked by settings.py."""
@@ -29,14 +30,14 @@ class Ranges:
             self._ranges.append((_number(address) >> drop, drop))
 
     def __contains__(self, host):
-        """Whether `host` ("192.168.1.7") lies in one of them."""
+        """Whether `host` ("192.168.1.7") is in one of the ranges."""
         number = _number(host)
         return any(number >> drop == network for network, drop in self._ranges)
 
 
 def allowed(options, off, host):
-    """The `options` of a request, pairs of bytes, without those that `off` (the setting
-    options_off) has for `host`."""
+    """Return the `options` of a request (pairs of bytes) without those that `off` (the setting
+    options_off) turns off for `host`."""
     for one, names in off.items():
         if host in Ranges([one]):
             refused = [name.encode() for name in names] if names != "all" else ()
@@ -45,20 +46,23 @@ def allowed(options, off, host):
 
 
 def may_end(session, host, now):
-    """Whether `session` (server.py) may be ended for a request from `host`: its client has not
-    answered, and so may have a false address; or it is the same host, and was restarted."""
+    """Whether `session` (ports.Session) may be ended for a request from `host`.
+
+    It may if its client has not answered, as its address may be false; or if it belongs to the
+    same host and is silent, as that host may have restarted.
+    """
     transfer = session.transfer
-    if not transfer.proven:  # a negative difference is one of days: ticks_ms wraps
+    if not transfer.proven:  # a negative difference means days: ticks_ms wraps
         return not 0 <= ticks_diff(now, session.started) < _PROVE_MS
     return session.host == host and not 0 <= ticks_diff(now, transfer.progress) < _SILENT_MS
 
 
 def gives_way(sessions, settings, host, now):
-    """Who of `sessions` (ports.Session) is to end so that one more, for `host`, is within the
-    limits transfers_per_client and transfers of the `settings`.
+    """Return which of `sessions` (ports.Session) must end to make one more, for `host`, fit the
+    limits: transfers_per_client and transfers of the `settings`.
 
-    None if all can stay. Raises Refused if none can be sent away: one that only waits for a last
-    ACK can, and one that may_end().
+    None if all can stay. A session can end if it dallies (only waits for the last ACK) or if
+    may_end() says so. Raises Refused if there is no such session.
     """
     own = [session for session in sessions if session.host == host]
     if len(own) >= settings["transfers_per_client"]:
@@ -68,7 +72,7 @@ def gives_way(sessions, settings, host, now):
     for session in sessions:
         if session.transfer.dallying(now):
             return session
-    # The oldest goes first, and at once for a client that has fewer.
+    # The oldest ends first; an unproven one at once if the new client has fewer sessions.
     hosts = [session.host for session in sessions]
     for session in sessions:
         fewer = hosts.count(session.host) > hosts.count(host) + 1

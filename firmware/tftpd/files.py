@@ -1,5 +1,5 @@
-"""The files that are served: which one a client gets, where its blocks come from, and the buffer
-that they are read into."""
+"""The files that are served: which one a client gets, the source of its blocks, and the buffer
+they are read into."""
 
 import os
 
@@ -10,29 +10,29 @@ from .options import Agreed
 from .packet import ACCESS, NOT_FOUND, Refused
 from .rrq import ReadTransfer
 
-_AHEAD_BLOCKS = const(16)  # at most, for each costs its transfer a memoryview
-UPLOADS = const("/.uploads")  # where uploads grow, and where is moved what is read meanwhile
+_AHEAD_BLOCKS = const(16)  # at most: each costs its transfer a memoryview
+UPLOADS = const("/.uploads")  # holds unfinished uploads, and files replaced while being read
 
 
 def remove(path):
     """Remove a file in UPLOADS."""
     try:
         os.remove(path)
-    except OSError:  # out of sight in any case; the next start tries again
+    except OSError:  # it is not served in any case; the next start tries again
         pass
 
 
 class ReadAhead:
-    """The buffer that all transfers send from: it holds the next blocks of one of them.
+    """The buffer from which all transfers send. It holds the next blocks of one transfer.
 
-    One for all takes less heap than one for each, and blocks that are read together leave
-    together, which wakes a client once and not for each (docs/performance.md). They lie one behind
-    the other as in the file, from byte 4 on. The header of a block overwrites the end of the block
-    before it, which has been sent by then.
+    One shared buffer takes less heap than one for each transfer. Blocks that are read together are
+    sent together, which wakes a client once and not for each (docs/performance.md). The data is
+    contiguous as in the file, from byte 4 on. The header of a block overwrites the end of the
+    block before it, which has been sent by then.
 
     size   bytes of data that fit
-    owner  the transfer whose blocks these are
-    inbox  what a connected socket has received: an ACK, or the head of an ERROR
+    owner  the transfer whose blocks are in the buffer
+    inbox  the last packet from a connected socket: an ACK, or the first bytes of an ERROR
     """
 
     def __init__(self, size):
@@ -43,8 +43,8 @@ class ReadAhead:
         self.inbox = bytearray(4)
 
     def cut(self, blksize, window):
-        """Views of the buffer for a transfer: a list with one of each block and its header, one of
-        the data of as many whole windows as fit, and one of the data of a single window."""
+        """Return views of the buffer for a transfer: a list with a view of each block and its
+        header, a view of the data of as many whole windows as fit, and one of a single window."""
         view = self.view
         count = min(_AHEAD_BLOCKS, self.size // blksize)
         packets = [view[i : i + 4 + blksize] for i in range(0, count * blksize, blksize)]
@@ -54,14 +54,15 @@ class ReadAhead:
 
 
 class OctetSource:
-    """Blocks of a file as they are; after a rollback they are read again."""
+    """Reads a file in blocks, unchanged. After a rollback the blocks are read again."""
 
     def __init__(self, file, agreed):
         """`file`: opened for reading in binary; `agreed`: options.Agreed."""
         self.file = file
         self.blksize = agreed.blksize
         self.close = file.close
-        # Fills a memoryview with the next blocks; fewer bytes at the end of the file only.
+        # Fills a memoryview with the next blocks. Returns less than its length only at the end of
+        # the file.
         self.readinto = file.readinto
 
     def seek(self, block):
@@ -92,22 +93,24 @@ class Files:
         self.readers = {}
 
     def own(self, parts, host):
-        """What client_folders is for `parts` (list of str) and the client at `host`: a folder with
-        the name of an address is that client's alone ("only" lets nobody see it). Raises
-        Refused."""
+        """Return client_folders of the settings after a check of `parts` (list of str).
+
+        A folder named like an address is for that client alone, so Refused is raised if `host` is
+        another. (With "only" no client can reach the folder of another.)
+        """
         own = self.settings["client_folders"]
         if own is True and parts and _is_address(parts[0]) and parts[0] != host:
             raise Refused(ACCESS, "the folder of another client")
         return own
 
     def place(self, name, host, found):
-        """Which files that name (bytes of a request) may mean for the client at `host`, the first
-        one that is there: a list of their parts. `found` is of no use here. Raises Refused."""
-        if name[-1:] == b"\xff":  # old PXE ROMs behind some DHCP servers; no name ends so
+        """Return the candidates for `name` (bytes of a request) from the client at `host`: a list
+        of the parts of each path. The first that exists is meant. `found` is unused. Raises
+        Refused."""
+        if name[-1:] == b"\xff":  # old PXE ROMs add it with some DHCP servers; no name ends so
             name = name[:-1]
         parts = components(name)
-        # Each client has a folder of its own, which goes before the others; "only": it sees
-        # nothing else.
+        # The client's own folder goes before the rest; with "only" it is all that it sees.
         own = self.own(parts, host)
         ways = [parts]
         if own:
@@ -125,7 +128,7 @@ class Files:
         found    as in Names.find()
         mode     "octet" or "netascii"
         asked    options of the request, pairs of bytes
-        blksize  the most that is granted
+        blksize  the largest that is granted
 
         Returns (path, source of its blocks, options.Agreed). Raises Refused, Later, OSError.
         """
@@ -142,7 +145,7 @@ class Files:
             raise
 
     def find(self, ways, found):
-        """(path, file open for reading) of the first of `ways` that is there. `found`: as in
+        """Return (path, file open for reading) of the first of `ways` that exists. `found`: as in
         Names.find(). Raises Refused, Later, OSError."""
         try:
             path, file = self.names.find(ways[0], found)
@@ -155,9 +158,9 @@ class Files:
         return path, file
 
     def source(self, file, path, mode, agreed):
-        """The blocks of the open `file` at `path`; `mode` is "octet" or "netascii"."""
+        """Make the source of blocks of `file`, open from `path`. `mode`: "octet" or "netascii"."""
         kind = OctetSource
-        if mode == "netascii":  # loaded with the first one: 1.3 KB of heap
+        if mode == "netascii":  # loaded at first use: 1.3 KB of heap
             from .netascii import NetasciiSource
 
             kind = NetasciiSource
@@ -166,10 +169,10 @@ class Files:
         return source
 
     def close(self, source):
-        """Close it. A file that was moved aside goes with its last reader."""
+        """Close `source`. A file moved aside (Uploads.put) is removed with its last reader."""
         source.close()
         path = self.readers.get(source, "")
         if path.startswith(UPLOADS + "/") and list(self.readers.values()).count(path) == 1:
-            remove(path)  # before it is forgotten, for Ctrl-C may come in between
-            remove(path[:-1])  # the note with its path, if it has one (Uploads.put)
+            remove(path)  # first, as Ctrl-C may come before the next line
+            remove(path[:-1])  # the note with its path, if there is one
         self.readers.pop(source, None)

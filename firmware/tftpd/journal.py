@@ -1,7 +1,7 @@
-"""What the server says on the console, and what it counts. Nothing is logged per block.
+"""The server's log, printed on the console, and its counters. Nothing is logged per block.
 
-A line takes a console of 115,200 baud 9 ms, in which nothing is served. So of what strangers can
-cause only so many lines come in a second; the others are counted and told together.
+A line takes 9 ms on a console of 115,200 baud, and nothing is served meanwhile. So lines that any
+host can cause are limited per second; the others are counted and reported in one line.
 """
 
 from time import ticks_diff, ticks_ms
@@ -11,13 +11,13 @@ from micropython import const
 from .packet import WRQ
 from .transfer import DONE, PROBED
 
-ALWAYS = -1  # tools wait for these lines
+ALWAYS = -1  # at every level: tools wait for these lines
 INFO = 2
 DEBUG = 3
 _SECOND_MS = const(1000)
-_WRAP_MS = const(1 << 30)  # of ticks_ms
-_LINES = const(8)  # that strangers may cause at once; one a second while they go on
-_LONGEST = const(128)  # characters of a name that are shown
+_WRAP_MS = const(1 << 30)  # period of ticks_ms
+_LINES = const(8)  # per second that any host can cause; 1 while more are held back
+_LONGEST = const(128)  # characters of a name that are printed
 
 
 def _shown(one):
@@ -35,9 +35,11 @@ def _shown(one):
 
 
 def quoted(sent):
-    """What a stranger sent (bytes) in quotes, escaped where it does not print or could forge a
-    line: all but ASCII and letters that are written from left to right. As bytes where it is not
-    UTF-8."""
+    """Return the text that a client sent (bytes) in quotes, safe to print.
+
+    Only ASCII and letters of scripts written from left to right are printed as they are. All else
+    is escaped, as it may be unprintable or forge a line. What is not UTF-8 is shown as bytes.
+    """
     try:
         text = sent.decode()
     except UnicodeError:
@@ -47,7 +49,7 @@ def quoted(sent):
 
 
 def label(opcode, name, mode, options):
-    """A request for the journal; `name` is bytes, `options` are (name, value) pairs of bytes."""
+    """Describe a request in a line. `name`: bytes; `options`: (name, value) pairs of bytes."""
     what = "%s %s %s" % ("WRQ" if opcode == WRQ else "RRQ", quoted(name), mode)
     if options:
         what += " " + quoted(b" ".join([b"=".join(pair) for pair in options]))[1:-1]
@@ -55,10 +57,11 @@ def label(opcode, name, mode, options):
 
 
 class Journal:
-    """Log lines up to a level, each with the seconds since the journal began, and counters.
+    """Prints log lines up to a level, each with the seconds since the start, and counts events.
 
     counters  dict of int: requests, refused, done, failed (transfers by how they ended), bytes
-              (delivered), resent (packets), garbage (datagrams that were no part of anything)
+              (delivered), resent (packets), garbage (datagrams that are no request and belong to
+              no transfer)
     """
 
     def __init__(self, level):
@@ -66,15 +69,15 @@ class Journal:
         self._level = ("error", "warning", "info", "debug").index(level)
         self._last = ticks_ms()
         self._uptime_ms = 0
-        self._second = 0  # uptime_ms() when `_left` was counted anew
-        self._left = _LINES
-        self._untold = 0
-        self._host = None  # of all that is untold
+        self._second = 0  # uptime_ms() when `_left` was last reset
+        self._left = _LINES  # lines that may still be printed in this second
+        self._untold = 0  # lines that were held back
+        self._host = None  # the host of all of those; None if several
         names = ("requests", "refused", "done", "failed", "bytes", "resent", "garbage")
         self.counters = {name: 0 for name in names}
 
     def uptime_ms(self):
-        """Milliseconds since the journal began. To be called every 12 days: ticks_ms wraps."""
+        """Milliseconds since the start. Call at least every 12 days, as ticks_ms wraps."""
         now = ticks_ms()
         passed = ticks_diff(now, self._last)
         self._uptime_ms += passed if passed >= 0 else passed + _WRAP_MS
@@ -90,14 +93,16 @@ class Journal:
         return self._uptime_ms
 
     def log(self, level, text, *values):
-        """Print `text % values` if `level` (ALWAYS to DEBUG) is not above the chosen one."""
+        """Print `text % values` unless `level` (ALWAYS to DEBUG) is above the journal's."""
         if level <= self._level:
             now = self.uptime_ms()
             print("%d.%03d" % (now // 1000, now % 1000), text % values if values else text)
 
     def may_tell(self, host):
-        """Whether a line may be said of what anybody can cause, `host` (str) this time. Else it is
-        counted, and told later."""
+        """Whether a line that any host can cause may be printed now; `host` (str) caused this one.
+
+        If not, it is counted and reported later.
+        """
         if self._level < INFO:
             return False
         self.uptime_ms()
@@ -113,10 +118,10 @@ class Journal:
         self.counters[name] += number
 
     def finished(self, session, outcome):
-        """The one line of a transfer that has ended, once.
+        """Log and count a transfer that has ended. Does nothing if called again.
 
         session   ports.Session; its `label` is 'host:port RRQ "name" mode options'
-        outcome   how it ended: DONE, PROBED, or what somebody may want to look into
+        outcome   how it ended: DONE, PROBED, or the text of a failure
         """
         label = session.label
         if not label:

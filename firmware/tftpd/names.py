@@ -1,15 +1,16 @@
 """Names: from the bytes of a request to a path below the root.
 
-They come from strangers: RFC 1350 says only that they end with a NUL. The rules are in
+Names are not trusted: RFC 1350 says only that they end with a NUL. The rules are in
 docs/architecture.md.
 
-A name is looked up as it is written, then without regard to case, for Windows, whose names have
-none. That lists whole folders, 1.3 ms an entry on an ESP32-C3, and most names that are not found
-are not there in any case: phones and PXE ask for ten of them at each start. So the hashes of all
-paths are kept, 4 bytes each: a path without one is not there, and no folder is listed for it.
+A name is looked up as written, then ignoring case, because Windows ignores case. The second
+look-up lists whole folders, which takes 1.3 ms an entry on an ESP32-C3. But most names that are
+not found do not exist in any case: phones and PXE ask for ten of them at each start. So the hashes
+of all paths are kept (the index), 4 bytes each: a path whose hash is not there does not exist, and
+no folder is listed for it.
 
-What has to be listed, for the hashes or for a name in another case, is listed in slices between
-the turns of the server's loop.
+Folders are listed, for the index or for a name in another case, in slices between the turns of the
+server's loop.
 """
 
 import os
@@ -25,21 +26,22 @@ from .packet import ACCESS, NOT_FOUND, Refused
 _FOLDER = const(0x4000)  # bit of st_mode
 _ENOTDIR = const(20)  # not in MicroPython's errno
 _MAX_COMPONENT = const(255)  # bytes; LittleFS
-_JOBS = const(8)  # that wait at the same time
+_JOBS = const(8)  # most jobs that may wait at a time
 
 
 def components(name):
     """Split the name of a request (bytes) into the components of a path below the root (list of
     str).
 
-    `\\` is read as `/` (Windows boot manager); a leading `/`, empty components and `.` are
+    `\\` is read as `/` (Windows boot manager). A leading `/`, empty components and `.` are
     dropped. Raises Refused: NOT_FOUND for what can't be the name of a visible file, ACCESS for
     `..`.
     """
     try:
         text = name.decode()
-        # MicroPython lets over-long forms pass (C0 AE for "."), which written anew are another
-        # text, and surrogates. ASCII has as many characters as bytes.
+        # MicroPython decodes surrogates and overlong forms (C0 AE for "."). Both are refused: the
+        # former are left out here, the latter encode to other bytes. ASCII, which has as many
+        # characters as bytes, needs no check.
         if len(text) != len(name):
             anew = [chr(ord(one)) for one in text if not 0xD800 <= ord(one) < 0xE000]
             if "".join(anew) != text:
@@ -57,17 +59,17 @@ def components(name):
 
 
 def _hash(path):
-    return crc32(path.lower().encode()) & 0x3FFFFFFF  # a small int, which takes no heap
+    return crc32(path.lower().encode()) & 0x3FFFFFFF  # a small int takes no heap
 
 
 class Later(Exception):
-    """It is not known yet: ask again when Names.work() has returned True."""
+    """The answer is not known yet: ask again when Names.work() has returned True."""
 
 
 class Names:
-    """What is there below the root.
+    """Looks up files and folders below the root.
 
-    jobs  generators that list folders, a step for each entry; the first is at work
+    jobs  generators that list folders, one entry a step; work() runs the first
     """
 
     def __init__(self, root, most):
@@ -76,10 +78,10 @@ class Names:
         self.most = most
         self.jobs = [self._index()]
         self._hashes = array("i")  # sorted
-        self._indexed = False  # until the hashes are all there; None if they are not kept
+        self._indexed = False  # True once the hashes are complete; None if they are not kept
 
     def may_be(self, parts):
-        """False if nothing has the name of these `parts` (list of str), in any case; quickly."""
+        """False if no path is `parts` (list of str), in any case. Quick: it lists no folder."""
         if not self._indexed or not parts:
             return True
         number = _hash(self._path(parts))
@@ -87,10 +89,10 @@ class Names:
         return at < len(self._hashes) and self._hashes[at] == number
 
     def find(self, parts, found):
-        """(path, file) of what has the name of these `parts`: the file is open for reading, None
-        for a folder.
+        """Return (path, file) of what `parts` name: `file` is open for reading, None for a
+        folder.
 
-        found  what was listed for this request so far: {} at first, and the same dict again after
+        found  results of the listing for this request: {} at first, the same dict again after
                Later
 
         Raises Refused, Later, OSError.
@@ -100,7 +102,7 @@ class Names:
             if path not in found:
                 try:
                     return path, self._open(path)
-                except Refused:  # not as it is written
+                except Refused:  # no such file as written
                     pass
                 if self._indexed is not False and len(self.jobs) < _JOBS:
                     found[path] = None
@@ -116,8 +118,10 @@ class Names:
         return self.root + "".join(["/" + part for part in parts])
 
     def _open(self, path):
-        """The file, None for a folder. Raises Refused, OSError. LittleFS walks through the folder
-        for that, once; for os.stat() it does so twice."""
+        """Open the file at `path`; None for a folder. Raises Refused, OSError.
+
+        open() makes LittleFS search the folder once, os.stat() twice.
+        """
         try:
             return open(path, "rb")
         except OSError as trouble:
@@ -128,12 +132,12 @@ class Names:
         raise Refused(NOT_FOUND, "file not found")
 
     def work(self, ms):
-        """Go on listing for `ms`. Returns True if something is known that was not."""
+        """Run the first job for `ms` milliseconds. Returns True if it has come to its end."""
         end = ticks_add(ticks_ms(), ms)
         job = self.jobs[0]
         try:
             while ticks_diff(end, ticks_ms()) > 0:
-                if next(job, self) is self:  # it has come to its end
+                if next(job, self) is self:  # the default: the job is done
                     del self.jobs[0]
                     return True
         except Exception:
@@ -142,12 +146,12 @@ class Names:
         return False
 
     def add(self, path):
-        """A file was put at `path`."""
+        """Call when a file was put at `path`."""
         if self._indexed is not None:
             self._keep(path)
 
     def _place(self, number):
-        """Where `number` is, or belongs, in the hashes."""
+        """The index of `number` in the hashes, or where to insert it (binary search)."""
         hashes = self._hashes
         low = 0
         high = len(hashes)
@@ -160,7 +164,7 @@ class Names:
         return low
 
     def _keep(self, path):
-        """Add the hash of `path`, or keep none any more if they are too many."""
+        """Add the hash of `path`. If there are too many, drop them all and keep none."""
         number = _hash(path)
         hashes = self._hashes
         at = self._place(number)
@@ -173,11 +177,11 @@ class Names:
             view = memoryview(hashes)
             view[at + 1 :] = view[at:-1]
             hashes[at] = number
-        except MemoryError:  # without them names that are not there take longer
+        except MemoryError:  # without hashes a name that does not exist takes longer
             self._indexed = None
             self._hashes = array("i")
 
-    # -- jobs. Each lists to the end: an ilistdir() that is left stays open until it is collected
+    # -- jobs. Each lists to the end: an unfinished ilistdir() stays open until it is collected
 
     def _index(self):
         done = None
@@ -199,12 +203,15 @@ class Names:
             self._indexed = done
 
     def _search(self, asked, parts, found):
-        """Set found[asked] to the path of what differs from it in case only, "" without one. A
-        name in small letters is quickly known; else an exact match goes first at each level."""
+        """Set found[asked] to the path that differs from `asked` only in case, "" without one.
+
+        The path in lower case is tried first, as that needs no listing. Among several matches at
+        one level the exact one goes first.
+        """
         matches = []
         try:
             small = self.root + asked[len(self.root) :].lower()
-            if small != asked:  # which is not there
+            if small != asked:  # `asked` itself does not exist
                 try:
                     file = self._open(small)
                     if file:
@@ -212,7 +219,7 @@ class Names:
                     matches = [small]
                 except Refused:
                     pass
-                yield  # that may have taken long
+                yield  # opening may have taken long
                 if matches:
                     return
             matches = [self.root]
@@ -229,7 +236,7 @@ class Names:
             found[asked] = matches[0] if matches else ""
 
     def _entries(self, folder):
-        """What os.ilistdir() gives, nothing for what is no folder."""
+        """What os.ilistdir() returns; an empty iterator if `folder` is not a folder."""
         try:
             return os.ilistdir(folder)
         except OSError:

@@ -1,9 +1,9 @@
-"""A file as netascii: RFC 764's line ends, LF as CR LF and a lone CR as CR NUL, exact across the
-borders of blocks.
+"""Converts a file to and from netascii: LF as CR LF, a lone CR as CR NUL, also where a pair is
+split between two blocks.
 
-RFC 1350 section 1 names the mode, RFC 764 ("NVT printer") its line ends. The size of the stream is
-not known before it has been read, and a block of it has no fixed place in the file, so that place
-is noted for each block of the window.
+RFC 1350 section 1 names the mode, RFC 764 ("NVT printer") defines its line ends. The size of the
+stream is not known until all of it has been read, and the offset of a block in the file can't be
+computed from its number. So the offset of each block of the window is stored.
 """
 
 from array import array
@@ -16,7 +16,7 @@ _CHUNK_BYTES = const(128)
 
 
 class NetasciiSource:
-    """Blocks of a file as netascii, with the methods of store.OctetSource."""
+    """Reads a file as blocks of netascii, with the methods of files.OctetSource."""
 
     def __init__(self, file, agreed):
         """`file`: opened for reading in binary; `agreed`: options.Agreed."""
@@ -24,19 +24,19 @@ class NetasciiSource:
         self.close = file.close
         self._chunk = bytearray(_CHUNK_BYTES)
         self.blksize = agreed.blksize
-        # Where block b starts, at b % len: offset in the file * 2, + 1 if the second byte of a
-        # pair is owed. Kept for a window and for the blocks read ahead (transfer._AHEAD_BLOCKS).
+        # Where block b starts, at index b % len: offset in the file * 2, + 1 if the block starts
+        # with the second byte of a pair. Enough entries for a window and for the blocks read
+        # ahead (files._AHEAD_BLOCKS).
         self._starts = array("I", [0] * (agreed.windowsize + 18))
-        self._block = 1  # the next one
+        self._block = 1  # the next block to read
 
     def seek(self, block):
-        """Go to `block` (from 1, not wrapped): one that was read, a window ago at most."""
+        """Go to `block` (from 1, not wrapped), which was read at most one window ago."""
         self._block = block
 
     def readinto(self, view):
-        """Fill `view` (memoryview) with the next blocks; returns the bytes written.
-
-        They are fewer than `view` holds at the end of the file only. Raises OSError.
+        """Fill `view` (memoryview) with the next blocks. Returns the number of bytes written, less
+        than its length only at the end of the file. Raises OSError.
         """
         n = 0
         while n < len(view):
@@ -48,15 +48,15 @@ class NetasciiSource:
         return n
 
     def _read_block(self, view, n, room):
-        """Write the next block to `view` from `n` on, up to `room`; returns where it ends."""
+        """Write the next block to `view`, from index `n` up to `room`. Returns where it ends."""
         file = self.file
         starts = self._starts
         chunk = self._chunk
         place = starts[self._block % len(starts)]
         offset = place >> 1
-        owed = -1
+        owed = -1  # the second byte of a pair, still to be written; -1 for none
         at = have = 0
-        if place & 1:  # the byte before says which second byte is owed
+        if place & 1:  # the first byte of the pair, just before, tells the second
             file.seek(offset - 1)
             have = file.readinto(chunk)
             at = 1
@@ -91,19 +91,19 @@ class NetasciiSource:
 
 
 class NetasciiSink:
-    """Takes blocks of netascii for a sink that is given the file's own bytes."""
+    """Decodes blocks of netascii and writes the bytes of the file to another sink."""
 
     def __init__(self, sink):
-        """`sink`: as store.Sink."""
+        """`sink`: uploads.Sink."""
         self.sink = sink
         self.path = sink.path
         self.close = sink.close
-        self._cr = False  # the last byte was a CR: LF or NUL is to follow
+        self._cr = False  # the last byte was a CR: LF or NUL must follow
 
     def write(self, data):
-        """As store.Sink.write. A CR before anything but LF and NUL, which RFC 764 does not know,
-        is kept."""
-        plain = bytearray(len(data) + 1)  # a CR of the block before may come first
+        """As uploads.Sink.write. A CR before any byte but LF or NUL, which RFC 764 does not
+        define, is kept."""
+        plain = bytearray(len(data) + 1)  # a CR from the previous block may come first
         n = 0
         cr = self._cr
         for byte in data:
@@ -126,7 +126,7 @@ class NetasciiSink:
         self.sink.write(memoryview(plain)[:n])
 
     def commit(self):
-        """As store.Sink.commit."""
+        """As uploads.Sink.commit."""
         if self._cr:
             self.sink.write(b"\r")
         self.sink.commit()

@@ -42,7 +42,7 @@ def _make_ahead(settings, journal):
             size = max(size // 2, _LEAST_BLKSIZE)
     for name in ("blksize", "read_ahead"):
         if settings[name] > size:
-            what = "%s: lowered from %d to %d, for want of heap"
+            what = "%s: lowered from %d to %d, too little heap"
             journal.log(ALWAYS, what, name, settings[name], size)
     return ahead
 

@@ -1,11 +1,11 @@
-"""Uploads: how a file that is sent gets to its place.
+"""Uploads: where a file is written, and how it is put in its place.
 
-It grows in a folder of its own, out of the served tree, and is renamed when it is whole: LittleFS
-renames atomically, and what was closed before survives a power cut. A file that is being read
-while it is replaced is moved to that folder first, for LittleFS gives the blocks of a file without
-a name to others. Its new name tells recover() where it belongs.
+It is written in a folder of its own, outside the served tree, and renamed when it is complete:
+LittleFS renames atomically, and what was written before a close survives a power cut. A file that
+is replaced while it is being read is moved to that folder first ("moved aside"), because LittleFS
+reuses the blocks of a file without a name. Its new name tells recover() where it belongs.
 
-Loaded only where uploads are allowed.
+Loaded only if uploads are allowed or files are left in that folder (start.py).
 """
 
 import gc
@@ -26,28 +26,29 @@ _FILE = const(0x8000)  # of os.ilistdir()
 _NO_LIMIT = const(0x3FFFFFFF)
 _MAX_NAME = const(255)  # bytes; LittleFS
 _NUMBERED = const("/%08d%s")
-_SLASH = const("\x01")  # for "/" in the name of a file moved aside; no served name has one
-_FOLDER_BLOCKS = const(2)  # that a folder may take when it gets one more name
-_POINTERS = const(8)  # bytes of a LittleFS block, on the average (its DESIGN.md, "CTZ skip-lists")
+_SLASH = const("\x01")  # replaces "/" in the name of a file moved aside; no served name has it
+_FOLDER_BLOCKS = const(2)  # most that a folder takes for one more name
+_POINTERS = const(8)  # mean bytes in a LittleFS block (its DESIGN.md, "CTZ skip-lists")
 
 
 class Sink:
-    """A file that grows out of sight until commit() puts it in its place.
+    """Writes a file under a temporary name; commit() puts it in its place.
 
-    It is made with the first block: a request may have a false sender, and flash wears out.
+    The file is created with the first block, not with the request: a request may have a false
+    sender, and flash wears out.
     """
 
     def __init__(self, uploads, path, limit, spare):
-        """`uploads`: Uploads, whose room it takes; `path`: where it is to go; `limit`: bytes;
-        `spare`: bytes of heap that the open file will take."""
+        """`uploads`: Uploads, whose free blocks it takes; `path`: the final path; `limit`: bytes;
+        `spare`: bytes of heap that the open file will need."""
         self.uploads = uploads
         self.path = path
         self.limit = limit
         self.size = 0
-        self.taken = 0  # blocks
+        self.taken = 0  # blocks of flash
         self.temporary = None
         self.file = None
-        self.spare = bytearray(spare)  # or the file could not be opened any more
+        self.spare = bytearray(spare)  # reserves the heap for open(), which comes later
 
     def write(self, data):
         """Add `data` (bytes-like). Raises Refused."""
@@ -70,7 +71,7 @@ class Sink:
             raise _explained(trouble)
 
     def commit(self):
-        """Make it the file at `path`, or leave all as it was and raise Refused."""
+        """Put the file at `path`. If that fails, change nothing and raise Refused."""
         try:
             self.file.close()  # pyright: ignore[reportOptionalMemberAccess]
             self.uploads.put(self.temporary, self.path)
@@ -79,12 +80,12 @@ class Sink:
         self.temporary = None
 
     def close(self):
-        """Remove it unless it has been committed, and give back what it took."""
+        """Remove the file unless it was committed, and give its blocks back."""
         if self.temporary:
             try:
                 if self.file:
                     self.file.close()
-            except OSError:  # a full flash did not even take what was buffered
+            except OSError:  # the flash is full: the buffered data could not be written
                 pass
             remove(self.temporary)
             self.temporary = None
@@ -106,7 +107,7 @@ def _exists(path):
 
 
 class Uploads:
-    """The files that are being written; with the methods of Files that start a transfer."""
+    """The files that are being written. Has the methods of Files that start a transfer."""
 
     transfer = WriteTransfer
 
@@ -117,14 +118,14 @@ class Uploads:
         self.files = files
         root = files.names.root
         self._folders = [root + folder.rstrip("/") + "/" for folder in settings["write_to"]]
-        self._number = 0  # of the last file in UPLOADS
-        self._block = 0  # bytes; 0 before the first look at the flash
-        self._room = 0  # blocks that uploads may still take
-        self._changed = False  # since that look
-        self._open_bytes = 0  # of heap that an open file takes
+        self._number = 0  # of the last file made in UPLOADS
+        self._block = 0  # bytes; 0 before the first _look()
+        self._room = 0  # blocks of flash that uploads may still take
+        self._changed = False  # since the last _look()
+        self._open_bytes = 0  # of heap for an open file
 
     def make_folders(self):
-        """Make those that take uploads; returns what could not be done (list of str)."""
+        """Make the folders of write_to. Returns a list of errors (str)."""
         troubles = []
         for folder in self._folders:
             made = ""
@@ -133,15 +134,15 @@ class Uploads:
                 if not _exists(made):
                     try:
                         os.mkdir(made)
-                    except OSError as trouble:  # as below a file
+                    except OSError as trouble:  # its parent is a file, for one
                         troubles.append("write_to: can't make %s: %s" % (made, trouble))
         return troubles
 
     def recover(self):
-        """After a power cut: what was being written goes, what was being replaced comes back."""
+        """After a power cut: remove unfinished files, restore files that were being replaced."""
         try:
-            names = sorted(os.listdir(UPLOADS), reverse=True)  # the newest first
-        except OSError:  # there never was an upload
+            names = sorted(os.listdir(UPLOADS), reverse=True)  # newest first
+        except OSError:  # no upload so far
             return
         for name in names:
             there = UPLOADS + "/" + name
@@ -151,14 +152,16 @@ class Uploads:
             if path and not _exists("/" + path):
                 try:
                     os.rename(there, "/" + path)
-                except OSError:  # its folder is gone: here it is, for whoever misses it
+                except OSError:  # its folder is gone: it stays here for the user to find
                     pass
             else:
                 remove(there)
 
     def _noted(self, aside):
-        """Where the file moved `aside` belongs, for which its name had no room: it is in the file
-        with the bare number, which is next to be removed."""
+        """Read the path of the file moved `aside`, which was too long for its name.
+
+        The note with the path has the bare number as its name; recover() removes it next.
+        """
         try:
             with open(aside[:-1]) as note:
                 return note.read()[1:]
@@ -166,8 +169,8 @@ class Uploads:
             return ""
 
     def place(self, name, host, found):
-        """The path at which a file with that name (bytes of a request) from the client at `host`
-        is to be put. `found`: as in Names.find(). Raises Refused, Later."""
+        """Return the path for an upload with `name` (bytes of a request) from the client at
+        `host`. `found`: as in Names.find(). Raises Refused, Later."""
         parts = components(name)
         if not parts or name[-1:] in b"/\\":
             raise Refused(ACCESS, "is a folder, not a file")
@@ -195,7 +198,7 @@ class Uploads:
         return path
 
     def _folder(self, parts, found):
-        """Its path, None if that is no folder. Raises Later."""
+        """Return the path of the folder `parts`, None if it is not a folder. Raises Later."""
         try:
             path, file = self.files.names.find(parts, found)
         except Refused:
@@ -205,8 +208,8 @@ class Uploads:
         return path if os.stat(path)[0] & _FOLDER else None
 
     def rival(self, sessions, path, host, now):
-        """Who of `sessions` (server.py) writes the file at `path` and gives it up for `host`; None
-        without one. Raises Refused if it is still at it."""
+        """Return which of `sessions` (ports.Session) writes the file at `path` and may_end() for
+        `host`; None if no session writes it. Raises Refused if that one may not end."""
         for session in sessions:
             writing = session.transfer.path
             same = writing and writing.lower() == path.lower()
@@ -217,14 +220,14 @@ class Uploads:
         return None
 
     def open(self, path, found, mode, asked, blksize):
-        """As Files.open(): the sink that makes the file at `path`."""
+        """As Files.open(), but with the sink for the file at `path`."""
         agreed = Agreed(asked, blksize, self.settings["wrq_windowsize"], upload=True)
         return path, self.create(path, mode, agreed.tsize), agreed
 
     def create(self, path, mode, size):
-        """The sink that makes the file at `path`.
+        """Make the sink for the file at `path`.
 
-        size  bytes that are to come, None where the client has not said
+        size  bytes that the client announced (tsize), None if it did not
 
         Raises Refused.
         """
@@ -253,7 +256,7 @@ class Uploads:
         return UPLOADS + _NUMBERED % (self._number, "")
 
     def _has_room(self, blocks):
-        # To look takes an ESP32-C3 with 1,500 files 0.2 s, so it is done only if it may help.
+        # _look() takes 0.2 s on an ESP32-C3 with 1,500 files, so it is called only if it may help.
         if blocks > self._room and self._changed:
             self._look()
         return blocks <= self._room
@@ -272,19 +275,19 @@ class Uploads:
         self._changed = False
 
     def take(self, blocks):
-        """An upload takes so many blocks, or gives them back. Raises Refused."""
+        """Take `blocks` for an upload; a negative number gives them back. Raises Refused."""
         if not self._has_room(blocks):
             raise Refused(DISK_FULL, "the flash is full")
         self._room -= blocks
         self._changed = True
 
     def put(self, temporary, path):
-        """Rename `temporary` to `path`; who reads what is there now can go on. Raises OSError."""
+        """Rename `temporary` to `path`. Reads of the old file can go on. Raises OSError."""
         aside = None
         if path in self.files.readers.values():
             self._number += 1
             aside = _NUMBERED % (self._number, path.replace("/", _SLASH))
-            if len(aside.encode()) > _MAX_NAME:  # a file of its own has the path
+            if len(aside.encode()) > _MAX_NAME:  # a note, a second file, holds the path
                 with open(UPLOADS + _NUMBERED % (self._number, ""), "w") as note:
                     note.write(path)
                 aside = _NUMBERED % (self._number, _SLASH)
@@ -298,5 +301,5 @@ class Uploads:
             raise
         self.files.names.add(path)
         for source, old in self.files.readers.items():
-            if old == path:  # then it was moved aside
+            if old == path:  # it reads the file that was moved aside
                 self.files.readers[source] = aside

@@ -1,5 +1,5 @@
-"""`machine` for the everyday board. Reset and watchdog are asked of the host by a line that starts
-with a record separator."""
+"""`machine` for the everyday board. A line that starts with a record separator asks the host to
+reset the board or to set its watchdog."""
 
 import sys
 import time
@@ -11,7 +11,7 @@ def _ask_host(text):
 
 def reset():
     _ask_host("reset")
-    while True:  # until the host pulls the plug
+    while True:  # until the host ends the process
         time.sleep(1)
 
 
@@ -26,7 +26,7 @@ class WDT:
 
 
 class Pin:
-    """A pin of a Pico W that keeps the value it was given; an input is high, as with a pull-up and
+    """A pin of a Pico W that keeps the value it was given. An input is high, as with a pull-up and
     nothing connected."""
 
     IN = 0
@@ -45,8 +45,8 @@ class Pin:
 
 
 class Timer:
-    """A timer that never fires: when the server has been stopped there is no prompt that it could
-    keep alive."""
+    """A timer that never fires. It only turns the watchdog off: once the server has stopped, this
+    board has no prompt for which to feed it."""
 
     def __init__(self, id=-1):
         pass

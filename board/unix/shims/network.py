@@ -1,16 +1,15 @@
-"""`network` for the everyday board: a Wi-Fi that can be joined at once with any name and
-password."""
+"""`network` for the everyday board: a Wi-Fi that connects at once with any name and password."""
 
 STA_IF = 0
 
 
 def country(code):
-    if len(code.encode()) != 2:  # extmod/modnetwork.c: so many bytes
+    if len(code.encode()) != 2:  # the length that extmod/modnetwork.c checks
         raise ValueError
 
 
 def hostname(name):
-    if len(name.encode()) > 32:  # likewise
+    if len(name.encode()) > 32:  # the same file
         raise ValueError
 
 

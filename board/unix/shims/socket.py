@@ -1,5 +1,5 @@
-"""`socket` for the everyday board: the Unix port's own, with the number of sockets that a real
-board has."""
+"""`socket` for the everyday board: the Unix port's module with a limit on the number of sockets,
+as on a real board."""
 
 import errno
 
@@ -11,7 +11,7 @@ _opened = []
 
 
 def limit(number):
-    """At most `number` sockets at a time; 0 for no limit."""
+    """Allow at most `number` sockets at a time; 0 for no limit."""
     global _limit
     _limit = number
 

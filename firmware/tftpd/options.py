@@ -1,4 +1,4 @@
-"""Option negotiation: what a client asked for in, what is agreed and the OACK out.
+"""Option negotiation: the options asked for in, the agreed values and the OACK out.
 
 RFC 2347 (the rules), 2348 (blksize), 2349 (timeout, tsize), 7440 (windowsize). Only what was asked
 is granted, in the order asked, once; an unknown option, or a value out of range, is left out of
@@ -24,14 +24,14 @@ class Agreed:
     windowsize  blocks sent before an ACK is awaited, 1..65535
     timeout     seconds, the longest wait before a repeat; None where the client asked for none
     tsize       bytes that an upload is to have; None for a read, or where the client has not said
-    oack        the OACK packet that says so (bytes), b"" where nothing was granted
+    oack        the OACK packet with the granted options (bytes), b"" where there are none
     granted     [(name, value)] of bytes in it
     """
 
     def __init__(self, options, blksize, windowsize, size=None, upload=False):
         """`options`: (name, value) pairs of bytes as asked for; `blksize`, `windowsize`: the
         most that is granted; `size`: the file's size in bytes, None where it is not known;
-        `upload`: it is the client who knows it."""
+        `upload`: the client states the size."""
         self.blksize = 512
         self.windowsize = 1
         self.timeout = self.tsize = None

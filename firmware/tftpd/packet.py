@@ -15,7 +15,7 @@ ERROR = const(5)
 _OACK = const(6)
 
 # Error codes, RFC 1350 section 5 and RFC 2347. U-Boot starts again, for ever, on any code but 1
-# and 2: what trying again will not cure is NOT_FOUND or ACCESS, what it will cure is UNDEFINED.
+# and 2: so a permanent fault is NOT_FOUND or ACCESS, a temporary one UNDEFINED.
 UNDEFINED = const(0)
 NOT_FOUND = const(1)
 ACCESS = const(2)
@@ -25,7 +25,7 @@ UNKNOWN_TID = const(5)
 EXISTS = const(6)
 
 MAX_REQUEST = const(512)  # octets, RFC 2347
-_MODES = {b"octet": "octet", b"binary": "octet", b"netascii": "netascii"}  # binary: lwIP's client
+_MODES = {b"octet": "octet", b"binary": "octet", b"netascii": "netascii"}  # lwIP's client
 
 
 class Refused(Exception):
@@ -43,8 +43,8 @@ def parse_request(datagram):
 
     Returns (opcode, name, mode, options): name is bytes as sent, mode "octet" or "netascii",
     options a list of (name, value) pairs of bytes as sent, in the order sent; a pair that is cut
-    off at the end is left out. Returns None for what no request can be and gets no answer: too
-    short, ERROR (none is sent to an error). Raises Refused (ILLEGAL) for everything else.
+    off at the end is left out. Returns None for a datagram that must not be answered: under two
+    bytes, or an ERROR. Raises Refused (ILLEGAL) for everything else.
     """
     opcode = datagram[0] << 8 | datagram[1] if len(datagram) >= 2 else ERROR
     if opcode == ERROR:

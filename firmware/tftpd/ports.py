@@ -1,5 +1,5 @@
-"""The UDP ports of the server: their sockets, the wait for them, and who gets what comes. No other
-file waits.
+"""The UDP ports of the server: their sockets, the wait for them, and the dispatch of what comes.
+No other file waits.
 
 A transfer gets a port (TID) of its own as RFC 1350 section 4 asks, while the board gives out
 sockets; a Pico W has 3 in all, and a request that finds none left shares a port. Two kinds of
@@ -11,7 +11,7 @@ sockets live on such a port:
 
 Each socket that is polled costs an ESP32 0.17 ms a turn, a seventh of a block. So there are two
 poll sets: one of all sockets, to wait on, and one of those that the transfers under way need, for
-the turns that don't wait; while these go on and on, all are polled now and then.
+the turns that don't wait; every 20 ms one of these polls all sockets too.
 """
 
 import gc
@@ -26,18 +26,18 @@ from micropython import const
 from .journal import ALWAYS
 from .packet import MAX_REQUEST, UNKNOWN_TID, error
 
-# After a transfer has sent something its answer is looked for so often without waiting, 0.1 to 6
-# ms: an ESP32 that waits wakes at its next tick, 10 ms later (docs/performance.md). Elsewhere
-# waits are exact: half as often each time that nothing came.
+# After a send, so many turns do not wait, 0.1 to 6 ms in all: an ESP32 that waits wakes at its
+# next tick, 10 ms later (docs/performance.md). Elsewhere waits are exact: half as many each time
+# that nothing came.
 _EAGER_TURNS = const(32)
-_ALONE_MS = const(40)  # how long a lone transfer may hear its own socket,
-_SHARE_MS = const(4)  # and one with a twin while other clients share its port
+_ALONE_MS = const(40)  # how long a lone transfer may hear its own socket in one turn
+_SHARE_MS = const(4)  # how long a transfer with a twin may, while others share its port
 _BURST = const(16)  # datagrams taken from one socket before the others get their turn
 _WAITING = const(5)  # datagrams taken from it before the first of them is answered
 _ENDED = const(8)  # clients of finished transfers that are remembered
 _ROOM = const(64)  # bytes of a datagram that are received where no upload needs more
 _REQUEST_ROOM = const(1025)  # on the listening port: some clients fill their request with NULs
-_MORE = const(5)  # bytes of an upload's datagram: the header, and one that makes it too long
+_MORE = const(5)  # bytes of an upload's datagram: its header, and one to see that it is too long
 
 
 def host_port(address):
@@ -91,10 +91,10 @@ class Ports:
     listener  Port that requests come to
     sessions  [Session] of the transfers under way, the oldest first
     clients   {address: Session} of the same
-    heard     {socket: Port} of the ports that are open
+    bound     {socket: Port} of the ports that are open
     twins     {socket: Session} of the connected sockets
     alone     what wait() gives where there is one twin and no other transfer, else None
-    all       set it to have the next wait() poll all sockets
+    poll_all  set it to have the next wait() poll all sockets
     due       ticks_ms at which turn() must be back while transfers are under way
     """
 
@@ -106,10 +106,10 @@ class Ports:
         self.listener = Port(server.settings["port"], _REQUEST_ROOM)
         self.sessions = []
         self.clients = {}
-        self.heard = {}
+        self.bound = {}
         self.twins = {}
         self.alone = None
-        self.all = False
+        self.poll_all = False
         self.due = ticks_ms()
         self._ended = []  # addresses whose transfer has left a port that others still use
         self._poller = select.poll()  # all sockets
@@ -123,25 +123,29 @@ class Ports:
         """Wait at most `timeout_ms` for datagrams, and give each to whom it is for. Opens the
         listening port first if it is closed; raises OSError if that can't be done.
 
-        Returns the time (ticks_ms) by which the timers are to be judged.
+        Returns the time (ticks_ms) to compare timers with.
         """
         if self.listener.sock is None:
             self._listen()
         if not self._generator:
-            self._generator = self._run()
-            self._generator.send(None)
+            generator = self._run()
+            generator.send(None)
+            self._generator = generator
         try:
             return self._generator.send(timeout_ms)
-        except BaseException:  # as Ctrl-C's: the generator has ended
+        except BaseException as trouble:  # as Ctrl-C's: the generator has ended
             self._generator = None
-            raise
+            if not isinstance(trouble, MemoryError):
+                raise
+            self.server.fail(None, trouble)  # that of a transfer does not come here
+            return ticks_ms()
 
     # -- hot path
 
     def _run(self):
-        """The generator behind turn(), which has its frame once: that of a function with more than
-        eleven words comes from the heap for each call (py/objfun.c in MicroPython), which took the
-        everyday board 40 % of its time with eight clients.
+        """The generator behind turn(). It keeps its frame, where a function with more than eleven
+        words of it allocates one per call (py/objfun.c in MicroPython): that took the everyday
+        board 40 % of its time with eight clients.
 
         wait    until a socket has something, a timer is due, or the time is over
         twins   each connected socket gives an ACK to its transfer
@@ -176,10 +180,10 @@ class Ports:
             for sock, _ in ready:
                 session = twins.get(sock)
                 if not session:
-                    port = self.heard.get(sock)
+                    port = self.bound.get(sock)
                     if port and port not in readable:
-                        last = port is listener
-                        readable = readable + (port,) if last else (port,) + readable
+                        one = (port,)
+                        readable = readable + one if port is listener else one + readable
                     continue
                 transfer = session.transfer
                 transfer.until = until
@@ -230,7 +234,7 @@ class Ports:
                     except Exception as trouble:
                         server.fail(session, trouble)
                     if port is listener and not session:
-                        self.all = True  # requests come in groups,
+                        self.poll_all = True  # requests come in groups,
                         break  # and the new transfer goes first
                 if port.waiting and port.sock:
                     pending += (port,)
@@ -238,7 +242,7 @@ class Ports:
             if given:
                 self.look()
             # A datagram that came after the poll may be the answer that a timer waits for. A lone
-            # transfer has read its socket since.
+            # transfer has just polled its socket, so for it the present time is right.
             if self.alone:
                 now = ticks_ms()
 
@@ -250,8 +254,8 @@ class Ports:
             timeout_ms = 0
             if not self._eager:
                 self._turns = max(self._turns >> 1, self._least_turns)
-        if timeout_ms or self.all or not self.sessions:
-            self.all = False
+        if timeout_ms or self.poll_all or not self.sessions:
+            self.poll_all = False
             return self._poller.ipoll(timeout_ms)
         # To ask whether there is something to read takes an ESP32 longer than to read it.
         return self.alone or self._needed.ipoll(0)
@@ -269,25 +273,27 @@ class Ports:
         if not datagram:
             self._mend(port)
             return
-        peer = host_port(client)
-        kind = datagram[:2]
-        listener = self.listener
-        strange = port is not listener
-        if strange and peer and kind != b"\0\5" and client not in self._ended:
-            self.reply(port, client, UNKNOWN_TID, "unknown transfer ID")
-        # On the listening port nobody has a transfer. DATA, ACK and OACK came too late there: a
-        # client that acknowledges an ERROR would be answered for ever. And two servers that send
-        # from their listening ports must not be made to talk to each other.
-        late = kind in (b"\0\3", b"\0\4", b"\0\6")
-        alike = peer and peer[1] == listener.tid and self.server.settings["single_port"]
-        if strange or not peer or late or alike:
-            self.server.journal.count("garbage")
-        else:
+        if port is self.listener and self._may_ask(datagram, client):
             self.server.request(datagram, client)
+            return
+        self.server.journal.count("garbage")
+        strange = port is not self.listener and client not in self._ended
+        if strange and datagram[:2] != b"\0\5" and host_port(client):
+            self.reply(port, client, UNKNOWN_TID, "unknown transfer ID")
+
+    def _may_ask(self, datagram, client):
+        """Whether what came to the listening port may be answered.
+
+        Not DATA, ACK and OACK, which came too late: a client that acknowledges an ERROR would be
+        answered for ever. Not another server that sends from its listening port.
+        """
+        peer = host_port(client)
+        alike = peer and peer[1] == self.listener.tid and self.server.settings["single_port"]
+        return peer and not alike and datagram[:2] not in (b"\0\3", b"\0\4", b"\0\6")
 
     def _hear_short(self, port):
         """There is no memory for a datagram of `port.room` bytes: receive a short one all the
-        same, and tell who sent a longer one, which is lost."""
+        same. A longer one is lost, and its sender gets an ERROR."""
         gc.collect()
         try:
             heard = port.sock.recvfrom(_ROOM)
@@ -295,10 +301,11 @@ class Ports:
                 port.waiting.append(heard)
                 return
             session = self.clients.get(heard[1])
-            if session and session.port is port:
+            if port is self.listener and heard[0][:2] in (b"\0\1", b"\0\2"):
+                if self._may_ask(*heard):
+                    self.server.refuse(None, *heard, MemoryError())
+            elif session and session.port is port:
                 self.server.fail(session, MemoryError())
-            elif host_port(heard[1]):
-                self.server.refuse(None, heard[0], heard[1], MemoryError())
         except (OSError, MemoryError):
             pass
 
@@ -353,45 +360,54 @@ class Ports:
     def open(self, port):
         """Give the port its socket. Raises OSError."""
         port.sock = self._socket(port.tid)
-        self.heard[port.sock] = port
+        self.bound[port.sock] = port
         self._poller.register(port.sock, select.POLLIN)
         self._watch(port)
 
     def close(self, port):
         """Close its socket."""
-        del self.heard[port.sock]
+        del self.bound[port.sock]
         self._poller.unregister(port.sock)
         self._needed.unregister(port.sock)
         port.sock.close()
         port.sock = None
 
+    def close_all(self):
+        """Close every socket and forget every transfer, also what Ctrl-C has left half open."""
+        for session in list(self.twins.values()):
+            self._close_twin(session)
+        for port in list(self.bound.values()):
+            self.close(port)
+        self.sessions.clear()
+        self.clients.clear()
+
     def reply(self, port, client, code, text):
-        """Send an ERROR, once: if it can't be sent it is lost, as on the air."""
+        """Send an ERROR, once. If it can't be sent it counts as lost on the air."""
+        if port.sock:
+            self._send_error(port.sock, client, code, text)
+
+    def _send_error(self, sock, client, code, text):
         try:
-            if port.sock:
-                port.sock.sendto(error(code, text), client)
+            sock.sendto(error(code, text), client)
         except (OSError, MemoryError):
             pass
 
     def refuse(self, client, code, text):
         """Send an ERROR to who has no transfer, from a port of its own as RFC 1350 section 4 has
-        it; from the listening port if that is set, or the board has no socket left."""
-        try:
-            if self.server.settings["single_port"]:
-                raise OSError
-            sock = self._socket(int.from_bytes(os.urandom(2), "big") | 0xC000)
-        except (OSError, MemoryError):
-            self.reply(self.listener, client, code, text)
-            return
-        try:
-            sock.sendto(error(code, text), client)
-        except (OSError, MemoryError):  # lost, as on the air
-            pass
-        sock.close()
+        it; from the listening port with single_port, or if the board has no socket left."""
+        sock = None
+        if not self.server.settings["single_port"]:
+            try:
+                sock = self._socket(int.from_bytes(os.urandom(2), "big") | 0xC000)
+            except (OSError, MemoryError):
+                pass
+        self._send_error(sock or self.listener.sock, client, code, text)
+        if sock:
+            sock.close()
 
     def new(self):
         """A port with a number of its own, or the least used one if the board has no socket."""
-        taken = [port.tid for port in self.heard.values()]
+        taken = [port.tid for port in self.bound.values()]
         for _ in range(4):
             port = Port(int.from_bytes(os.urandom(2), "big") | 0xC000)  # RFC 6335: dynamic
             if port.tid not in taken:
@@ -400,7 +416,7 @@ class Ports:
                     return port
                 except OSError:  # the number is taken, or no socket is left
                     pass
-        ports = [port for port in self.heard.values() if port is not self.listener]
+        ports = [port for port in self.bound.values() if port is not self.listener]
         return min(ports, key=lambda port: port.users) if ports else self.listener
 
     def join(self, session):
@@ -413,8 +429,7 @@ class Ports:
         self.sessions.append(session)
         self.clients[session.client] = session
         self._turns = _EAGER_TURNS
-        # A transfer on the listening port, or an upload, whose blocks readinto would join, has no
-        # twin.
+        # No twin on the listening port, nor for an upload: readinto could join two of its blocks.
         self._renew(session, port is not self.listener and not transfer.path)
 
     def _renew(self, session, twin):
@@ -422,7 +437,7 @@ class Ports:
         self._close_twin(session)
         port = session.port
         client = session.client
-        # No method, which would look for all this on its self.
+        # A closure is faster than a method, which would look these up on its self.
         session.transfer.attach(lambda packet: port.sock.sendto(packet, client), None)
         if twin:
             self._open_twin(session)

@@ -13,8 +13,8 @@ from .packet import ACK, ERROR
 from .transfer import BLOCKED_MS, DONE, PROBED, Transfer
 
 _MEASURE_BLOCKS = const(8)
-# How often pump() looks for the answer of a quick client: 24 us in all on the everyday board, 150
-# on a Pico W. With 16 an ESP32-C3 looked too short at times: 732 us a block, not 544.
+# How often pump() polls for the answer of a quick client: 24 us in all on the everyday board, 150
+# on a Pico W. 16 were sometimes too few on an ESP32-C3: 732 us a block, not 544.
 _LOOKS = const(24)
 _NO_BLOCK = const(0x3FFFFFFF)  # above the number of any block
 _DATA = const(3 << 16)  # the header of a DATA packet, with block 0
@@ -29,14 +29,15 @@ class ReadTransfer(Transfer):
     next       the block to be sent next
     top        highest block ever sent
     last       number of the short block that ends the file, _NO_BLOCK until it has been read
-    until      ticks_ms up to which pump() itself may `hear` a quick client again and again; None:
-               it leaves the wait to its caller
+    until      ticks_ms up to which pump() itself may `hear` the client again and again; None: it
+               leaves the wait to its caller. Set before pump()
     """
 
     def __init__(self, source, ahead, agreed, timeout, retries, clock):
         """As Transfer, and
 
-        source     readinto(view) -> bytes read gives block after block; seek(block) goes to one
+        source     readinto(view) gives block after block and returns the bytes read, fewer than
+                   `view` holds at the end of the file only; seek(block) goes to one, from 1
         ahead      files.ReadAhead
         """
         super().__init__(agreed, timeout, retries, clock)
@@ -51,7 +52,7 @@ class ReadTransfer(Transfer):
         # (Karn), and a second ACK of one of them may answer our second copy, not a gap.
         self._repeated = -1
         self._measure_at = 0  # the next block whose ACK measures the round trip
-        self._block = 1  # the one that source.readinto() gives next
+        self._source_at = 1  # the block that source.readinto() gives next
         self.pump = self._run().send
 
     # -- hot path: allocates nothing but the view of a short last block, calls as little as it can
@@ -79,10 +80,10 @@ class ReadTransfer(Transfer):
         blksize = self.blksize
         usual = bytearray(4)  # the ACK of all that was sent
         packets, buffer_view, window_view = ahead.cut(blksize, window)
-        # While we own the buffer it holds blocks buffer_first to buffer_end - 1. Those that were
-        # sent have lost their end to the header of the next one.
+        # While we own the buffer it holds blocks buffer_first to buffer_end - 1. Sending one has
+        # overwritten the last 4 bytes of the one before.
         buffer_first = buffer_end = 1
-        stamp = asked = heard = clock()
+        stamp = asked = clock()
         while True:  # take
             block = self.next
             base = self.base
@@ -93,6 +94,7 @@ class ReadTransfer(Transfer):
             hear = self.hear
             until = self.until
             word = inbox
+            heard = clock()
             while True:
                 owned = ahead.owner is self
                 if not owned:  # we go back, or another transfer has read into the buffer
@@ -133,7 +135,6 @@ class ReadTransfer(Transfer):
                 if base == last:
                     self.outcome = DONE
                 elif until is not None and not busy and ticks_diff(until, heard) > 0:  # look
-                    word = inbox
                     looks = _LOOKS
                     try:
                         while not size and looks:
@@ -158,7 +159,7 @@ class ReadTransfer(Transfer):
                         if not busy:
                             self._allowance -= 1
                         self.next = block
-                        self.blocked = busy
+                        self.blocked = busy and (self.blocked or stamp)
                         self.due = ticks_add(stamp, BLOCKED_MS if busy else self._rto)
                     if size and not self.outcome:
                         self.receive(word, size, clock())
@@ -181,7 +182,7 @@ class ReadTransfer(Transfer):
         """Read the blocks from `block` on into `view`, a part of the buffer. Returns the number
         after the last of them."""
         self.ahead.owner = self
-        if block != self._block:
+        if block != self._source_at:
             self.source.seek(block)
         size = self.source.readinto(view)
         block += size // self.blksize
@@ -189,7 +190,7 @@ class ReadTransfer(Transfer):
             self.last = block
             self._last_size = size % self.blksize
             block += 1
-        self._block = block
+        self._source_at = block
         return block
 
     # -- the unusual
@@ -230,7 +231,7 @@ class ReadTransfer(Transfer):
                 self._repeat()
 
     def delivered(self):
-        """As Transfer; all of a file that was sent to its end, for only the last ACK was lost."""
+        """As Transfer. After DONE up to the last block sent, even if its ACK was lost."""
         block = self.top if self.outcome == DONE else self.base
         missing = self.blksize - self._last_size if block == self.last else 0
         return max(block, 0) * self.blksize - missing
@@ -240,11 +241,12 @@ class ReadTransfer(Transfer):
         return self.proven and self.top == self.last
 
     def dallying(self, now):
-        """As Transfer; after a second, for before that the ACK is most likely on its way."""
+        """As Transfer; after a second, for until then the ACK is most likely on its way."""
         return self.whole() and ticks_diff(now, self.progress) >= 1000
 
     def _repeat(self):
-        """Go back to the block after `base` and read it again: what was sent has lost its end."""
+        """Go back to the block after `base` and read the file again, for the buffer has lost the
+        end of what was sent."""
         if self.ahead.owner is self:
             self.ahead.owner = None
         self._repeated = self.top

@@ -48,6 +48,7 @@ class Server:
     settings   dict as settings.load() gives it: address, port, single_port, root, client_folders,
                transfers, transfers_per_client,
                blksize, windowsize, read_ahead, timeout (s), retries, log, read_from,
+               options_off,
                and for uploads wrq_windowsize, write_from, write_to, overwrite, write_limit,
                keep_free
     """
@@ -63,13 +64,14 @@ class Server:
         self._may = {RRQ: Ranges(settings["read_from"]), WRQ: Ranges(settings["write_from"])}
         self.ports = Ports(self)
         self._later = {}  # address: (request, what was found for it so far), of Later
-        self._rested = ticks_ms()  # when folders were listed last
+        self._rested = ticks_ms()  # until when transfers have the loop, after a listing
         self._running = False
 
     # -- for the user
 
     def serve_forever(self, tick=None):
-        """Serve until stop() is called. An exception, as Ctrl-C's, stops the server and goes on.
+        """Serve until stop() is called. Any exception, as that of Ctrl-C, stops the server and is
+        raised again.
 
         `tick(server)` is called about once a second; what it raises goes to the journal. Raises
         OSError if the port can't be opened.
@@ -97,9 +99,10 @@ class Server:
     def poll(self, timeout_ms):
         """One turn: wait at most `timeout_ms` for something to do, and do it.
 
-        While transfers are under way many a turn does not wait at all, and finds nothing.
-        Returns False if there is time for something else before the next turn, as there is many
-        times a second. Opens the port first if it is closed; raises OSError if that can't be done.
+        Returns True if the next turn is to come at once, False if there is time for something
+        else first, as there is many times a second. While transfers are under way many turns do
+        not wait at all, and find nothing. Opens the port first if it is closed; raises OSError if
+        that can't be done.
         """
         ports = self.ports
         sessions = ports.sessions
@@ -109,11 +112,9 @@ class Server:
             if jobs:
                 timeout_ms = 0
         now = ports.turn(timeout_ms)
-        more = False
-        if sessions:
-            more = 0 < ticks_diff(ports.due, now) <= _LISTEN_MS
-            if not more:
-                self._run_timers(now)
+        more = bool(sessions) and 0 < ticks_diff(ports.due, now) <= _LISTEN_MS
+        if sessions and not more:
+            self._run_timers(now)
         if jobs and (not sessions or not 0 <= ticks_diff(self._rested, now) <= _REST_MS):
             self._list()
         return more
@@ -128,7 +129,7 @@ class Server:
         for session in list(self.ports.sessions):
             self._end(session, "the server stops", UNDEFINED)
         if self.ports.listener.sock:
-            self.ports.close(self.ports.listener)
+            self.ports.close_all()
             self.journal.log(ALWAYS, "stopped")
 
     def stats(self):
@@ -144,7 +145,7 @@ class Server:
         session = self.ports.clients.get(client)
         now = ticks_ms()
         if session and session.request == datagram and session.transfer.repeat_request(now):
-            if session.transfer.repeats == _TOLD_REPEATS:
+            if session.transfer.repeats == _TOLD_REPEATS and not session.transfer.proven:
                 what = "%s: asked again, our answers don't seem to arrive"
                 self.journal.log(INFO, what, session.label)
             self.drive(session)
@@ -172,7 +173,7 @@ class Server:
                 if session:
                     self._end(session, "replaced by a new request")
                 self._start(request, datagram, client, found)
-        except Later:  # the client will ask again if this is one too many
+        except Later:  # with a full queue the request is dropped: the client asks again
             if len(self._later) < _LATER:
                 self._later[client] = (datagram, found)
             return
@@ -182,10 +183,10 @@ class Server:
             self.journal.count("requests")
 
     def _list(self):
-        """List folders for a while; what waits for what is known then is answered."""
+        """List folders for a while, then answer the requests that waited for the result."""
         try:
             known = self.files.names.work(_SLICE_MS)
-        except Exception as trouble:  # then it is not known, and looked for once more
+        except Exception as trouble:  # the requests are tried once more, without the result
             self.journal.log(ALWAYS, "names: %s", repr(trouble))
             known = True
         if known:
@@ -264,25 +265,25 @@ class Server:
             self.ports.due = transfer.due
 
     def fail(self, session, trouble):
-        """An exception ends one transfer, or none, never the server."""
+        """An exception ends at most one transfer, never the server."""
         code, text = _explained(trouble)
         if session in self.ports.sessions:  # not None, and not ended yet
             transfer = session.transfer
-            if transfer.blocked and not transfer.path and transfer.blksize > _FRAME_BLKSIZE:
-                self.blksize = max(transfer.blksize // 2, _FRAME_BLKSIZE)
+            stuck = transfer.blocked and not transfer.path and isinstance(trouble, Refused)
+            if stuck and transfer.blksize > _FRAME_BLKSIZE:
+                self.blksize = min(self.blksize, max(transfer.blksize // 2, _FRAME_BLKSIZE))
                 self.journal.log(INFO, "blksize: lowered to %d, which can be sent", self.blksize)
-            transfer.outcome = text
             self._end(session, text, code)
 
     def _run_timers(self, now):
         ports = self.ports
         self.journal.uptime_ms()  # before ticks_ms wraps
-        ports.all = True
+        ports.poll_all = True
         wait = _LISTEN_MS
         for session in ports.sessions:
             transfer = session.transfer
-            # Judge by when this should have run. A timer that expired since, in a long turn of
-            # ours, gets one more turn in which the answer may be read.
+            # Compare with the time for which this was scheduled, not with now: an answer that came
+            # during a long turn is read first.
             if not 0 < ticks_diff(transfer.due, ports.due) < _LONGEST_MS:
                 self.drive(session, None, now)
             if transfer.outcome:  # the list has changed: go on in the next turn
@@ -292,14 +293,15 @@ class Server:
         ports.due = ticks_add(now, wait)
 
     def _end(self, session, outcome, code=None):
-        """Release everything the transfer holds; with a `code` its client gets an ERROR. A
+        """Release everything that the transfer holds; with a `code` its client gets an ERROR. A
         transfer that only waits for its last ACK counts as done."""
         transfer = session.transfer
-        content = transfer.dallying(ticks_ms()) or (code is None and transfer.whole())
-        if transfer.outcome is None and content:
+        if transfer.outcome:
+            outcome, code = transfer.outcome, None
+        elif transfer.dallying(ticks_ms()) or (code is None and transfer.whole()):
             outcome, code = DONE, None
         transfer.outcome = outcome
-        self.files.close(session.file)  # slow; Ctrl-C here: stop() ends the session
+        self.files.close(session.file)  # slow; after Ctrl-C here stop() ends the session again
         if self.ahead.owner is transfer:
             self.ahead.owner = None
         if code is not None:

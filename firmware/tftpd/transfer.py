@@ -14,15 +14,15 @@ from micropython import const
 from .packet import UNDEFINED, Refused
 
 # The least margin over the smoothed round-trip time: a busy client, or the air, may be that late
-# without a loss. It bounds the variation, as in Linux, and not the sum: a steady 100 ms link shows
-# no variation at all. A client that was later than that gets more (_needless).
+# without a loss. It is the minimum of the variation, as in Linux, not of the whole wait: on a
+# steady 100 ms link the variation falls to 0. A client that was later gets more (_needless).
 _MARGIN_MIN_MS = const(20)
 _MARGIN_MAX_MS = const(1000)
 _RTO_FIRST_MS = const(250)  # the wait before anything has been measured
 BLOCKED_MS = const(2)  # how long the network driver gets to drain before a send is tried again
 _BUSY = (EAGAIN, ENOBUFS, ENOMEM)  # a send that may be tried again shortly
 _FRAME_BYTES = const(1468)  # the largest blksize that leaves in one frame
-_STUCK_MS = const(3000)  # a larger block that was refused for so long will never leave
+_STUCK_MS = const(3000)  # a larger block that the network refused for so long will never leave
 _UNPROVEN_DATAGRAMS = const(3)  # for each request, until its client has proved its address
 
 DONE = "done"
@@ -36,10 +36,11 @@ class Transfer:
     Its caller (server.py, ports.py) calls, until there is an `outcome`:
 
     attach(send, hear)  before anything else, and whenever the socket changes
-    pump(word)          to begin, with each datagram of the client (bytes-like), and with None
-                        after each other method below. Sends what may be sent. Returns True if the
-                        caller must act: there is an `outcome`, or `due` is BLOCKED_MS from now.
-                        Raises OSError or Refused if the file can't be read or written
+    pump(word)          with each datagram of the client (bytes-like). With None to begin, and
+                        after each call of attach(), expired() and repeat_request(). Sends what
+                        may be sent. Returns True if the caller must act: there is an `outcome`,
+                        or `due` is BLOCKED_MS from now; otherwise `due` is _MARGIN_MIN_MS away or
+                        more. Raises OSError or Refused if the file can't be read or written
     expired(now)        when `due` has come: prepares a retransmission, or gives up
     repeat_request(now) when the client sends its request again
 
@@ -48,7 +49,7 @@ class Transfer:
     resent     number of packets sent again
     repeats    how often the request came again before the client had answered
     proven     the client has answered, so its address is no forged one
-    blocked    the network takes no packet just now
+    blocked    ticks_ms since when the network takes no packet; a false value while it does
     outcome    None while the transfer is under way, then how it ended: DONE, PROBED, or other
                words for the journal
     peer_error code and text of the ERROR that the client ended with (bytes, as much of it as was
@@ -59,8 +60,8 @@ class Transfer:
 
     delivered()    bytes of data that have arrived for certain, headers excluded. No property: a
                    class with one takes a Pico W 28 us for each attribute that is set, not 2.
-    whole()        True if only the last ACK is missing
-    dallying(now)  True if that ACK has been sent, or is most likely lost
+    whole()        True if all data has been sent, or stored: only the last ACK is missing
+    dallying(now)  True if it only waits in case that ACK was lost
     receive(datagram, size, now)  what a datagram of `size` bytes changes; pump() calls it
     _repeat()      makes pump() send again what was sent last
     """
@@ -74,7 +75,7 @@ class Transfer:
 
         agreed     options.Agreed
         timeout    seconds, the longest wait before a retransmission unless negotiated
-        retries    the client is given up after this many longest waits without progress
+        retries    the client is given up after so many longest waits without progress
         clock      ticks_ms
         """
         self.outcome = self.peer_error = None
@@ -87,8 +88,8 @@ class Transfer:
         self._allowance = _UNPROVEN_DATAGRAMS
         self._rto_max = (agreed.timeout or timeout) * 1000
         self._patience = max(agreed.timeout or 0, timeout) * retries * 1000
-        # Retransmissions by the timer: the `progress` that they followed, `resent` before them,
-        # how often the client has answered since, and how long (ms) its first answer took.
+        # Retransmissions by the timer: `progress` and `resent` when the first was made, how often
+        # the client has answered since, and how long (ms) its first answer took.
         self._since = None
         self._before = self._answers = self._late = 0
         self._margin = _MARGIN_MIN_MS
@@ -202,7 +203,8 @@ class Transfer:
         if silence < 0:  # ticks_ms has wrapped: it is days
             silence = self._patience
         if self.blocked:
-            if silence >= (_STUCK_MS if self.blksize > _FRAME_BYTES else self._patience):
+            longest = _STUCK_MS if self.blksize > _FRAME_BYTES else self._patience
+            if ticks_diff(now, self.blocked) >= longest:
                 raise Refused(UNDEFINED, "can't send blocks of %d bytes" % self.blksize)
         elif silence >= self._patience:
             # With only the last ACK missing it was lost: the client is content.

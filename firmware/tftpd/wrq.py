@@ -87,8 +87,8 @@ class WriteTransfer(Transfer):
         busy = False
         if self._answer:
             busy = self._acknowledge()
-        self.blocked = busy
         self._stamp = now = self.clock()
+        self.blocked = busy and (self.blocked or now)
         if busy:
             self.due = ticks_add(now, BLOCKED_MS)
         elif begins:  # a packet that brings nothing new puts off no timer

@@ -309,7 +309,7 @@ for life in range(3):
     server.stop()
     assert client.recvfrom(600)[0] == b"\\0\\5\\0\\0the server stops\\0"
     assert server.stats()["transfers"] == 0
-    assert not (server.ports.heard or server.ports.twins or server.ports.clients or server.ports.sessions)
+    assert not (server.ports.bound or server.ports.twins or server.ports.clients or server.ports.sessions)
     client.close()
 def tick(server):
     server.stop()

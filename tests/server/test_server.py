@@ -38,7 +38,7 @@ def answers(*datagrams_and_address, listening=True):
     ports = server.ports
     port = ports.listener if listening else Port(50_000)
     ports.listener.sock = port.sock = sock  # type: ignore[assignment]
-    ports.heard[sock] = port
+    ports.bound[sock] = port
     ports.wait = lambda timeout_ms: [(sock, 1)]  # CPython has no ipoll
     ports._socket = no_socket  # type: ignore[assignment]  # a refusal comes from the listening port then
     for _ in datagrams:  # of requests one a turn
@@ -101,7 +101,7 @@ def test_poll_goes_on_after_ctrl_c():
     server = Server(settings.defaults())
     server.ports._socket = no_socket  # type: ignore[assignment]
     server.ports.listener.sock = sock = Deaf(b"\0\7", address=("10.0.0.5", 1234))  # type: ignore[assignment]
-    server.ports.heard[sock] = server.ports.listener
+    server.ports.bound[sock] = server.ports.listener
     server.ports.wait = interrupted
     with pytest.raises(KeyboardInterrupt):
         server.poll(0)
@@ -117,7 +117,7 @@ def test_a_port_that_was_closed_is_not_polled_again():
     port = Port(50_000)
     sock = Deaf(*[b"\0\4\0\1"] * 20, address=("10.0.0.5", 1234))  # more than are taken in one turn
     port.sock = sock  # type: ignore[assignment]
-    ports.heard[sock] = port
+    ports.bound[sock] = port
     waits = []
 
     def wait(timeout_ms):

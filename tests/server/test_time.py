@@ -80,7 +80,7 @@ def server(air, monkeypatch, tmp_path):
     server.files.names._indexed = None
     ports = server.ports
     ports.listener.sock = air
-    ports.heard[air] = ports.listener
+    ports.bound[air] = ports.listener
     monkeypatch.setattr(ports, "wait", lambda timeout_ms: [(air, 1)] if air.waiting else [])
     monkeypatch.setattr(ports, "_watch", lambda port: None)
     monkeypatch.setattr(ports, "close", lambda port: None)

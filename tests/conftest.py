@@ -2,7 +2,6 @@
 
 import contextlib
 import gc
-import random
 import sys
 import time
 import types
@@ -11,9 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from board import STARTED, Board, RealBoard
-from tools import ToolError, boards, firmware
-from tools.emulators import qemu
+from board import STARTED, Board, RealBoard, missing
+from served import make_files
 
 # What the firmware's pure modules need of MicroPython, so that they import on CPython too.
 sys.modules["micropython"] = types.ModuleType("micropython")
@@ -23,28 +21,6 @@ gc.mem_alloc = lambda: 1 << 16  # type: ignore[attr-defined]
 time.ticks_ms = lambda: int(time.monotonic() * 1000)  # type: ignore[attr-defined]
 time.ticks_add = lambda ticks, delta: ticks + delta  # type: ignore[attr-defined]
 time.ticks_diff = lambda end, start: end - start  # type: ignore[attr-defined]
-
-
-def content(size: int, seed: int = 1) -> bytes:
-    """`size` bytes in which no block is like another."""
-    return random.Random(seed).randbytes(size)
-
-
-# Name and content of everything that the shared board serves.
-SERVED = {
-    "hello.txt": b"Hello from your board.\n",
-    "empty": b"",
-    **{f"size-{size}": content(size, size) for size in (1, 8, 511, 512, 513, 1024, 1468, 2936, 4404, 5000, 100_000)},
-    "mebi.bin": content(1 << 20),
-    "rollover.bin": content(8 * 65_536 + 100),
-    "text.txt": b"one\ntwo\r\nthree\rfour\n" * 300,
-    "Boot/BCD": b"Windows asks for \\boot\\bcd",
-    "boot/bcd.other": b"another folder that differs in case only",
-    "folder/deep/er/file.bin": content(700),
-    "Grüße.txt": b"Umlaute",
-    "x" * 255: b"the longest name",
-    "with space.txt": b"a space",
-}
 
 
 # How the shared board of each kind is started.
@@ -134,30 +110,6 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.section("boards", "=")
     for what, times in sorted(STARTED.items()):
         terminalreporter.line(f"{what}: started {times} times" if times > 1 else f"{what}: started once")
-
-
-def missing(name: str) -> str:
-    """Why that board can't be emulated here; an empty text if it can."""
-    facts = boards.load(name)
-    if name == "unix":
-        return ""
-    file = facts["firmware"][0]["file"]
-    if not (firmware.cache() / "firmware" / file).exists():
-        return f"no {file} in the cache: python -m tools firmware --board {name}"
-    if facts["emulator"]["program"] == "qemu":
-        try:
-            qemu.find_chip(facts["emulator"]["arguments"][-1])
-        except ToolError as error:
-            return str(error)
-    return ""
-
-
-def make_files(folder: Path) -> None:
-    """What the shared board serves (SERVED), and a hidden file that it does not."""
-    for name, data in SERVED.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(data)
-    (folder / ".hidden").write_bytes(b"hidden")
 
 
 @pytest.fixture(scope="session")

@@ -17,9 +17,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from conftest import SERVED, content
 
-from board import ROOT, Board, Wire, ack, fetch, read_base
+from board import ROOT, Board, read_base
+from client import Wire, ack, fetch
+from served import SERVED, content
 from tools import boards, filesystem, image
 from tools.relay import Relay
 

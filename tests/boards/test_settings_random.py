@@ -13,10 +13,11 @@ from typing import Any
 import hypothesis
 import pytest
 import settings
-from conftest import content
 from hypothesis import strategies as st
 
-from board import Board, Wire, fetch
+from board import Board
+from client import Wire, fetch
+from served import content
 from tools import boards
 
 SOAK = bool(os.environ.get("SOAK"))

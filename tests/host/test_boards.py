@@ -14,9 +14,9 @@ import settings
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from test_emulate import complain
 
 from board import ROOT
+from command import complain
 from tools import ToolError, boards, filesystem, printable
 
 HARDWARE = [name for name in boards.names() if name != "unix"]

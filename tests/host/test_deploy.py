@@ -16,12 +16,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from conftest import content, missing
 from mpremote.transport import TransportError
-from test_emulate import complain
-from test_flash import until
 
-from board import ROOT, Board, fetch
+from board import ROOT, Board, missing
+from client import fetch
+from command import complain, until
+from served import content
 from tools import ToolError, boards, deploy, filesystem
 
 # A flash of 512 KiB, and a prompt that runs what it is sent: its length in a line, then itself.

@@ -13,26 +13,12 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import SERVED, content
 
-from board import ROOT, Board, TftpError, Wire, fetch
+from board import ROOT, Board
+from client import TftpError, Wire, fetch
+from command import complain
+from served import SERVED, content
 from tools import emulate
-
-
-def complain(*arguments: object, environment: dict[str, str] | None = None) -> str:
-    """The one line with which a command that can't work ends, after its warnings; its status is not 0."""
-    result = subprocess.run(
-        [sys.executable, "-m", "tools", *map(str, arguments)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        env={**os.environ, **(environment or {})},
-    )
-    assert result.returncode not in (0, 130) and result.stdout == ""
-    lines = [line for line in result.stderr.strip().splitlines() if not line.startswith("warning: ")]
-    assert len(lines) == 1 and lines[0].startswith("error: "), result.stderr
-    return lines[0]
 
 
 def tree(folder: Path) -> dict[str, str]:

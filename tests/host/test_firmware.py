@@ -10,10 +10,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from test_emulate import complain
-from test_image import FACTORY, NVS, made_esp, made_uf2, table
 
 from board import ROOT
+from command import complain
+from made import FACTORY, NVS, made_esp, made_uf2, table
 from tools import boards, firmware
 
 PICO = "RPI_PICO_W-20250911-v1.26.1.uf2"

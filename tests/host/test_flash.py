@@ -12,18 +12,17 @@ import sys
 import threading
 import time
 import tty
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import IO, ClassVar
 
 import esptool
 import pytest
-from conftest import missing
-from test_emulate import complain
-from test_image import FACTORY, NVS, VFS, made_esp, made_uf2, table
 
-from board import ROOT
+from board import ROOT, missing
+from command import complain, until
+from made import FACTORY, NVS, VFS, made_esp, made_uf2, table
 from tools import ToolError, boards, flash, image, monitor
 
 BOOT = b"MPY: soft reboot\r\nlink: up, 192.168.1.23\r\n0.001 ready on 0.0.0.0:69, files in /files\r\n"
@@ -241,13 +240,6 @@ def rom(tmp_path: Path) -> Iterator[tuple[str, Path]]:
         until(lambda: can_connect(port))
         yield f"socket://127.0.0.1:{port}", tmp_path / "flash"
         process.kill()
-
-
-def until(true: Callable[[], object], seconds: float = 10) -> None:
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end, "it does not come true"
-        time.sleep(0.05)
 
 
 def can_connect(port: int) -> bool:

@@ -3,10 +3,8 @@ file, esptool's image-info, littlefs-python), from every genuine MicroPython fil
 
 import argparse
 import contextlib
-import functools
 import hashlib
 import json
-import operator
 import os
 import random
 import socket
@@ -18,20 +16,20 @@ import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
-import esptool
 import pytest
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from littlefs import LittleFS
-from test_emulate import complain
 
 from board import ROOT
+from command import complain
+from made import FACTORY, NVS, VFS, XIP, made_esp, made_uf2, table
 from tools import ToolError, boards, filesystem, firmware, flash, image
 
 SECTOR = 4096
-XIP = 0x10000000
-CHIP_IDS = {"esp32": 0, "esp32c3": 5, "esp32s3": 9}
+
+
 SERVED = {
     "hello.txt": b"Hello from your board.\n",
     "empty": b"",
@@ -131,25 +129,6 @@ def parse_uf2(data: bytes) -> list[tuple[int, int, bytes, int, int, bytes]]:
     return blocks
 
 
-def made_uf2(chip: str = "rp2040", place: tuple[int, int] | None = (0x12C000, 868_352), size: int = 40_000) -> bytes:
-    """What MicroPython would be: its banner, and the binary info that tells where its filesystem is."""
-    family = {"rp2040": 0xE48BFF56, "rp2350": 0xE48BFF59}[chip]
-    text = b"\0v9.9.9 on 2030-01-01\0Test board with " + chip.upper().encode() + b"\0MicroPython\0"
-    if place:
-        info = struct.pack(
-            "<H2sIIIIH", 7, b"MP", XIP + text.index(b"MicroPython\0"), XIP + place[0], place[1], 0, 3
-        )  # pico-sdk, binary_info/structure.h
-        text += info
-    flash = text.ljust(size // 256 * 256, b"\xa5")
-    pages = [flash[start : start + 256] for start in range(0, len(flash), 256)]
-    head = struct.Struct("<8I")
-    return b"".join(
-        (head.pack(0x0A324655, 0x9E5D5157, 0x2000, XIP + 256 * n, 256, n, len(pages), family) + page).ljust(508, b"\0")
-        + b"\x30\x6f\xb1\x0a"
-        for n, page in enumerate(pages)
-    )
-
-
 def check_uf2(made: bytes, base: bytes, offset: int, size: int, board: str, settings: dict, whole: bool) -> None:
     blocks, original = parse_uf2(made), parse_uf2(base)
     families = [block[0] for block in original]
@@ -216,16 +195,6 @@ def test_uf2_on_a_made_base(folder: Path, tmp_path: Path, whole: bool):
 # ESP32 family
 
 
-def table(*partitions: tuple[str, int, int, int, int], md5: bool = True) -> bytes:
-    """An ESP-IDF partition table of (name, type, subtype, offset, size)."""
-    entries = b"".join(
-        struct.pack("<2sBBII16s4x", b"\xaa\x50", kind, subtype, offset, size, name.encode())
-        for name, kind, subtype, offset, size in partitions
-    )
-    end = b"\xeb\xeb" + b"\xff" * 14 + hashlib.md5(entries).digest() if md5 else b""
-    return (entries + end).ljust(0xC00, b"\xff")
-
-
 def parse_table(data: bytes) -> dict[str, tuple[int, int]]:
     """Offset and size of each partition, by name."""
     found = {}
@@ -234,33 +203,6 @@ def parse_table(data: bytes) -> dict[str, tuple[int, int]]:
         found[name] = (int.from_bytes(data[4:8], "little"), int.from_bytes(data[8:12], "little"))
         data = data[32:]
     return found
-
-
-NVS = ("nvs", 1, 2, 0x9000, 0x6000)
-FACTORY = ("factory", 0, 0, 0x10000, 0x1F0000)
-VFS = ("vfs", 1, 0x81, 0x200000, 0x200000)
-
-
-def esp_program(chip: str, data: bytes) -> bytes:
-    """A program of one segment with its header (DIO, 4 MB), checksum and hash (docs.espressif.com, esptool, "Firmware
-    Image Format")."""
-    data = data.ljust((len(data) + 3) // 4 * 4, b"\0")
-    head = struct.pack("<4BI", 0xE9, 1, 2, 0x20, 0x40080000)
-    head += struct.pack("<B3xHBHH4xB", 0xEE, CHIP_IDS[chip], 0, 0, 99, 1)
-    program = head + struct.pack("<II", 0x3FFF0030, len(data)) + data
-    program = program.ljust(len(program) // 16 * 16 + 15, b"\0") + bytes([functools.reduce(operator.xor, data, 0xEF)])
-    return program + hashlib.sha256(program).digest()
-
-
-def made_esp(chip: str, partitions: bytes) -> bytes:
-    """What MicroPython would be: a bootloader, a table, a program with the banner, merged by esptool."""
-    boot = esptool.CHIP_DEFS[chip].BOOTLOADER_FLASH_OFFSET
-    names = {"esp32": b"ESP32", "esp32c3": b"ESP32C3", "esp32s3": b"ESP32-S3"}
-    banner = b"\0v9.9.9 on 2030-01-01\0Test board with " + names[chip] + b"\0"
-    parts = [(boot, esp_program(chip, b"bootloader" * 99)), (0x8000, partitions), (0x10000, esp_program(chip, banner))]
-    merged = esptool.merge_bin(parts, chip, target_offset=boot)
-    assert merged
-    return merged
 
 
 def check_program(data: bytes, chip: str, flash_size: str, folder: Path) -> None:

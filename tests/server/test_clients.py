@@ -5,9 +5,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import SERVED, content
 
 from board import Board
+from served import SERVED, content
 
 # A real boot loader of some MB, from Debian's u-boot-qemu, ipxe or grub packages; made up where none is installed.
 BOOT_FILES = (

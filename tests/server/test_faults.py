@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import content
-from test_uploads import store
 
-from board import ROOT, TftpError, Wire, ack, blocks, fetch
+from board import ROOT
+from client import TftpError, Wire, ack, blocks, fetch, store
+from served import content
 from tools.bench.peers import free_port
 from tools.boards import micropython
 

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from board import Board, TftpError, Wire, fetch, request
+from board import Board
+from client import TftpError, Wire, fetch, request
 from tools import boards, filesystem
 
 # What lies on the board's flash besides what is served, and what an upload in progress is called.

@@ -5,7 +5,8 @@ import time
 
 import pytest
 
-from board import Board, Wire, fetch, request
+from board import Board
+from client import Wire, fetch, request
 
 LINE = re.compile(
     r'(?P<uptime>\d+\.\d{3}) (?P<client>[\d.]+:\d+) RRQ "(?P<name>[^"]+)" (?P<mode>\S+) (?P<options>.*): '

@@ -3,9 +3,10 @@
 import time
 
 import pytest
-from conftest import SERVED
 
-from board import Board, Wire, fetch, patient_fetch, request
+from board import Board
+from client import Wire, fetch, patient_fetch, request
+from served import SERVED
 from tools.relay import Relay
 
 SIZE = "size-100000"

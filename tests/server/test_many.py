@@ -4,9 +4,10 @@ import threading
 import time
 
 import pytest
-from conftest import SERVED
 
-from board import Board, TftpError, Wire, ack, blocks, fetch, patient_fetch
+from board import Board
+from client import TftpError, Wire, ack, blocks, fetch, patient_fetch
+from served import SERVED
 from tools import boards
 
 

@@ -1,9 +1,10 @@
 """Heap and code on the everyday board: nothing allocated per block, budgets kept, nothing lost over 2,000 transfers."""
 
 import pytest
-from conftest import SERVED
 
-from board import Board, TftpError, Wire, fetch
+from board import Board
+from client import TftpError, Wire, fetch
+from served import SERVED
 from tools.bench import measures, peers
 
 

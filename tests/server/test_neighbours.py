@@ -10,9 +10,10 @@ import time
 from collections.abc import Callable, Iterator
 
 import pytest
-from conftest import SERVED
 
-from board import Board, TftpError, Wire, ack, blocks, fetch, request
+from board import Board
+from client import TftpError, Wire, ack, blocks, fetch, request
+from served import SERVED
 
 pytestmark = pytest.mark.everyday_only("its clients have addresses of their own")
 

@@ -10,11 +10,11 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import SERVED, content
-from test_fuzz import SEEDS, bombard
-from test_uploads import flash_files, store
 
-from board import Board, TftpError, Wire, ack, fetch, patient_fetch, request
+from board import Board, flash_files
+from client import TftpError, Wire, ack, fetch, patient_fetch, request, store
+from fuzz import SEEDS, bombard
+from served import SERVED, content
 from tools.relay import Relay
 
 WHOLE = bool(os.environ.get("SOAK"))

@@ -4,9 +4,9 @@ import io
 
 import pytest
 import tftpy
-from conftest import SERVED
 
 from board import Board
+from served import SERVED
 
 
 def download(board: Board, name: str, mode: str = "octet", **options: int) -> bytes:

@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from conftest import content
 
 from board import Board
+from served import content
 
 QEMU = "qemu-system-aarch64"
 UBOOT = Path("/usr/lib/u-boot/qemu_arm64/u-boot.bin")

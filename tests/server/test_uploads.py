@@ -9,61 +9,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from conftest import SERVED, content
 
-from board import Board, TftpError, Wire, ack, blocks, fetch, parse_oack, request
+from board import Board, flash_files
+from client import Option, TftpError, Wire, ack, blocks, fetch, parse_oack, store
+from served import SERVED, content
 from tools import boards, filesystem
 from tools.relay import Relay
 
-Option = tuple[str, object]
 everyday = pytest.mark.everyday_only("the code is the same, a start of a genuine board takes seconds")
-
-
-def store(
-    server: tuple[str, int],
-    name: str,
-    data: bytes,
-    *options: Option,
-    mode: str = "octet",
-    patience: float | None = None,
-) -> None:
-    """Upload `data` as a client of RFC 1350 and 7440 does; with `patience` it repeats what is not answered within that
-    many seconds. Raises TftpError, TimeoutError."""
-    with Wire(server, timeout=patience) as wire:
-        word = [request(name, *options, mode=mode, opcode=2)]
-        blksize, windowsize, base, last = 512, 1, -1, 0
-        silence = 0
-        while True:
-            for datagram in word:
-                wire.send(datagram)
-            try:
-                packet = wire.receive()
-                silence = 0
-                while True:  # what is left over in the queue is older than the answer to come
-                    if packet[:2] == b"\0\5":
-                        raise TftpError(packet)
-                    ahead = (((packet[2] << 8 | packet[3]) if packet[1] == 4 else 0) - max(base, 0)) & 0xFFFF
-                    if base < 0 and (packet[1] == 6 or ahead == 0):
-                        granted = parse_oack(packet) if packet[1] == 6 else {}
-                        blksize, windowsize = int(granted.get("blksize", 512)), int(granted.get("windowsize", 1))
-                        base, last = 0, len(data) // blksize + 1
-                        break
-                    if base >= 0 and packet[1] == 4 and (0 < ahead <= windowsize or (ahead == 0 and windowsize > 1)):
-                        base += ahead
-                        break
-                    packet = wire.receive()
-            except TimeoutError:
-                silence += 1
-                if patience is None or silence > 40:
-                    raise
-                continue
-            if base == last:
-                wire.tid = wire.server
-                return
-            word = [
-                b"\0\3" + bytes((block >> 8 & 255, block & 255)) + data[(block - 1) * blksize : block * blksize]
-                for block in range(base + 1, min(base + windowsize, last) + 1)
-            ]
 
 
 @pytest.fixture(scope="module")
@@ -86,13 +39,6 @@ def writable(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Board]:
 def take(start: Callable[..., Board]) -> Callable[..., Board]:
     """take(*arguments) starts a board of one's own that takes uploads of new files."""
     return lambda *arguments, **more: start("--writable", *arguments, **more)
-
-
-def flash_files(image: Path) -> dict[str, bytes]:
-    """What lies on the flash, absolute paths and contents."""
-    files = filesystem.contents(boards.load("unix")["filesystem"], image.read_bytes())
-    assert files is not None
-    return files
 
 
 def refusal(board: Board, name: str | bytes, *options: Option) -> TftpError:

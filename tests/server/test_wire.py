@@ -5,9 +5,10 @@ import socket
 import time
 
 import pytest
-from conftest import SERVED
 
-from board import Board, TftpError, Wire, ack, blocks, fetch, parse_oack, request
+from board import Board
+from client import TftpError, Wire, ack, blocks, fetch, parse_oack, request
+from served import SERVED
 from tools import boards
 
 everyday = pytest.mark.everyday_only("its arguments and its addresses are those of the everyday board")

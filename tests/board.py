@@ -1,4 +1,4 @@
-"""A running board for the tests: `python -m tools emulate` as a user starts it, its journal, and a raw TFTP client."""
+"""A running board for the tests: `python -m tools emulate` as a user starts it, and its journal."""
 
 import os
 import re
@@ -19,15 +19,15 @@ from tools import ToolError, boards, filesystem, firmware
 from tools.emulators import qemu
 
 ROOT = Path(__file__).resolve().parent.parent
-STARTED: Counter[str] = Counter()  # what was started, and how often
-ROUND_TRIPS = {"esp32_c3": 1000, "esp32": 50, "rpi_pico_w": 50}  # that a test takes at most on an emulated chip
-STOP = {"rpi_pico_w": 60}  # seconds that a board gets to stop, if not 15
-PATIENCE = {"unix": 2, "esp32_c3": 5, "esp32": 30, "rpi_pico_w": 60}  # seconds that an answer may take at worst
+STARTED: Counter[str] = Counter()  # description of a board: how many times it was started
+ROUND_TRIPS = {"esp32_c3": 1000, "esp32": 50, "rpi_pico_w": 50}  # a test with more is skipped on these emulated chips
+STOP = {"rpi_pico_w": 60}  # seconds that a board may take to stop; 15 on the others
+PATIENCE = {"unix": 2, "esp32_c3": 5, "esp32": 30, "rpi_pico_w": 60}  # seconds that an answer may take
 
 
 @cache
 def describe(name: str, base: Path | None) -> str:
-    """A board and its firmware, for the report; `base`: another file of MicroPython than the board's default."""
+    """A board and its firmware, for the report; `base` is a MicroPython file to use in place of the board's default."""
     if name == "unix":
         asked = [boards.micropython(), "-c", "import sys; print(sys.version)"]
         version = subprocess.run(asked, capture_output=True, text=True).stdout.strip().split("; ")[-1]
@@ -44,7 +44,7 @@ def read_base(name: str, path: Path | None = None) -> firmware.Base:
 class Board:
     """`python -m tools emulate ARGUMENTS`, started and serving."""
 
-    base: tuple[str, ...] | list[str] = ()  # arguments for all: another file of MicroPython
+    base: tuple[str, ...] | list[str] = ()  # arguments for every start: --base FILE
 
     def __init__(self, *arguments: str, files: Path, port: int = 0):
         self.name = arguments[arguments.index("--board") + 1] if "--board" in arguments else "unix"
@@ -75,7 +75,7 @@ class Board:
             self.console.append(line.rstrip("\n"))
 
     def wait_for(self, text: str, seconds: float = 10, after: int = 0) -> str:
-        """The first line of the console, from number `after` on, that has `text` in it."""
+        """Wait for a console line that contains `text` and return it; lines before number `after` do not count."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             for line in self.console[after:]:
@@ -85,7 +85,7 @@ class Board:
         raise AssertionError(f"no {text!r} on the console in {seconds} s: {self.console[after:]}")
 
     def lines_when_silent(self) -> int:
-        """How many lines the console has, once none has come for a moment: those after are of what is done next."""
+        """Wait until the console is silent and return its number of lines, to tell later lines from earlier ones."""
         lines = -1
         while lines != len(self.console):
             lines = len(self.console)
@@ -93,12 +93,12 @@ class Board:
         return lines
 
     def seen_as(self, wire: "Wire") -> str:
-        """What the board takes a client of this host for, "host:port": see tools/emulators/bridge.py."""
+        """The address of a client of this host as the board sees it, "host:port" (tools/emulators/bridge.py)."""
         host = "127.0.0.1" if self.name == "unix" else "10.0.0.1"
         return f"{host}:{wire.socket.getsockname()[1]}"
 
     def skip_if_too_slow(self, round_trips: float) -> None:
-        """Skip the test if that many round trips take this board too long (the C3 some 4 ms each, others far more)."""
+        """Skip the test if so many round trips take too long on this board (4 ms each on the C3, more on others)."""
         limit = ROUND_TRIPS.get(self.name)
         if limit and round_trips > limit:
             pytest.skip(f"more than {limit:,} round trips take the emulated {self.name} too long")
@@ -110,10 +110,10 @@ class Board:
         return int(self.wait_for("idle, ", seconds, after=seen).split("idle, ")[1].split()[0])
 
     def fill(self, uploads: bool = False) -> None:
-        """Start all the transfers at once that the board takes, half of them uploads if asked for, and end them.
+        """Start as many transfers at once as the board allows, half of them uploads if `uploads`, and end them.
 
-        Its tables have their full size from then on (2.7 KB for 32 transfers) and the code of netascii is loaded, which
-        is no loss of heap.
+        This grows the tables to their full size (2.7 KB for 32 transfers) and loads the netascii code, so that no test
+        takes either for a leak.
         """
         fetch(self.address, "hello.txt", mode="netascii")
         seen = self.lines_when_silent()
@@ -127,7 +127,7 @@ class Board:
         self.wait_for("idle, ", after=seen)
 
     def stop(self, number: int = signal.SIGINT) -> int:
-        """End it as Ctrl-C does; returns the exit status."""
+        """Stop the board as Ctrl-C does; returns the exit status."""
         if self.process.poll() is None:
             self.process.send_signal(number)
         status = self.process.wait(STOP.get(self.name, 15))
@@ -140,7 +140,7 @@ class Board:
         return int(subprocess.run(["pgrep", "-P", str(self.process.pid)], capture_output=True, text=True).stdout)
 
     def pull_plug(self) -> None:
-        """Cut the power of a genuine board: its flash is left as it is in that moment (--save keeps it)."""
+        """Cut the power of a genuine board; its flash keeps the state of that moment (--save stores it)."""
         os.kill(self.emulator, signal.SIGTERM)
         self.process.wait(STOP.get(self.name, 15))
         self._reader.join(5)
@@ -153,7 +153,7 @@ class Board:
 
 
 class RealBoard(Board):
-    """A board over the air: no console, so that tests which read the journal are skipped."""
+    """A board over the air. It has no console here, so tests that read the journal are skipped."""
 
     def __init__(self, address: str):
         self.name = "hardware"
@@ -172,7 +172,7 @@ class RealBoard(Board):
 
 
 def missing(name: str) -> str:
-    """Why that board can't be emulated here; an empty text if it can."""
+    """The reason why that board can't be emulated on this machine; empty if it can."""
     facts = boards.load(name)
     if name == "unix":
         return ""
@@ -188,7 +188,7 @@ def missing(name: str) -> str:
 
 
 def flash_files(image: Path) -> dict[str, bytes]:
-    """What lies on the flash, absolute paths and contents."""
+    """All files of a saved flash of the everyday board: contents by absolute path."""
     files = filesystem.contents(boards.load("unix")["filesystem"], image.read_bytes())
     assert files is not None
     return files

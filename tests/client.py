@@ -29,7 +29,7 @@ def ack(block: int) -> bytes:
 
 
 def parse_oack(packet: bytes) -> dict[str, str]:
-    """The options in an OACK, which must be one, well-formed to its last byte."""
+    """The options of an OACK; fails unless the packet is a well-formed OACK to its last byte."""
     assert packet[:2] == b"\0\6" and packet[-1:] == b"\0", packet
     fields = packet[2:-1].split(b"\0")
     assert len(fields) % 2 == 0, packet
@@ -37,9 +37,9 @@ def parse_oack(packet: bytes) -> dict[str, str]:
 
 
 class Wire:
-    """One client, datagram by datagram. `server` is where requests go, `tid` where the last answer came from."""
+    """One client, datagram by datagram. Requests go to `server`; `tid` is the address of the last answer."""
 
-    patience: dict[Address, int] = {}  # noqa: RUF012  # by server: seconds that an answer may take
+    patience: dict[Address, int] = {}  # noqa: RUF012  # seconds that an answer may take, by server
 
     def __init__(self, server: Address, timeout: float | None = None):
         self.server = self.tid = server
@@ -58,7 +58,7 @@ class Wire:
         return packet
 
     def silent(self, seconds: float = 0.3) -> bool:
-        """True if nothing comes for so long."""
+        """Whether no datagram arrives for that long."""
         before = self.socket.gettimeout()
         self.socket.settimeout(seconds)
         try:
@@ -78,7 +78,7 @@ class Wire:
         return self.receive()
 
     def error(self) -> TftpError:
-        """The ERROR that comes next, which it must."""
+        """The next datagram, which must be an ERROR."""
         packet = self.receive()
         assert packet[:2] == b"\0\5" and packet[-1:] == b"\0", packet
         return TftpError(packet)
@@ -87,13 +87,13 @@ class Wire:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self.tid != self.server:  # leave no transfer behind
+        if self.tid != self.server:  # end a transfer that is still open
             self.send(b"\0\5\0\0the test is over\0")
         self.socket.close()
 
 
 def blocks(wire: Wire, first: bytes) -> Iterator[bytes]:
-    """The data of each block of a transfer whose first answer is `first`; acknowledges as RFC 1350 and 7440 say."""
+    """The data of each block of a transfer whose first answer is `first`; acknowledges as RFC 1350 and 7440 require."""
     options = {}
     packet = first
     if first[:2] == b"\0\6":
@@ -120,7 +120,7 @@ def blocks(wire: Wire, first: bytes) -> Iterator[bytes]:
 
 
 def fetch(server: Address, name: str | bytes, *options: Option, mode: str = "octet") -> bytes:
-    """The whole file. Raises TftpError, TimeoutError."""
+    """Fetch a whole file. Raises TftpError, TimeoutError."""
     with Wire(server) as wire:
         first = wire.ask(name, *options, mode=mode)
         return b"".join(blocks(wire, first))
@@ -134,22 +134,22 @@ def patient_fetch(
     patience: float = 0.5,
     tries: int = 20_000,
 ) -> bytes:
-    """As fetch(), but says its last word again after `patience` seconds of silence, as every client does."""
+    """As fetch(), but retransmits its last datagram after `patience` seconds of silence, as every client does."""
     sizes = dict(options)
     blksize, windowsize = int(str(sizes.get("blksize", 512))), int(str(sizes.get("windowsize", 1)))
     with Wire(server, timeout=patience) as wire:
-        word, data, last, acked = request(name, *options, mode=mode), b"", 0, 0
-        wire.send(word)
+        last_sent, data, last, acked = request(name, *options, mode=mode), b"", 0, 0
+        wire.send(last_sent)
         for _ in range(tries):
             try:
                 packet = wire.receive()
             except TimeoutError:
-                wire.send(word)
+                wire.send(last_sent)
                 continue
             if packet[:2] == b"\0\6":
                 if last == 0:
-                    word = ack(0)
-                    wire.send(word)
+                    last_sent = ack(0)
+                    wire.send(last_sent)
                 continue
             if packet[:2] != b"\0\3":
                 raise TftpError(packet)
@@ -158,14 +158,14 @@ def patient_fetch(
                 last += 1
                 data += packet[4:]
                 if len(packet) - 4 < blksize or last - acked >= windowsize:
-                    acked, word = last, ack(last)
-                    wire.send(word)
+                    acked, last_sent = last, ack(last)
+                    wire.send(last_sent)
                 if len(packet) - 4 < blksize:
                     return data
             elif (number - last) & 0xFFFF >= 0x8000 or number == last & 0xFFFF or acked != last:
-                acked, word = last, ack(last)  # for each old block again, for a gap once
-                wire.send(word)
-    raise AssertionError("no end to it")
+                acked, last_sent = last, ack(last)  # one ACK for each duplicate, one for each gap
+                wire.send(last_sent)
+    raise AssertionError("the transfer does not end")
 
 
 def store(
@@ -176,19 +176,19 @@ def store(
     mode: str = "octet",
     patience: float | None = None,
 ) -> None:
-    """Upload `data` as a client of RFC 1350 and 7440 does; with `patience` it repeats what is not answered within that
-    many seconds. Raises TftpError, TimeoutError."""
+    """Upload `data` as RFC 1350 and 7440 require; with `patience`, retransmit what is not answered within that many
+    seconds. Raises TftpError, TimeoutError."""
     with Wire(server, timeout=patience) as wire:
-        word = [request(name, *options, mode=mode, opcode=2)]
+        outgoing = [request(name, *options, mode=mode, opcode=2)]
         blksize, windowsize, base, last = 512, 1, -1, 0
         silence = 0
         while True:
-            for datagram in word:
+            for datagram in outgoing:
                 wire.send(datagram)
             try:
                 packet = wire.receive()
                 silence = 0
-                while True:  # what is left over in the queue is older than the answer to come
+                while True:  # skip stale packets: the queue may hold older ones
                     if packet[:2] == b"\0\5":
                         raise TftpError(packet)
                     ahead = (((packet[2] << 8 | packet[3]) if packet[1] == 4 else 0) - max(base, 0)) & 0xFFFF
@@ -209,7 +209,7 @@ def store(
             if base == last:
                 wire.tid = wire.server
                 return
-            word = [
+            outgoing = [
                 b"\0\3" + bytes((block >> 8 & 255, block & 255)) + data[(block - 1) * blksize : block * blksize]
                 for block in range(base + 1, min(base + windowsize, last) + 1)
             ]

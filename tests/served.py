@@ -5,11 +5,11 @@ from pathlib import Path
 
 
 def content(size: int, seed: int = 1) -> bytes:
-    """`size` bytes in which no block is like another."""
+    """`size` random bytes; `seed` tells one content from another."""
     return random.Random(seed).randbytes(size)
 
 
-# Name and content of everything that the shared board serves.
+# Every file that the shared board serves: content by name.
 SERVED = {
     "hello.txt": b"Hello from your board.\n",
     "empty": b"",
@@ -27,7 +27,7 @@ SERVED = {
 
 
 def make_files(folder: Path) -> None:
-    """What the shared board serves (SERVED), and a hidden file that it does not."""
+    """Write SERVED into `folder`, and a hidden file that must not be served."""
     for name, data in SERVED.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(data)

@@ -10,7 +10,7 @@ from board import ROOT
 
 
 def complain(*arguments: object, environment: dict[str, str] | None = None) -> str:
-    """The one line with which a command that can't work ends, after its warnings; its status is not 0."""
+    """Run a command that must fail, with one `error:` line after its warnings; returns that line."""
     result = subprocess.run(
         [sys.executable, "-m", "tools", *map(str, arguments)],
         cwd=ROOT,
@@ -26,8 +26,8 @@ def complain(*arguments: object, environment: dict[str, str] | None = None) -> s
 
 
 def until(true: Callable[[], object], seconds: float = 10) -> None:
-    """Wait until true() is, for so long at most."""
+    """Wait until true() returns a true value; fails after `seconds`."""
     end = time.monotonic() + seconds
     while not true():
-        assert time.monotonic() < end, "it does not come true"
+        assert time.monotonic() < end, f"not true within {seconds} s"
         time.sleep(0.05)

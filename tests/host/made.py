@@ -1,4 +1,4 @@
-"""Files of MicroPython made up for the tests: what the tools look at in a genuine one is there, code is not."""
+"""Synthetic MicroPython files: they have all that the tools read of a genuine one, but no code."""
 
 import functools
 import hashlib
@@ -12,7 +12,7 @@ CHIP_IDS = {"esp32": 0, "esp32c3": 5, "esp32s3": 9}
 
 
 def made_uf2(chip: str = "rp2040", place: tuple[int, int] | None = (0x12C000, 868_352), size: int = 40_000) -> bytes:
-    """What MicroPython would be: its banner, and the binary info that tells where its filesystem is."""
+    """A UF2 in the place of MicroPython: its banner, and the binary info that says where the filesystem is."""
     family = {"rp2040": 0xE48BFF56, "rp2350": 0xE48BFF59}[chip]
     text = b"\0v9.9.9 on 2030-01-01\0Test board with " + chip.upper().encode() + b"\0MicroPython\0"
     if place:
@@ -61,7 +61,7 @@ def esp_program(chip: str, data: bytes) -> bytes:
 
 
 def made_esp(chip: str, partitions: bytes) -> bytes:
-    """What MicroPython would be: a bootloader, a table, a program with the banner, merged by esptool."""
+    """An image in the place of MicroPython: bootloader, table and a program with the banner, merged by esptool."""
     boot = esptool.CHIP_DEFS[chip].BOOTLOADER_FLASH_OFFSET
     names = {"esp32": b"ESP32", "esp32c3": b"ESP32C3", "esp32s3": b"ESP32-S3"}
     banner = b"\0v9.9.9 on 2030-01-01\0Test board with " + names[chip] + b"\0"

@@ -1,4 +1,4 @@
-"""packet.py; runs on CPython under pytest and, as it is, inside MicroPython (test_micropython.py)."""
+"""packet.py; runs on CPython under pytest, and unchanged inside MicroPython (test_micropython.py)."""
 
 from tftpd import packet
 
@@ -27,12 +27,12 @@ def test_an_empty_option_value_is_kept():
     ]
 
 
-def test_an_option_that_is_cut_off_is_left_out():
+def test_an_option_without_its_value_is_left_out():
     for tail in (b"blksize", b"blksize\0", b"blksize\x0014"):
         assert packet.parse_request(b"\0\1a\0octet\0tsize\x000\0" + tail)[3] == [(b"tsize", b"0")]
 
 
-def test_what_can_be_no_request_is_not_answered():
+def test_datagrams_shorter_than_a_request_and_errors_are_not_answered():
     for datagram in (b"", b"\0", b"\0\5", b"\0\5\0\1text\0"):
         assert packet.parse_request(datagram) is None
 
@@ -53,7 +53,7 @@ def test_a_request_over_512_bytes_is_illegal():
     assert refusal(b"\0\1a" + name + b"\0octet\0") == packet.ILLEGAL
 
 
-def test_the_modes():
+def test_binary_is_octet_and_other_modes_are_illegal():
     assert packet.parse_request(b"\0\1a\0BiNary\0")[2] == "octet"
     for mode in (b"mail", b"", b"\xff\xfe"):
         assert refusal(b"\0\1a\0" + mode + b"\0") == packet.ILLEGAL

@@ -1,4 +1,4 @@
-"""Random and mutated datagrams, and many of them at a board."""
+"""Random and mutated datagrams, and how to send many of them to a board."""
 
 import random
 import socket
@@ -7,7 +7,7 @@ from collections import Counter
 from board import Board
 from client import Wire, ack, request
 
-_BATCH = {"unix": 32, "esp32_c3": 4}  # of them at once: a C3 queues 6
+_BATCH = {"unix": 32, "esp32_c3": 4}  # datagrams sent at once: a C3 queues 6
 
 SEEDS = [
     request("hello.txt"),
@@ -25,7 +25,7 @@ SEEDS = [
 
 
 def mutated(chance: random.Random, seeds: list[bytes]) -> bytes:
-    """A datagram of 0 to 65,507 bytes, most of them near to one of `seeds`."""
+    """A datagram of 0 to 65,507 bytes, most of them a mutation of one of `seeds`."""
     kind = chance.random()
     if kind < 0.15:
         return chance.randbytes(chance.choice((0, 1, 2, 3, 4, 5, 20, 511, 512, 513, 600)))
@@ -51,9 +51,9 @@ def mutated(chance: random.Random, seeds: list[bytes]) -> bytes:
 
 
 def bombard(board: Board, chance: random.Random, count: int, seeds: list[bytes], fresh: float) -> Counter[int]:
-    """Send `count` mutated datagrams, in batches that the board's queue holds; returns the opcodes of the answers.
+    """Send `count` mutated datagrams, in batches that fit the board's queue; returns the opcodes of the answers.
 
-    fresh  the probability that the next batch comes from another port
+    fresh  the probability that the next batch comes from a new port
     """
     batch = _BATCH[board.name]
     opcodes: Counter[int] = Counter()
@@ -62,10 +62,10 @@ def bombard(board: Board, chance: random.Random, count: int, seeds: list[bytes],
     with Wire(board.address, timeout=0.02 if board.name == "unix" else 0.2) as probe:
         for _ in range(count // batch):
             for _ in range(batch):
-                # Half to the listening port, half to the TID of a transfer that is (or was) this sender's own.
+                # Half to the listening port, half to the TID of the sender's present or last transfer.
                 sender.sendto(mutated(chance, seeds), chance.choice((board.address, tid)))
-            # Wait until all of that has been taken in, so that the board's queue drops none of it. An empty
-            # datagram makes the board open a new socket, and what was queued in the old one is asked for again.
+            # Wait until the board has processed the batch, so that its queue drops nothing. An empty datagram
+            # makes the board open a new socket, which loses what the old one had queued: then ask again.
             for attempt in range(100):
                 probe.socket.sendto(request("no such file"), board.address)
                 try:

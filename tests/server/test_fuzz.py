@@ -10,7 +10,7 @@ from client import fetch
 from fuzz import SEEDS, bombard
 from served import SERVED
 
-DATAGRAMS = int(os.environ.get("FUZZ_DATAGRAMS", "100000"))  # to the everyday board; a 20th of them to a genuine one
+DATAGRAMS = int(os.environ.get("FUZZ_DATAGRAMS", "100000"))  # to the everyday board; a genuine one gets a 20th
 
 
 @pytest.mark.timeout(600)
@@ -21,7 +21,7 @@ def test_no_datagram_harms_the_board(start, sockets: tuple[str, ...]):
     board.fill()
     before = max(board.heap_when_idle() for _ in range(3))
     bombard(board, random.Random(2347), count // 2, SEEDS, fresh=0.05)
-    board.heap_when_idle(seconds=60)  # the transfers that were left behind time out first
+    board.heap_when_idle(seconds=60)  # the unfinished transfers time out first
     assert fetch(board.address, "size-5000", ("blksize", 1428), ("windowsize", 4)) == SERVED["size-5000"]
     after = min(board.heap_when_idle() for _ in range(3))
     assert after <= before + 1024, f"{after - before} bytes of heap are gone"

@@ -48,7 +48,7 @@ def ack(block):
     return bytes((0, 4, block >> 8 & 255, block & 255))
 
 
-def numbers(packets):
+def numbers(packets) -> list:
     return ["OACK" if packet[1] == 6 else packet[2] << 8 | packet[3] for packet in packets]
 
 
@@ -67,7 +67,7 @@ class _Bench:
     def clock(self):
         return self.now + self.took
 
-    def _hear(self, inbox):
+    def _hear(self, inbox) -> "int | None":
         return None
 
     def _send(self, packet):
@@ -86,7 +86,7 @@ class _Bench:
             assert told or not (self.transfer.outcome or self.transfer.blocked), "its caller would not know"
         return self._sent
 
-    def blocks(self, room=1000):
+    def blocks(self, room=1000) -> list:
         """The wire numbers of the DATA or ACKs sent now; an OACK shows as "OACK"."""
         return numbers(self.flush(room))
 
@@ -94,7 +94,7 @@ class _Bench:
         """Deliver `datagram` from the client; returns the packets sent in answer (list of bytes)."""
         return self.flush(word=datagram)
 
-    def receive(self, datagram):
+    def receive(self, datagram) -> list:
         """As answer(), but returns the wire numbers."""
         return numbers(self.answer(datagram))
 
@@ -271,7 +271,7 @@ def waits_until_given_up(bench):
 
 
 class Sender:
-    """A client that uploads by RFC 1350 and RFC 7440: it sends a window after each new ACK, and starts again behind an
+    """A client that uploads by RFC 1350 and RFC 7440: it sends a window after each new ACK, and starts again after an
     ACK inside the window."""
 
     def __init__(self, content, blksize, windowsize):

@@ -3,7 +3,7 @@
 from tftpd.options import Agreed
 
 
-def agreed(*asked, size=1000):
+def agreed(*asked, size: "int | None" = 1000):
     return Agreed(asked, 1468, 16, size)
 
 

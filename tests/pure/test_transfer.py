@@ -10,7 +10,7 @@ from tftpd.transfer import DONE, PROBED
 WINDOW_4 = ((b"blksize", b"8"), (b"windowsize", b"4"))
 
 
-def lock_step(size=2000):
+def lock_step(size: "int | Zeros" = 2000):
     return Bench(size if isinstance(size, Zeros) else bytes(size))
 
 

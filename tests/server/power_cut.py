@@ -214,5 +214,5 @@ while True:
         if not flash.dead:
             break
         again += 1
-assert outcomes == {True, False}, "the cuts do not reach from before the rename to behind it"
+assert outcomes == {True, False}, "the cuts fall only before or only after the rename"
 print(cuts - 1, again)

@@ -1,33 +1,33 @@
-"""A running board for the tests: `python -m tools emulate` as a user starts it, its journal, and a raw TFTP client."""
+"""A running board for the tests: `python -m tools emulate` as a user starts it, and its journal."""
 
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
 from contextlib import ExitStack
 from functools import cache, cached_property
 from pathlib import Path
 
 import pytest
 
-from tools import boards, firmware
+from client import Wire, fetch
+from tools import ToolError, boards, filesystem, firmware
+from tools.emulators import qemu
 
 ROOT = Path(__file__).resolve().parent.parent
-STARTED: Counter[str] = Counter()  # what was started, and how often
-ROUND_TRIPS = {"esp32_c3": 1000, "esp32": 50, "rpi_pico_w": 50}  # that a test takes at most on an emulated chip
-STOP = {"rpi_pico_w": 60}  # seconds that a board gets to stop, if not 15
-PATIENCE = {"unix": 2, "esp32_c3": 5, "esp32": 30, "rpi_pico_w": 60}  # seconds that an answer may take at worst
+STARTED: Counter[str] = Counter()  # description of a board: how many times it was started
+ROUND_TRIPS = {"esp32_c3": 1000, "esp32": 50, "rpi_pico_w": 50}  # a test with more is skipped on these emulated chips
+STOP = {"rpi_pico_w": 60}  # seconds that a board may take to stop; 15 on the others
+PATIENCE = {"unix": 2, "esp32_c3": 5, "esp32": 30, "rpi_pico_w": 60}  # seconds that an answer may take
 
 
 @cache
 def describe(name: str, base: Path | None) -> str:
-    """A board and its firmware, for the report; `base`: another file of MicroPython than the board's default."""
+    """A board and its firmware, for the report; `base` is a MicroPython file to use in place of the board's default."""
     if name == "unix":
         asked = [boards.micropython(), "-c", "import sys; print(sys.version)"]
         version = subprocess.run(asked, capture_output=True, text=True).stdout.strip().split("; ")[-1]
@@ -44,7 +44,7 @@ def read_base(name: str, path: Path | None = None) -> firmware.Base:
 class Board:
     """`python -m tools emulate ARGUMENTS`, started and serving."""
 
-    base: tuple[str, ...] | list[str] = ()  # arguments for all: another file of MicroPython
+    base: tuple[str, ...] | list[str] = ()  # arguments for every start: --base FILE
 
     def __init__(self, *arguments: str, files: Path, port: int = 0):
         self.name = arguments[arguments.index("--board") + 1] if "--board" in arguments else "unix"
@@ -75,7 +75,7 @@ class Board:
             self.console.append(line.rstrip("\n"))
 
     def wait_for(self, text: str, seconds: float = 10, after: int = 0) -> str:
-        """The first line of the console, from number `after` on, that has `text` in it."""
+        """Wait for a console line that contains `text` and return it; lines before number `after` do not count."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             for line in self.console[after:]:
@@ -85,7 +85,7 @@ class Board:
         raise AssertionError(f"no {text!r} on the console in {seconds} s: {self.console[after:]}")
 
     def lines_when_silent(self) -> int:
-        """How many lines the console has, once none has come for a moment: those after are of what is done next."""
+        """Wait until the console is silent and return its number of lines, to tell later lines from earlier ones."""
         lines = -1
         while lines != len(self.console):
             lines = len(self.console)
@@ -93,12 +93,12 @@ class Board:
         return lines
 
     def seen_as(self, wire: "Wire") -> str:
-        """What the board takes a client of this host for, "host:port": see tools/emulators/bridge.py."""
+        """The address of a client of this host as the board sees it, "host:port" (tools/emulators/bridge.py)."""
         host = "127.0.0.1" if self.name == "unix" else "10.0.0.1"
         return f"{host}:{wire.socket.getsockname()[1]}"
 
     def skip_if_too_slow(self, round_trips: float) -> None:
-        """Skip the test if that many round trips take this board too long (the C3 some 4 ms each, others far more)."""
+        """Skip the test if so many round trips take too long on this board (4 ms each on the C3, more on others)."""
         limit = ROUND_TRIPS.get(self.name)
         if limit and round_trips > limit:
             pytest.skip(f"more than {limit:,} round trips take the emulated {self.name} too long")
@@ -110,10 +110,10 @@ class Board:
         return int(self.wait_for("idle, ", seconds, after=seen).split("idle, ")[1].split()[0])
 
     def fill(self, uploads: bool = False) -> None:
-        """Start all the transfers at once that the board takes, half of them uploads if asked for, and end them.
+        """Start as many transfers at once as the board allows, half of them uploads if `uploads`, and end them.
 
-        Its tables have their full size from then on (2.7 KB for 32 transfers) and the code of netascii is loaded, which
-        is no loss of heap.
+        This grows the tables to their full size (2.7 KB for 32 transfers) and loads the netascii code, so that no test
+        takes either for a leak.
         """
         fetch(self.address, "hello.txt", mode="netascii")
         seen = self.lines_when_silent()
@@ -127,7 +127,7 @@ class Board:
         self.wait_for("idle, ", after=seen)
 
     def stop(self, number: int = signal.SIGINT) -> int:
-        """End it as Ctrl-C does; returns the exit status."""
+        """Stop the board as Ctrl-C does; returns the exit status."""
         if self.process.poll() is None:
             self.process.send_signal(number)
         status = self.process.wait(STOP.get(self.name, 15))
@@ -140,7 +140,7 @@ class Board:
         return int(subprocess.run(["pgrep", "-P", str(self.process.pid)], capture_output=True, text=True).stdout)
 
     def pull_plug(self) -> None:
-        """Cut the power of a genuine board: its flash is left as it is in that moment (--save keeps it)."""
+        """Cut the power of a genuine board; its flash keeps the state of that moment (--save stores it)."""
         os.kill(self.emulator, signal.SIGTERM)
         self.process.wait(STOP.get(self.name, 15))
         self._reader.join(5)
@@ -153,7 +153,7 @@ class Board:
 
 
 class RealBoard(Board):
-    """A board over the air: no console, so that tests which read the journal are skipped."""
+    """A board over the air. It has no console here, so tests that read the journal are skipped."""
 
     def __init__(self, address: str):
         self.name = "hardware"
@@ -171,162 +171,24 @@ class RealBoard(Board):
         return 0
 
 
-class TftpError(Exception):
-    """An ERROR packet: `code` and `text`."""
-
-    def __init__(self, packet: bytes):
-        self.code = packet[2] << 8 | packet[3]
-        self.text = packet[4:-1].decode()
-        super().__init__(f"ERROR {self.code}: {self.text}")
-
-
-def request(name: str | bytes, *options: tuple[str, object], mode: str = "octet", opcode: int = 1) -> bytes:
-    """An RRQ (or WRQ) datagram."""
-    fields = [name.encode() if isinstance(name, str) else name, mode.encode()]
-    for key, value in options:
-        fields += [key.encode(), str(value).encode()]
-    return bytes((0, opcode)) + b"".join(field + b"\0" for field in fields)
-
-
-def ack(block: int) -> bytes:
-    return bytes((0, 4, block >> 8 & 255, block & 255))
-
-
-def parse_oack(packet: bytes) -> dict[str, str]:
-    """The options in an OACK, which must be one, well-formed to its last byte."""
-    assert packet[:2] == b"\0\6" and packet[-1:] == b"\0", packet
-    fields = packet[2:-1].split(b"\0")
-    assert len(fields) % 2 == 0, packet
-    return {fields[i].decode(): fields[i + 1].decode() for i in range(0, len(fields), 2)}
-
-
-class Wire:
-    """One client, datagram by datagram. `server` is where requests go, `tid` where the last answer came from."""
-
-    patience: dict[tuple[str, int], int] = {}  # noqa: RUF012  # by server: seconds that an answer may take
-
-    def __init__(self, server: tuple[str, int], timeout: float | None = None):
-        self.server = self.tid = server
-        self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self.socket.bind(("127.0.0.1" if server[0].startswith("127.") else "", 0))
-        self.socket.settimeout(timeout or self.patience.get(server, 2))
-
-    def ask(self, name: str | bytes, *options: tuple[str, object], mode: str = "octet", opcode: int = 1) -> bytes:
-        """Send a request and return the first answer."""
-        self.socket.sendto(request(name, *options, mode=mode, opcode=opcode), self.server)
-        return self.receive()
-
-    def receive(self) -> bytes:
-        """The next datagram. Raises TimeoutError."""
-        packet, self.tid = self.socket.recvfrom(70_000)
-        return packet
-
-    def silent(self, seconds: float = 0.3) -> bool:
-        """True if nothing comes for so long."""
-        before = self.socket.gettimeout()
-        self.socket.settimeout(seconds)
+def missing(name: str) -> str:
+    """The reason why that board can't be emulated on this machine; empty if it can."""
+    facts = boards.load(name)
+    if name == "unix":
+        return ""
+    file = facts["firmware"][0]["file"]
+    if not (firmware.cache() / "firmware" / file).exists():
+        return f"no {file} in the cache: python -m tools firmware --board {name}"
+    if facts["emulator"]["program"] == "qemu":
         try:
-            self.receive()
-        except TimeoutError:
-            return True
-        finally:
-            self.socket.settimeout(before)
-        return False
-
-    def send(self, datagram: bytes) -> None:
-        self.socket.sendto(datagram, self.tid)
-
-    def ack(self, block: int) -> bytes:
-        """Acknowledge and return the next datagram."""
-        self.send(ack(block))
-        return self.receive()
-
-    def error(self) -> TftpError:
-        """The ERROR that comes next, which it must."""
-        packet = self.receive()
-        assert packet[:2] == b"\0\5" and packet[-1:] == b"\0", packet
-        return TftpError(packet)
-
-    def __enter__(self) -> "Wire":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.tid != self.server:  # leave no transfer behind
-            self.send(b"\0\5\0\0the test is over\0")
-        self.socket.close()
+            qemu.find_chip(facts["emulator"]["arguments"][-1])
+        except ToolError as error:
+            return str(error)
+    return ""
 
 
-def blocks(wire: Wire, first: bytes) -> Iterator[bytes]:
-    """The data of each block of a transfer whose first answer is `first`; acknowledges as RFC 1350 and 7440 say."""
-    options = {}
-    packet = first
-    if first[:2] == b"\0\6":
-        options = parse_oack(first)
-        packet = wire.ack(0)
-    blksize, windowsize = int(options.get("blksize", 512)), int(options.get("windowsize", 1))
-    last = 0
-    while True:
-        if packet[:2] == b"\0\5":
-            raise TftpError(packet)
-        number = packet[2] << 8 | packet[3]
-        assert packet[:2] == b"\0\3" and len(packet) - 4 <= blksize, packet[:8]
-        if number == (last + 1) & 0xFFFF:
-            last += 1
-            yield packet[4:]
-            if len(packet) - 4 < blksize:
-                wire.send(ack(last))
-                return
-            if last % windowsize == 0:
-                wire.send(ack(last))
-        elif (number - last) & 0xFFFF < 0x8000:
-            wire.send(ack(last))
-        packet = wire.receive()
-
-
-def fetch(server: tuple[str, int], name: str | bytes, *options: tuple[str, object], mode: str = "octet") -> bytes:
-    """The whole file. Raises TftpError, TimeoutError."""
-    with Wire(server) as wire:
-        first = wire.ask(name, *options, mode=mode)
-        return b"".join(blocks(wire, first))
-
-
-def patient_fetch(
-    server: tuple[str, int],
-    name: str,
-    *options: tuple[str, object],
-    mode: str = "octet",
-    patience: float = 0.5,
-    tries: int = 20_000,
-) -> bytes:
-    """As fetch(), but says its last word again after `patience` seconds of silence, as every client does."""
-    sizes = dict(options)
-    blksize, windowsize = int(str(sizes.get("blksize", 512))), int(str(sizes.get("windowsize", 1)))
-    with Wire(server, timeout=patience) as wire:
-        word, data, last, acked = request(name, *options, mode=mode), b"", 0, 0
-        wire.send(word)
-        for _ in range(tries):
-            try:
-                packet = wire.receive()
-            except TimeoutError:
-                wire.send(word)
-                continue
-            if packet[:2] == b"\0\6":
-                if last == 0:
-                    word = ack(0)
-                    wire.send(word)
-                continue
-            if packet[:2] != b"\0\3":
-                raise TftpError(packet)
-            number = packet[2] << 8 | packet[3]
-            if number == (last + 1) & 0xFFFF:
-                last += 1
-                data += packet[4:]
-                if len(packet) - 4 < blksize or last - acked >= windowsize:
-                    acked, word = last, ack(last)
-                    wire.send(word)
-                if len(packet) - 4 < blksize:
-                    return data
-            elif (number - last) & 0xFFFF >= 0x8000 or number == last & 0xFFFF or acked != last:
-                acked, word = last, ack(last)  # for each old block again, for a gap once
-                wire.send(word)
-    raise AssertionError("no end to it")
+def flash_files(image: Path) -> dict[str, bytes]:
+    """All files of a saved flash of the everyday board: contents by absolute path."""
+    files = filesystem.contents(boards.load("unix")["filesystem"], image.read_bytes())
+    assert files is not None
+    return files

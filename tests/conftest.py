@@ -2,7 +2,6 @@
 
 import contextlib
 import gc
-import random
 import sys
 import time
 import types
@@ -11,11 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from board import STARTED, Board, RealBoard
-from tools import ToolError, boards, firmware
-from tools.emulators import qemu
+from board import STARTED, Board, RealBoard, missing
+from served import make_files
 
-# What the firmware's pure modules need of MicroPython, so that they import on CPython too.
+# The MicroPython functions that the firmware's pure modules use, so that these import on CPython too.
 sys.modules["micropython"] = types.ModuleType("micropython")
 sys.modules["micropython"].const = lambda value: value  # type: ignore[attr-defined]
 gc.mem_free = lambda: 1 << 20  # type: ignore[attr-defined]
@@ -25,56 +23,32 @@ time.ticks_add = lambda ticks, delta: ticks + delta  # type: ignore[attr-defined
 time.ticks_diff = lambda end, start: end - start  # type: ignore[attr-defined]
 
 
-def content(size: int, seed: int = 1) -> bytes:
-    """`size` bytes in which no block is like another."""
-    return random.Random(seed).randbytes(size)
-
-
-# Name and content of everything that the shared board serves.
-SERVED = {
-    "hello.txt": b"Hello from your board.\n",
-    "empty": b"",
-    **{f"size-{size}": content(size, size) for size in (1, 8, 511, 512, 513, 1024, 1468, 2936, 4404, 5000, 100_000)},
-    "mebi.bin": content(1 << 20),
-    "rollover.bin": content(8 * 65_536 + 100),
-    "text.txt": b"one\ntwo\r\nthree\rfour\n" * 300,
-    "Boot/BCD": b"Windows asks for \\boot\\bcd",
-    "boot/bcd.other": b"another folder that differs in case only",
-    "folder/deep/er/file.bin": content(700),
-    "Grüße.txt": b"Umlaute",
-    "x" * 255: b"the longest name",
-    "with space.txt": b"a space",
-}
-
-
-# How the shared board of each kind is started.
+# Arguments with which the shared board of each kind is started.
 ARGUMENTS = {
     "unix": ["--flash-size", "8M", "--set", "log=debug"],
     "esp32_c3": ["--set", "log=debug", "--set", "windowsize=64"],
     "rpi_pico_w": ["--set", "log=debug", "--set", "windowsize=64"],
     "esp32": ["--set", "log=debug", "--set", "windowsize=64"],
 }
-WHOLE_SUITE = ["unix", "esp32_c3"]  # these run every test of the wire; without --board the C3 those of a shared board
-ONLY_WHEN_ASKED = {"esp32", "rpi_pico_w"}  # slow to start: with --board, but for what is `also_on_pico`
+WHOLE_SUITE = ["unix", "esp32_c3"]  # run every test of the wire; the C3 without --board only those of a shared board
+ONLY_WHEN_ASKED = {"esp32", "rpi_pico_w"}  # slow to start; without --board only the tests marked `also_on_pico`
 OF_THE_EVERYDAY_BOARD = {"--flash-size", "--heap", "--sockets"}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--board", action="append", metavar="NAME", help=f"only on this board: {', '.join(ARGUMENTS)}")
-    parser.addoption("--base", metavar="FILE", help="with one --board: on this file of MicroPython")
+    parser.addoption("--base", metavar="FILE", help="with one --board: use this MicroPython file")
     parser.addoption(
-        "--board-address", metavar="HOST[:PORT]", help="on a real board that serves the folder of --served"
+        "--board-address", metavar="HOST[:PORT]", help="test a real board that serves the folder made by --served"
     )
-    parser.addoption(
-        "--served", metavar="DIR", help="make that folder with the files a real board is to serve, and end"
-    )
+    parser.addoption("--served", metavar="DIR", help="make the folder that a real board has to serve, and exit")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     for mark in (
-        "everyday_only(reason): a test that the everyday board alone can run",
+        "everyday_only(reason): a test that only the everyday board can run",
         "genuine(*boards): a test for the genuine firmware of these boards",
-        "also_on_pico: a test that the emulated Pico W, 100 times slower than life, runs too; with --board, the ESP32",
+        "also_on_pico: a test that also runs on the emulated Pico W, which is slow, and with --board on the ESP32",
     ):
         config.addinivalue_line("markers", mark)
     for name in config.getoption("--board") or []:
@@ -90,7 +64,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """On which boards a test with the fixtures `board`, `start` or `board_name` runs."""
+    """Choose the boards on which a test with the fixture `board`, `start` or `board_name` runs."""
     if "board_name" not in metafunc.fixturenames:
         return
     test, config = metafunc.definition, metafunc.config
@@ -100,7 +74,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         names = [name for name in genuine.args if name in chosen or name not in ONLY_WHEN_ASKED]
     elif chosen or "board" in metafunc.fixturenames:
         names = list(WHOLE_SUITE)
-    else:  # a board for each test takes minutes on the C3: with --board
+    else:  # one board per test takes minutes on the C3: only with --board
         names = ["unix"]
     if test.get_closest_marker("also_on_pico"):
         names += ["rpi_pico_w"] + ["esp32"] * ("esp32" in chosen)
@@ -116,7 +90,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """With --board or --board-address, only what runs on that board. Without, no test that is for others only."""
+    """With --board or --board-address, keep only tests that run on that board. Without, drop tests for other boards."""
     only = bool(config.getoption("--board") or config.getoption("--board-address"))
 
     def wanted(item: pytest.Item) -> bool:
@@ -129,40 +103,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Every board that ran, and its firmware."""
+    """List every board that ran, with its firmware."""
     if STARTED:
         terminalreporter.section("boards", "=")
     for what, times in sorted(STARTED.items()):
         terminalreporter.line(f"{what}: started {times} times" if times > 1 else f"{what}: started once")
 
 
-def missing(name: str) -> str:
-    """Why that board can't be emulated here; an empty text if it can."""
-    facts = boards.load(name)
-    if name == "unix":
-        return ""
-    file = facts["firmware"][0]["file"]
-    if not (firmware.cache() / "firmware" / file).exists():
-        return f"no {file} in the cache: python -m tools firmware --board {name}"
-    if facts["emulator"]["program"] == "qemu":
-        try:
-            qemu.find_chip(facts["emulator"]["arguments"][-1])
-        except ToolError as error:
-            return str(error)
-    return ""
-
-
-def make_files(folder: Path) -> None:
-    """What the shared board serves (SERVED), and a hidden file that it does not."""
-    for name, data in SERVED.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(data)
-    (folder / ".hidden").write_bytes(b"hidden")
-
-
 @pytest.fixture(scope="session")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with what the shared board serves."""
+    """The folder that the shared board serves."""
     folder = tmp_path_factory.mktemp("served")
     make_files(folder)
     return folder
@@ -170,7 +120,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def board_name(request: pytest.FixtureRequest) -> str:
-    """The kind of board that the test runs on; it is skipped if that one can't be had here."""
+    """The kind of board that the test runs on; skips the test if that board can't run on this machine."""
     name = request.param
     if name != "hardware" and (reason := missing(name)):
         pytest.skip(reason)
@@ -179,7 +129,7 @@ def board_name(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="session")
 def own_files(board_name: str, files: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What that kind of board serves: all of SERVED, but on the Pico W, which has 848 KiB of flash."""
+    """The folder that this kind of board serves; the Pico W, with 848 KiB of flash, lacks the two largest files."""
     if board_name != "rpi_pico_w":
         return files
     folder = tmp_path_factory.mktemp("served")
@@ -191,7 +141,7 @@ def own_files(board_name: str, files: Path, tmp_path_factory: pytest.TempPathFac
 
 @pytest.fixture(scope="session")
 def board(board_name: str, own_files: Path, request: pytest.FixtureRequest) -> Iterator[Board]:
-    """A board shared by all tests that leave it as it was: the everyday one, then the genuine ones."""
+    """A board shared by all tests that do not change its state: the everyday one, then the genuine ones."""
     if board_name == "hardware":
         yield RealBoard(str(request.config.getoption("--board-address")))
         return
@@ -202,7 +152,7 @@ def board(board_name: str, own_files: Path, request: pytest.FixtureRequest) -> I
 
 @pytest.fixture
 def start(board_name: str, own_files: Path) -> Iterator[Callable[..., Board]]:
-    """start(*arguments) starts a board of one's own, with the files of the shared one."""
+    """start(*arguments) starts a board for this test alone, with the files of the shared one."""
     if board_name == "hardware":
         pytest.skip("a real board is not started by a test")
     with contextlib.ExitStack() as running:

@@ -1,4 +1,4 @@
-"""A crash of the whole server: its traceback in /crash.log, a pause that grows, a new start."""
+"""After a crash of the server, crash.py writes the traceback to /crash.log, waits, longer each time, and resets."""
 
 import contextlib
 import importlib
@@ -17,7 +17,7 @@ LAYOUT = boards.load("unix")["filesystem"]
 
 @pytest.fixture
 def crash(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    """crash.py, its log in `tmp_path`, and a list of what it does."""
+    """crash.py with its log in `tmp_path`, and a list of its pauses and resets."""
     machine = types.ModuleType("machine")
     done: list[object] = []
     machine.reset = lambda: done.append("reset")  # type: ignore[attr-defined]
@@ -45,20 +45,20 @@ def test_the_pause_doubles_up_to_five_minutes(crash):
     assert pauses(crash, 11) == [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300]
 
 
-def test_the_pause_begins_anew_after_a_steady_run(crash):
+def test_the_pause_starts_over_after_a_long_run(crash):
     assert pauses(crash, 4) == [1, 2, 4, 8]
     assert pauses(crash, 1, seconds=600) == [1]
     assert pauses(crash, 2) == [2, 4]
 
 
-def test_the_log_has_the_last_crashes_and_is_bounded(crash):
+def test_the_log_keeps_the_last_crashes_and_its_size_is_limited(crash):
     pauses(crash, 60)
     text = crash[2].read_text()
     assert text.endswith("ran for 5 s, restart in 300 s\nValueError('oops')\n")
     assert 2000 < len(text) < 4096
 
 
-def test_a_log_that_is_broken_stops_nothing(crash):
+def test_a_damaged_log_stops_no_restart(crash):
     for broken in (b"\xff\xfe\x00", b"restart in \n", b"restart in x s", b"restart in -9 s", b"x" * 100_000):
         crash[2].write_bytes(broken)
         assert pauses(crash, 2) == [1, 2]
@@ -74,7 +74,7 @@ def test_a_log_that_can_not_be_read_or_written_stops_no_restart(crash, monkeypat
     assert pauses(crash, 2) == [300, 300]
 
 
-def test_a_flash_that_takes_no_log_makes_the_pause_the_longest(crash):
+def test_without_a_writable_log_the_pause_is_the_longest(crash):
     crash[2].mkdir()
     assert pauses(crash, 1) == [300]
 

@@ -1,6 +1,6 @@
-"""What only the genuine firmware can show: console, resets, the flash over a power cut, the Wi-Fi, memory, speed.
+"""Behaviour that only the genuine firmware shows: console, resets, power cuts, Wi-Fi, memory, speed.
 
-On the ESP32-C3; with --board also on the Pico W and the ESP32, which take half a minute and more for each start.
+Runs on the ESP32-C3; with --board also on the Pico W and the ESP32, which take half a minute or more to start.
 """
 
 import contextlib
@@ -17,9 +17,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from conftest import SERVED, content
 
-from board import ROOT, Board, Wire, ack, fetch, read_base
+from board import ROOT, Board, read_base
+from client import Wire, ack, fetch
+from served import SERVED, content
 from tools import boards, filesystem, image
 from tools.relay import Relay
 
@@ -29,20 +30,20 @@ genuine = pytest.mark.genuine("esp32_c3", "rpi_pico_w", "esp32")
 quick = pytest.mark.genuine("esp32_c3")
 CUTS = int(os.environ.get("GENUINE_CUTS", "6"))
 TIMES = int(os.environ.get("GENUINE_TIMES", "20"))  # 500 once before a release
-START_S = {"esp32_c3": 30, "rpi_pico_w": 120, "esp32": 300}  # that a start may take on a busy machine
+START_S = {"esp32_c3": 30, "rpi_pico_w": 120, "esp32": 300}  # a start may take that long on a busy machine
 SERVE = "exec(open('/main.py').read())"
 
 
 class Console:
-    """Somebody at the board's serial port."""
+    """A user at the board's serial port."""
 
     def __init__(self, board: Board, port: int) -> None:
         self.board = board
         self._socket = socket.create_connection(("127.0.0.1", port))
         self._socket.settimeout(60)
         if board.name == "rpi_pico_w":
-            # Ctrl-C within its first seconds leaves MicroPython's Wi-Fi driver slow in the emulator: each packet takes
-            # a second. Not seen later, nor on the ESP32.
+            # Ctrl-C in the first seconds makes MicroPython's Wi-Fi driver slow in the emulator: each packet then
+            # takes a second. Not seen later, nor on the ESP32.
             time.sleep(4)
 
     def _until(self, end: str) -> str:
@@ -54,12 +55,12 @@ class Console:
         return said.removesuffix(end)
 
     def interrupt(self) -> str:
-        """Ctrl-C; returns what the board says until its prompt."""
+        """Send Ctrl-C; returns the output up to the prompt."""
         self._socket.sendall(b"\x03")
         return self._until(">>> ")
 
     def run(self, code: str) -> str:
-        """What the board prints while it runs `code` at its prompt."""
+        """Run `code` at the prompt; returns its output."""
         self._socket.sendall(b"\x01")  # raw REPL, which echoes nothing
         self._until("\r\n>")
         self._socket.sendall(code.encode() + b"\x04")
@@ -70,7 +71,7 @@ class Console:
         return said.replace("\r\n", "\n")
 
     def begin(self, code: str, until: str) -> None:
-        """Have it run `code`, which doesn't end, and wait until it says `until`."""
+        """Start `code`, which doesn't end, and wait until it prints `until`."""
         seen = len(self.board.console)
         self._socket.sendall(b"\x05")  # paste mode
         self._until("=== ")
@@ -78,7 +79,7 @@ class Console:
         self.board.wait_for(until, START_S[self.board.name], after=seen)
 
     def reset_to_prompt(self) -> None:
-        """Reset a board that has no main.py. Its greeting may be lost: on the Pico W it comes before the USB is up."""
+        """Reset a board that has no main.py. Its banner may be lost: the Pico W prints it before USB is up."""
         self._socket.sendall(b"\x01")
         self._until("\r\n>")
         self._socket.sendall(b"import machine; machine.reset()\x04")
@@ -95,7 +96,7 @@ class Console:
         self.interrupt()
 
     def in_3_seconds(self, code: str) -> str:
-        """Lines that have `code` run while the server serves; they want machine.Timer."""
+        """Code that runs `code` by machine.Timer while the server serves."""
         number = -1 if self.board.name == "rpi_pico_w" else 0
         return f"t = Timer({number})\nt.init(mode=Timer.ONE_SHOT, period=3000, callback=lambda _: {code})\n"
 
@@ -124,7 +125,7 @@ def at_console(start: Callable[..., Board], port: int):
 
 
 def mpremote(port: int, *command: str) -> str:
-    # "resume": else it resets the board first, and gives up if the boot says nothing for 10 s, as an emulated ESP32's.
+    # "resume": else mpremote resets the board and gives up after 10 s without output, as of an emulated ESP32.
     whole = [sys.executable, "-m", "mpremote", "connect", f"socket://127.0.0.1:{port}", "resume", *command]
     result = subprocess.run(whole, capture_output=True, text=True, timeout=120)
     assert result.returncode == 0, result.stdout + result.stderr
@@ -135,7 +136,7 @@ def mpremote(port: int, *command: str) -> str:
 
 
 @genuine
-def test_from_start_to_serving(start):
+def test_a_board_serves_after_its_start(start):
     started = time.monotonic()
     board = start()
     took = time.monotonic() - started
@@ -147,12 +148,12 @@ def test_from_start_to_serving(start):
 
 @quick
 @pytest.mark.also_on_pico
-def test_the_console_tells_that_the_link_is_up(board):
+def test_the_console_reports_that_the_link_is_up(board):
     assert board.wait_for("link: up, ", 30)
 
 
 @genuine
-def test_a_power_cut_loses_nothing_of_what_was_there(start, tmp_path: Path):
+def test_a_power_cut_loses_no_complete_file(start, tmp_path: Path):
     keep = ("--save", str(tmp_path / "flash"), "--writable")
     board: Board = start(*keep)
     with Wire(board.address) as wire:
@@ -170,7 +171,7 @@ def test_a_power_cut_loses_nothing_of_what_was_there(start, tmp_path: Path):
     assert fetch(board.address, "size-5000") == SERVED["size-5000"]
     with Wire(board.address) as wire:
         assert wire.ask("half")[:4] == b"\0\5\0\1"  # not found
-        assert wire.ask("half", opcode=2) == ack(0)  # and not in the way
+        assert wire.ask("half", opcode=2) == ack(0)  # the partial upload does not block its name
 
 
 @genuine
@@ -187,10 +188,10 @@ def test_power_cuts_in_an_upload_over_an_old_file_leave_the_old_or_the_new_one_w
     seen: Counter[str] = Counter()
     board: Board = begin()
     conf = content(7_000, 3)
-    last_second = _upload(board, "conf", conf)  # what the last block takes, with the file put in its place
+    last_second = _upload(board, "conf", conf)  # the duration of the last block, with its commit
     for cut in range(CUTS):
         new = content(7_000 + 512 * cut, 10 + cut)
-        # Every other cut falls while blocks come, the rest between the last block and a moment after its ACK.
+        # Every other cut falls between the blocks, the rest between the last block and shortly after its ACK.
         blocks, wait = (3 + cut, 0.0) if cut % 2 else (len(new) // 512 + 1, last_second * cut / max(CUTS - 2, 1))
         acknowledged = _upload_and_cut(board, "conf", new, blocks, wait)
         board = begin()
@@ -210,14 +211,14 @@ def test_power_cuts_in_an_upload_over_an_old_file_leave_the_old_or_the_new_one_w
 
 
 def _acknowledged(wire: Wire, number: int) -> None:
-    """Wait for the ACK of a block. That of the one before may come again, where this client is slow to answer it."""
+    """Wait for the ACK of a block. The ACK before it may come as a duplicate when this client is slow."""
     while (answer := wire.receive()) == ack(number - 1):
         pass
     assert answer == ack(number)
 
 
 def _upload(board: Board, name: str, data: bytes) -> float:
-    """Upload it; returns the seconds from the last block to its ACK."""
+    """Upload `data`; returns the seconds from the last block to its ACK."""
     with Wire(board.address) as wire:
         assert wire.ask(name, opcode=2) == ack(0)
         sent = 0.0
@@ -230,9 +231,9 @@ def _upload(board: Board, name: str, data: bytes) -> float:
 
 
 def _upload_and_cut(board: Board, name: str, data: bytes, blocks: int, wait: float) -> bool:
-    """Send that many blocks, and cut the power `wait` seconds after the last; returns whether that was acknowledged
-    as the last of the file."""
-    assert board.emulator  # found now: that takes longer than what is to be cut
+    """Send that many blocks and cut the power `wait` seconds after the last; returns whether the last block of the file
+    was acknowledged."""
+    assert board.emulator  # find it now: the search takes longer than the operations to be cut
     with Wire(board.address) as wire:
         assert wire.ask(name, opcode=2) == ack(0)
         for number in range(1, blocks + 1):
@@ -260,7 +261,7 @@ def test_after_a_reset_in_the_middle_of_a_transfer_it_serves_again(at_console):
         assert wire.ack(1)[:4] == b"\0\3\0\2"
         console.board.wait_for(" ready on ", START_S[console.board.name], after=seen)
         wire.socket.settimeout(1)
-        with pytest.raises(TimeoutError):  # what clients tell as a time-out; before it, copies of block 2
+        with pytest.raises(TimeoutError):  # after duplicates of block 2, the time-out that a client sees
             while True:
                 assert wire.receive()[:4] == b"\0\3\0\2"
         wire.send(ack(2))
@@ -273,7 +274,7 @@ def test_after_a_reset_in_the_middle_of_a_transfer_it_serves_again(at_console):
 
 
 @genuine
-def test_ctrl_c_gives_the_prompt_and_the_server_starts_again_from_there(at_console):
+def test_ctrl_c_gives_the_prompt_from_which_the_server_starts_again(at_console):
     console = at_console()
     with Wire(console.board.address) as wire:
         wire.ask("size-5000")
@@ -323,8 +324,8 @@ def test_a_transfer_survives_the_wifi_lost_and_joined_again(at_console):
 
 @pytest.mark.genuine("rpi_pico_w")
 def test_a_transfer_survives_the_wifi_chip_without_power_for_a_second(at_console):
-    # deinit() takes the chip's power, active(True) gives it and loads its firmware. Power that goes behind the driver's
-    # back is not noticed by it: isconnected() stays True for ever, and only a reset helps.
+    # deinit() switches the chip off, active(True) switches it on and loads its firmware. The driver does not notice a
+    # loss of power: isconnected() stays True for ever, and only a reset helps.
     off = (
         "wlan = network.WLAN(network.STA_IF)\n"
         "def off(t):\n    wlan.active(False)\n    wlan.deinit()\n"
@@ -334,9 +335,9 @@ def test_a_transfer_survives_the_wifi_chip_without_power_for_a_second(at_console
 
 
 def _fetch_over_a_lost_link(console: Console, prepare: str, lose: str) -> None:
-    """A transfer whose second block is acknowledged once the link was down and is up again.
+    """A transfer during which the link goes down and comes up, before block 2 is acknowledged.
 
-    lose  takes the link down; `prepare` is what it needs
+    lose  the code that takes the link down; `prepare` runs before it
     """
     board = console.board
     console.interrupt()
@@ -349,7 +350,7 @@ def _fetch_over_a_lost_link(console: Console, prepare: str, lose: str) -> None:
         board.wait_for("link: down, joining again", 60, after=seen)
         board.wait_for("link: up", 120, after=seen)
         wire.socket.settimeout(3)
-        for _ in range(10):  # as a client does, that repeats its last word
+        for _ in range(10):  # as a client retransmits its last datagram
             wire.send(ack(1))
             try:
                 while (packet := wire.receive())[3] != 2:
@@ -375,15 +376,15 @@ def _from_block(wire: Wire, packet: bytes) -> Iterator[bytes]:
         packet = wire.receive()
 
 
-@pytest.mark.genuine("esp32_c3", "esp32")  # rp2040py's access point takes any name
-def test_a_wifi_that_is_not_there_is_told_and_looked_for_again(at_console):
+@pytest.mark.genuine("esp32_c3", "esp32")  # rp2040py's access point accepts any SSID
+def test_a_missing_wifi_network_is_reported_and_tried_again(at_console):
     console = at_console("--set", "ssid=nowhere", "--set", "join_timeout=2")
     board: Board = console.board
     assert board.wait_for("link: not up after 2 s, still trying") in board.console
     with Wire(board.address, timeout=1) as wire, pytest.raises(TimeoutError):
         wire.ask("hello.txt")
     console.interrupt()
-    # The network comes: only the next attempt of the server finds it.
+    # The network appears: the server's next attempt finds it.
     console.begin("import link\nlink._credentials = ('PICSimLabWifi',)\n" + SERVE, "link: up")
     assert fetch(board.address, "hello.txt") == SERVED["hello.txt"]
 
@@ -405,7 +406,7 @@ def test_a_wifi_lost_after_any_number_of_days_is_joined_again(at_console):
         "    print(hours, time.ticks_diff(time.ticks_ms(), start))\n"
     )
     waits = [int(line.split()[1]) for line in console.run(code).splitlines() if line[:1].isdigit()]
-    assert len(waits) == 6 and max(waits) < 9000, waits  # ms; an attempt that is not overdue waits 10 s
+    assert len(waits) == 6 and max(waits) < 9000, waits  # ms; an attempt before its time waits 10 s
 
 
 # -- memory and speed --------------------------------------------------------------------------------------------------
@@ -413,12 +414,12 @@ def test_a_wifi_lost_after_any_number_of_days_is_joined_again(at_console):
 
 @quick
 @pytest.mark.also_on_pico
-def test_the_idle_server_takes_at_most_42_kb_of_heap_and_8_and_a_half_of_them_are_data(at_console):
+def test_the_idle_server_takes_at_most_42_kb_of_heap_of_which_8_5_kb_are_data(at_console):
     measure = (ROOT / "tools/bench/heap.py").read_text().split("_BLKSIZE")[0]
     console = at_console()
     console.interrupt()
     console.run("import os\nfor name in 'boot.py', 'main.py':\n    os.rename(name, name + '.off')")
-    # The heap of the bare prompt must not hold the text of the measure: it is run from a file.
+    # The measuring code runs from a file, so that its text is not part of the bare prompt's heap.
     console.run(f"with open('/heap.py', 'w') as file:\n    n = file.write({measure + 'print(prompt, loaded, idle)'!r})")
     console.reset_to_prompt()
     said = console.run("import heap")
@@ -431,8 +432,8 @@ def test_the_idle_server_takes_at_most_42_kb_of_heap_and_8_and_a_half_of_them_ar
 
 
 @quick
-def test_a_far_client_is_not_answered_at_the_next_tick_only(start, tmp_path: Path):
-    # An ESP32 that sleeps in poll() wakes every 10 ms: each block of a lock-step transfer would take that long.
+def test_a_client_with_a_long_round_trip_is_answered_before_the_next_tick(start, tmp_path: Path):
+    # An ESP32 in poll() wakes only every 10 ms, and each block in lock-step would take that long.
     data = content(60 * 1428, 60)
     (tmp_path / "far").write_bytes(data)
     board = start(files=tmp_path)
@@ -454,7 +455,7 @@ def test_a_far_client_is_not_answered_at_the_next_tick_only(start, tmp_path: Pat
         ((("blksize", 1428), ("windowsize", 4)), {"esp32_c3": 1, "esp32": 5}),
     ],
 )
-def test_64_kb_in_seconds_every_byte_right_many_times(start, tmp_path: Path, options: tuple, seconds: dict[str, int]):
+def test_64_kb_arrive_whole_within_seconds_many_times(start, tmp_path: Path, options: tuple, seconds: dict[str, int]):
     data = content(1 << 16, 64)
     (tmp_path / "64k").write_bytes(data)
     board = start(files=tmp_path)

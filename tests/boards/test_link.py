@@ -1,4 +1,4 @@
-"""link.py with a Wi-Fi that does what the test says, on a clock that the test moves."""
+"""link.py with a simulated Wi-Fi and a clock that the test moves."""
 
 import importlib
 import itertools
@@ -19,13 +19,13 @@ DAYS = [5, 6.2, 6.3, 7, 9, 10, 12, 12.4, 13, 20]
 
 
 class Air:
-    """What a board sees of the world: the access point, and the time."""
+    """The access point and the clock, as the board sees them."""
 
     def __init__(self):
         self.now = 5000
-        self.answers = True  # the access point is there
+        self.answers = True  # the access point is in range
         self.refuses = False  # connect() raises, as on ESP32 while it joins by itself
-        self.troubles: dict[str, Exception] = {}  # what a function of the driver raises, by its name
+        self.troubles: dict[str, Exception] = {}  # the exception that a driver function raises, by function name
         self.calls: list[tuple] = []
         self.times: list[tuple[str, int]] = []
         self.connected = False
@@ -45,7 +45,7 @@ class Air:
             raise trouble
 
     def attempts(self):
-        """When disconnect() and connect() were called since the last time, as a list of (name, seconds)."""
+        """The calls of disconnect() and connect() since the last attempts(), as a list of (name, seconds)."""
         calls = [(name, at / 1000) for name, at in self.times]
         self.times.clear()
         return calls
@@ -149,13 +149,13 @@ def test_the_time_to_join_is_bounded(air, capsys):
     assert "link: not up after 7 s, still trying" in capsys.readouterr().out
 
 
-def test_a_long_time_to_join_has_several_attempts(air):
+def test_a_slow_network_is_tried_several_times(air):
     air.answers = False
     join(join_timeout=35)
     assert air.calls.count(("connect", "lab", "secret word")) == 4
 
 
-def test_no_ssid_is_told_and_nothing_is_touched(air, capsys):
+def test_without_an_ssid_link_reports_it_and_leaves_the_wifi_off(air, capsys):
     _, joined = join(ssid=None)
     assert (
         not joined and air.calls == [("hostname", "tftpd")] and "no ssid in /settings.json" in capsys.readouterr().out
@@ -193,7 +193,7 @@ def test_a_driver_that_refuses_to_connect_is_tried_again(air, capsys):
 
 
 def seconds(air, link, count):
-    """keep() once a second, `count` times; returns what it returned at last."""
+    """Call keep() once a second, `count` times; returns its last result."""
     up = link.keep()
     for _ in range(count):
         air.now += 1000
@@ -201,7 +201,7 @@ def seconds(air, link, count):
     return up
 
 
-def test_a_link_that_drops_is_left_at_once_joined_a_second_later_and_then_every_ten_seconds(air):
+def test_a_dropped_link_is_disconnected_at_once_joined_a_second_later_and_then_every_ten(air):
     link, _ = join()
     air.attempts()
     air.connected = air.answers = False
@@ -232,7 +232,7 @@ def test_disconnect_and_connect_are_never_in_one_call_nor_within_a_second(air):
 
 
 def later(air, link, days, step):
-    """Move the clock by `days`, with a call of keep() every `step` ms, or none where that is None."""
+    """Move the clock by `days`, with a call of keep() every `step` ms, or without any if `step` is None."""
     end = air.now + round(days * DAY)
     while step and air.now + step < end:
         air.now += step
@@ -274,7 +274,7 @@ def test_days_between_disconnect_and_connect_end_with_connect(air, days):
 
 
 @pytest.mark.parametrize("days", [0.001, 3, 6, 6.2, 6.3, 7, 9, 12])
-def test_an_attempt_that_is_long_past_is_overdue(air, days):
+def test_an_attempt_is_overdue_however_long_ago_its_time_was(air, days):
     link, _ = join()
     air.connected = link._up = False
     link._attempt = (air.now - round(days * DAY)) % WRAP
@@ -285,7 +285,7 @@ def test_an_attempt_that_is_long_past_is_overdue(air, days):
 
 @pytest.mark.parametrize("step", [3_600_000, None], ids=["each hour", "one jump"])
 @pytest.mark.parametrize("days", DAYS)
-def test_a_wire_that_was_up_or_down_for_days_is_only_looked_at(air, wire, days, step):
+def test_a_wired_link_is_only_observed_after_days_up_or_down(air, wire, days, step):
     link, _ = join(ssid=None, wired={"phy_type": "PHY_LAN8720"})
     for up in (True, False, True):
         air.connected = up
@@ -294,7 +294,7 @@ def test_a_wire_that_was_up_or_down_for_days_is_only_looked_at(air, wire, days, 
 
 
 @pytest.mark.parametrize("name", ["isconnected", "ifconfig", "disconnect", "connect"])
-def test_trouble_of_the_driver_is_told_once_and_survived(air, capsys, name):
+def test_a_driver_error_is_reported_once_and_survived(air, capsys, name):
     link, _ = join()
     capsys.readouterr()
     air.connected = False
@@ -314,7 +314,7 @@ def test_trouble_of_the_driver_is_told_once_and_survived(air, capsys, name):
     assert capsys.readouterr().out.count(f"link: {name}: OSError(5") == 1, "told anew after the link was up"
 
 
-def test_trouble_in_telling_the_address_does_not_break_a_link_that_works(air):
+def test_an_error_while_reading_the_address_does_not_break_a_working_link(air):
     link, _ = join()
     air.connected = False
     link.keep()
@@ -327,7 +327,7 @@ def test_trouble_in_telling_the_address_does_not_break_a_link_that_works(air):
 
 @pytest.mark.parametrize("trouble", [ValueError(), OSError(5), TypeError("x"), OverflowError()], ids=repr)
 @pytest.mark.parametrize("name", ["country", "hostname", "active", "config", "ifconfig", "connect"])
-def test_a_driver_that_takes_a_setting_ill_is_told_which_and_joins(air, capsys, name, trouble):
+def test_a_setting_that_the_driver_rejects_is_named_and_the_board_joins(air, capsys, name, trouble):
     air.troubles[name] = trouble
     link, joined = join(country="DE", ip="10.0.0.9", join_timeout=1)
     assert f"link: {name}: {trouble!r}\n" in capsys.readouterr().out
@@ -337,7 +337,7 @@ def test_a_driver_that_takes_a_setting_ill_is_told_which_and_joins(air, capsys, 
 
 
 @pytest.mark.parametrize("trouble", [ValueError(), OSError(5), MemoryError()], ids=repr)
-def test_boot_goes_on_when_the_link_can_not_be_set_up(monkeypatch, capsys, trouble):
+def test_boot_continues_when_the_link_can_not_be_set_up(monkeypatch, capsys, trouble):
     link = types.ModuleType("link")
 
     def join(chosen):
@@ -352,7 +352,7 @@ def test_boot_goes_on_when_the_link_can_not_be_set_up(monkeypatch, capsys, troub
 
 @pytest.fixture
 def wire(air, monkeypatch):
-    """The `air` as a wire: network.LAN."""
+    """The `air` as a wired interface, network.LAN."""
     machine = types.ModuleType("machine")
     machine.Pin = lambda number: f"pin {number}"  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "machine", machine)
@@ -367,7 +367,7 @@ def wire(air, monkeypatch):
     air.connected = True
 
 
-def test_a_wire_is_used_in_place_of_the_wifi(air, wire, capsys):
+def test_a_wired_link_is_used_in_place_of_the_wifi(air, wire, capsys):
     link, joined = join(ssid=None, wired={"phy_type": "PHY_LAN8720", "phy_addr": 1, "mdc": 23, "power": 16})
     wanted = {"phy_type": 7, "phy_addr": 1, "mdc": "pin 23", "power": "pin 16"}
     assert joined and air.calls == [("hostname", "tftpd"), ("LAN", wanted), ("active", True)]

@@ -1,4 +1,4 @@
-"""panel.py with pins, a watchdog and timers that are the test's."""
+"""panel.py with simulated pins, watchdog and timers."""
 
 import importlib
 import runpy
@@ -13,14 +13,14 @@ from board import ROOT
 
 
 class Machine(types.ModuleType):
-    """`machine` with one pin and the differences between ports that panel.py must bear."""
+    """`machine` with one pin and the differences between ports that panel.py must handle."""
 
     def __init__(self, timer_id):
         super().__init__("machine")
         machine = self
         self.level = 1
         self.feeds = 0
-        self.trouble = None  # what Pin() raises
+        self.trouble = None  # the exception that Pin() raises
         self.watchdogs = []
         self.timers = []
 
@@ -71,7 +71,7 @@ def panel_with(**values):
 
 
 class Server:
-    """What the panel asks of tftpd.Server."""
+    """The part of tftpd.Server that the panel uses."""
 
     def __init__(self):
         self.busy = 0
@@ -93,7 +93,7 @@ PATTERN = ((True, 0), (True, 0), (True, 3), (True, 3), (True, 3), (True, 0), (Fa
 LEVELS = [1, 1, 0, 1, 0, 1, 0, 0]
 
 
-def test_the_led_shines_blinks_and_goes_out(machine):
+def test_the_led_is_on_with_a_link_blinks_during_transfers_and_is_off_without_a_link(machine):
     panel, chosen = panel_with(led=2)
     board = panel.Panel(chosen)
     levels = []
@@ -104,8 +104,8 @@ def test_the_led_shines_blinks_and_goes_out(machine):
 
 
 @pytest.mark.parametrize("days", [5, 7, 10, 13])
-def test_led_and_watchdog_know_no_time(machine, monkeypatch, days):
-    """Whatever happens to the clocks of the board between two ticks, and for however long it has run."""
+def test_led_and_watchdog_do_not_depend_on_the_clock(machine, monkeypatch, days):
+    """Whatever the clocks of the board do between two ticks, and after any uptime."""
     now = [0]
 
     def later():
@@ -140,7 +140,7 @@ def test_the_watchdog_is_fed_by_the_tick_and_by_a_timer_after_the_server(machine
 
 
 @pytest.mark.parametrize("trouble", [OSError(5), MemoryError(), ValueError()], ids=repr)
-def test_the_watchdog_is_fed_whatever_the_link_or_the_server_does(machine, trouble):
+def test_the_watchdog_is_fed_in_every_state_of_link_and_server(machine, trouble):
     panel, chosen = panel_with(led=2)
     board = panel.Panel(chosen)
     server = Server()
@@ -159,7 +159,7 @@ def test_the_watchdog_is_fed_whatever_the_link_or_the_server_does(machine, troub
         assert machine.feeds == board.seconds == feeds
 
 
-def test_without_an_led_nobody_counts_transfers(machine):
+def test_without_an_led_transfers_are_not_counted(machine):
     panel, chosen = panel_with()
     server = Server()
     server.trouble = MemoryError()
@@ -180,7 +180,7 @@ def test_the_watchdog_can_be_switched_off(machine):
     [ValueError("invalid pin"), TypeError(), OverflowError("overflow"), OSError(5), AttributeError(), MemoryError()],
     ids=repr,
 )
-def test_a_pin_that_the_board_does_not_have_is_told_and_keeps_nothing_from_serving(machine, capsys, trouble):
+def test_a_missing_pin_is_reported_and_the_server_starts(machine, capsys, trouble):
     panel, chosen = panel_with(led="LED", button=48, watchdog=False)
     machine.trouble = trouble
     assert not panel.safe_mode(chosen)
@@ -190,7 +190,7 @@ def test_a_pin_that_the_board_does_not_have_is_told_and_keeps_nothing_from_servi
     assert capsys.readouterr().out == f"panel: no pin 48: {trouble!r}\npanel: no pin LED: {trouble!r}\n"
 
 
-def test_led_0_is_a_pin(machine):
+def test_led_0_is_pin_0_and_not_off(machine):
     panel, chosen = panel_with(led=0)
     assert panel.Panel(chosen).led.number == 0
 
@@ -214,7 +214,7 @@ def test_bootsel_is_no_pin(machine, monkeypatch):
     assert not panel.safe_mode(chosen)
 
 
-def test_bootsel_on_a_board_that_has_none_is_told(machine, monkeypatch, capsys):
+def test_bootsel_on_a_board_without_it_is_reported(machine, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "rp2", None)  # as on an ESP32
     panel, chosen = panel_with(button="BOOTSEL")
     assert not panel.safe_mode(chosen)
@@ -222,13 +222,13 @@ def test_bootsel_on_a_board_that_has_none_is_told(machine, monkeypatch, capsys):
 
 
 class Stopped(Exception):
-    """What the test's server raises to end main.py."""
+    """Raised by the server of the test to end main.py."""
 
 
 @pytest.fixture
 def main(machine, monkeypatch):
-    """main(ticks, fault) runs main.py with a server that ticks so often and raises `fault`, and returns what became of
-    it: a list of (seconds,) of crash.restart()."""
+    """main(ticks, fault) runs main.py with a server that ticks `ticks` times and then raises `fault`; returns the calls
+    of crash.restart(), a list of (seconds,)."""
     crashes = []
     clock = [1000.0]
     monkeypatch.setattr(time, "time", lambda: clock[0])
@@ -260,14 +260,14 @@ def main(machine, monkeypatch):
     return run
 
 
-def test_main_feeds_the_watchdog_and_hands_a_crash_over(machine, main):
+def test_main_feeds_the_watchdog_and_passes_a_crash_to_crash_py(machine, main):
     assert main(7, Stopped()) == [7] and machine.feeds == 7
 
 
-def test_ctrl_c_is_no_crash(machine, main):
+def test_ctrl_c_is_not_a_crash(machine, main):
     assert main(3, KeyboardInterrupt()) == [] and machine.timers
 
 
 @pytest.mark.parametrize("jump", [-100_000, 100_000, 800_000_000])
-def test_a_clock_that_is_set_meanwhile_does_not_change_how_long_the_server_ran(machine, main, jump):
+def test_setting_the_clock_does_not_change_the_uptime(machine, main, jump):
     assert main(7, Stopped(), jump) == [7]

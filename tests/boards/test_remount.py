@@ -1,4 +1,4 @@
-"""boot.py inside MicroPython, on a block device in memory that stands for an ESP32's flash."""
+"""boot.py inside MicroPython, on a block device in memory in the place of an ESP32's flash."""
 
 import subprocess
 
@@ -68,7 +68,7 @@ def run(script: str, kind: str = "VfsLfs2") -> str:
 
 
 @pytest.mark.parametrize(("cache", "fewer"), [(512, 2), (1024, 4), (4096, 10)])
-def test_a_larger_cache_is_fewer_reads_of_the_same_files(cache: int, fewer: int):
+def test_a_larger_cache_needs_fewer_reads_and_shows_the_same_files(cache: int, fewer: int):
     run(f"""
 before = reads()
 sys.modules["flashbdev"] = flashbdev
@@ -79,16 +79,16 @@ assert sorted(os.listdir()) == ["big", "new"]
 """)
 
 
-def test_another_filesystem_stays_as_it_is():
+def test_another_filesystem_stays_mounted_as_it_is():
     said = run('sys.modules["flashbdev"] = flashbdev\nboot(1024)\nreads()', "VfsFat")
     assert said.startswith("flash: no LittleFS with a cache of 1024 bytes: ")
 
 
-def test_a_board_without_flashbdev_stays_as_it_is():
+def test_a_board_without_flashbdev_stays_mounted_as_it_is():
     assert run("before = reads()\nboot(1024)\nassert reads() == before") == ""
 
 
-def test_a_cache_that_the_memory_does_not_hold_leaves_the_flash_as_it_is():
+def test_a_cache_that_does_not_fit_in_memory_leaves_the_flash_as_it_is():
     said = run("""
 class Short:
     def VfsLfs2(*arguments, **named):

@@ -1,7 +1,7 @@
-"""Whatever settings.py accepts, the server starts with it and serves: settings drawn at random from settings.TABLE, on
-the everyday board with the heap of a Pico W: as many words, as it always has, or even only as many bytes.
+"""The server starts and serves with all settings that settings.py accepts: drawn at random from settings.TABLE, on the
+everyday board with the heap of a Pico W, as many words of it or as many bytes (half as much: a word has 8 bytes here).
 
-Forty draws, the same each time; with SOAK=1 three hundred, others each time.
+Forty draws, the same in each run; with SOAK=1 three hundred, which differ.
 """
 
 import json
@@ -13,27 +13,28 @@ from typing import Any
 import hypothesis
 import pytest
 import settings
-from conftest import content
 from hypothesis import strategies as st
 
-from board import Board, Wire, fetch
+from board import Board
+from client import Wire, fetch
+from served import content
 from tools import boards
 
 SOAK = bool(os.environ.get("SOAK"))
 SMALL, LARGE = content(3001), content(70_001)
 WORDS, BYTES = boards.load("unix")["heap"], boards.load("rpi_pico_w")["heap"]
-OWN_ADDRESS = "127.0.0.1"  # of the client, as the board sees it
+OWN_ADDRESS = "127.0.0.1"  # the client's address as the board sees it
 ROOTS = ["/files", "/files/", "/files/sub", "/files/sub/"]
 
 
 def utf8(least: int, most: int) -> st.SearchStrategy[str]:
-    """Texts of so many bytes without control characters (nor those past U+FFFF, which JSON may write as two)."""
+    """Texts of `least` to `most` bytes without control characters and characters past U+FFFF (two escapes in JSON)."""
     characters = st.characters(codec="utf-8", exclude_categories=["Cc"], max_codepoint=0xFFFF)
     return st.text(characters, min_size=least, max_size=most).filter(lambda one: len(one.encode()) <= most)
 
 
 def short(lists: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
-    """Those of `lists` that the command line of MicroPython's Unix port takes, which is 255 bytes an argument."""
+    """Those of `lists` that fit an argument of MicroPython's Unix port, 255 bytes."""
     return lists.filter(lambda one: len(json.dumps(one)) < 230)
 
 
@@ -46,7 +47,7 @@ PIN = GPIO | st.sampled_from(["LED", "BOOTSEL", "WL_GPIO0"]) | utf8(0, 20).map(l
 FOLDER = st.lists(st.text("ab.c ü", min_size=1, max_size=5).filter(lambda part: part[0] != "."), max_size=3)
 OPTION = st.sampled_from(["blksize", "timeout", "tsize", "windowsize"])
 
-# How a setting is drawn whose `allowed` does not say it. None: not drawn, for the test needs it as it is.
+# Strategies for settings whose `allowed` does not define one. None: not drawn, the test needs the default.
 DRAWN: dict[str, st.SearchStrategy[Any] | None] = {
     "address": None,
     "port": None,
@@ -81,14 +82,14 @@ DRAWN: dict[str, st.SearchStrategy[Any] | None] = {
 
 
 def values(name: str) -> st.SearchStrategy[Any] | None:
-    """What to draw for that setting: its limits, and what lies between."""
+    """Values of a setting: its limits, and values between them."""
     default, (_, allowed) = settings.TABLE[name]
     if name in DRAWN:
         drawn = DRAWN[name]
     elif limits := re.fullmatch(r"a whole number from (\d+) to (\d+)", allowed):
         low, high = map(int, limits.groups())
         drawn = st.sampled_from([low, high]) | st.integers(low, high)
-        if high > 2048:  # most of such a range is alike: small ones too
+        if high > 2048:  # most values of a wide range behave alike: draw small ones too
             drawn |= st.integers(low, 2048)
     elif allowed.startswith("one of "):
         drawn = st.sampled_from(json.loads(f"[{allowed.removeprefix('one of ')}]"))
@@ -104,7 +105,7 @@ CHOSEN = st.fixed_dictionaries(
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same two files wherever the drawn `root` and `client_folders` have the board look for them."""
+    """The same two files in every place where the drawn `root` and `client_folders` make the board look."""
     top = tmp_path_factory.mktemp("random")
     for where in (top, top / OWN_ADDRESS, top / "sub", top / "sub" / OWN_ADDRESS):
         where.mkdir(exist_ok=True)
@@ -114,7 +115,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def serves(folder: Path, heap: int, chosen: dict[str, Any]) -> None:
-    """A board with these settings starts, finds no fault with them, and gives both files whole."""
+    """A board with these settings starts, reports no error and serves both files whole."""
     pairs = [word for name, value in chosen.items() for word in ("--set", f"{name}={json.dumps(value)}")]
     with Board("--heap", str(heap), *pairs, files=folder) as board:
         try:
@@ -123,7 +124,7 @@ def serves(folder: Path, heap: int, chosen: dict[str, Any]) -> None:
             assert fetch(board.address, "small", ("blksize", 8), ("windowsize", 65535)) == SMALL
             assert fetch(board.address, "small", mode="netascii")
             assert fetch(board.address, "large", ("blksize", 1468), ("timeout", 1)) == LARGE
-            with Wire(board.address) as one, Wire(board.address) as other:  # two at once, or the second is refused
+            with Wire(board.address) as one, Wire(board.address) as other:  # with transfers=1 the second is refused
                 assert one.ask("large", ("blksize", 1428))[:2] in (b"\0\6", b"\0\3")
                 assert other.ask("small")[:2] in (b"\0\3", b"\0\5")
                 for wire in one, other:  # from the listening port too, if single_port is on
@@ -161,7 +162,7 @@ ODD = [
 
 @pytest.mark.parametrize("heap", [WORDS, BYTES], ids=["words", "bytes"])
 @pytest.mark.parametrize("chosen", ODD, ids=lambda chosen: "-".join(f"{k}={v}" for k, v in chosen.items())[:60])
-def test_odd_settings_are_served_with(folder: Path, heap: int, chosen: dict[str, Any]):
+def test_the_server_serves_with_extreme_settings(folder: Path, heap: int, chosen: dict[str, Any]):
     assert settings.update({}, chosen) == []
     serves(folder, heap, chosen)
 
@@ -172,10 +173,10 @@ def test_odd_settings_are_served_with(folder: Path, heap: int, chosen: dict[str,
     derandomize=not SOAK,
     database=None,
     deadline=None,
-    phases=[hypothesis.Phase.generate],  # a start takes a second, so no time is spent on a smaller example
+    phases=[hypothesis.Phase.generate],  # a start takes a second: too slow to shrink an example
     suppress_health_check=[hypothesis.HealthCheck.too_slow, hypothesis.HealthCheck.filter_too_much],
 )
 @hypothesis.given(heap=st.sampled_from([WORDS, BYTES]), chosen=CHOSEN)
-def test_whatever_is_accepted_is_served_with(folder: Path, heap: int, chosen: dict[str, Any]):
+def test_the_server_serves_with_any_accepted_settings(folder: Path, heap: int, chosen: dict[str, Any]):
     assert settings.update({}, chosen) == []
     serves(folder, heap, chosen)

@@ -1,4 +1,4 @@
-"""`make bench` runs to its end and says what it measured; whether a budget is kept is for a quiet machine to say."""
+"""`make bench` runs to its end and reports its measurements. It needs a quiet machine to judge the budgets."""
 
 import json
 import shutil

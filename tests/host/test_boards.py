@@ -1,4 +1,4 @@
-"""The boards' facts (board/NAME/board.json), checked against each other, against the firmware and against esptool."""
+"""board/NAME/board.json: consistent, and in agreement with the firmware and with esptool."""
 
 import argparse
 import contextlib
@@ -14,9 +14,9 @@ import settings
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from test_emulate import complain
 
 from board import ROOT
+from command import complain
 from tools import ToolError, boards, filesystem, printable
 
 HARDWARE = [name for name in boards.names() if name != "unix"]
@@ -25,7 +25,7 @@ FIELDS |= {"filesystem", "heap", "udp_sockets", "settings"}
 HARDWARE_FIELDS = FIELDS | {"flash_size", "flashing", "firmware", "sources"}
 
 
-def test_there_are_the_boards_that_the_readme_names():
+def test_the_boards_are_those_of_the_readme():
     assert boards.names()[0] == "unix"
     assert {"rpi_pico_w", "rpi_pico2_w", "esp32", "esp32_s3", "esp32_c3", "wt32_eth01"} <= set(HARDWARE)
 
@@ -66,11 +66,11 @@ def test_the_facts_of_each_board_agree(name: str):
     assert "https://github.com/micropython/micropython/" in text and "SHA-256" in text
 
 
-def test_the_pico_w_s_default_is_the_version_with_a_receive_queue_of_4():
+def test_the_default_firmware_of_the_pico_w_has_a_receive_queue_of_4():
     assert boards.load("rpi_pico_w")["firmware"][0]["version"] == "v1.26.1"
 
 
-def test_boards_lists_them_all():
+def test_the_boards_command_lists_every_board():
     command = [sys.executable, "-m", "tools", "boards"]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert result.returncode == 0 and result.stderr == ""
@@ -90,7 +90,7 @@ def test_sizes_are_read_as_they_are_written(text: str, size: int):
 
 
 @pytest.mark.parametrize("text", ["", "0", "-1", "1.5M", "1T", "257M", "99999999999999999999", "٣M"])
-def test_what_is_no_size_of_a_flash_is_refused(text: str):
+def test_an_invalid_flash_size_is_refused(text: str):
     with pytest.raises(argparse.ArgumentTypeError, match=r"expected a size such as 848K or 16M, up to 256M, not"):
         boards.parse_size(text)
 
@@ -105,7 +105,7 @@ def test_what_is_no_size_of_a_flash_is_refused(text: str):
         ("\udcff", "\\udcff"),
     ],
 )
-def test_what_does_not_print_is_shown_as_an_escape(text: str, shown: str):
+def test_unprintable_characters_are_shown_as_escapes(text: str, shown: str):
     assert printable(text) == shown and shown.isprintable()
 
 
@@ -118,7 +118,7 @@ JSON = st.recursive(
 
 @given(st.binary(max_size=60) | st.dictionaries(st.text(), JSON, max_size=3).map(lambda one: json.dumps(one).encode()))
 @hypothesis_settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_of_any_settings_file_only_a_tool_error_comes(tmp_path: Path, data: bytes):
+def test_any_settings_file_is_read_or_raises_a_tool_error(tmp_path: Path, data: bytes):
     (tmp_path / "settings.json").write_bytes(data)
     with contextlib.suppress(ToolError):
         boards.read_settings(tmp_path / "settings.json")
@@ -129,13 +129,13 @@ def test_of_any_settings_file_only_a_tool_error_comes(tmp_path: Path, data: byte
     st.dictionaries(st.sampled_from(list(settings.TABLE)) | st.text(st.characters(codec="utf-8")), JSON, max_size=3),
     st.lists(st.text(st.characters(exclude_characters="\0")), max_size=2),
 )
-def test_of_any_settings_only_a_tool_error_comes(values: dict, pairs: list[str]):
+def test_any_settings_are_accepted_or_raise_a_tool_error(values: dict, pairs: list[str]):
     with contextlib.suppress(ToolError):
         checked = boards.check_settings(values, pairs, "a file")
         assert checked.keys() <= settings.TABLE.keys()
 
 
-def test_a_letter_beyond_the_first_plane_reaches_the_board_as_it_is():
+def test_a_character_past_u_ffff_reaches_the_board_unchanged():
     checked = boards.check_settings({"ssid": "lab \U0001f4f6"}, ["hostname=lab"])
     assert checked == {"ssid": "lab \U0001f4f6", "hostname": "lab"}
     code = "import settings, json, sys; print(json.load(sys.stdin)['ssid'].encode())"
@@ -145,7 +145,7 @@ def test_a_letter_beyond_the_first_plane_reaches_the_board_as_it_is():
     assert eval(said) == checked["ssid"].encode()
 
 
-def test_an_unknown_board_is_named_with_the_known_ones():
+def test_an_unknown_board_is_refused_with_a_list_of_the_known_ones():
     for name in ("nope", "..", "unix/", ""):
         with pytest.raises(ToolError, match="there are: unix, esp32, "):
             boards.load(name)

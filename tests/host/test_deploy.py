@@ -1,5 +1,5 @@
-"""`python -m tools deploy`: its work on a flash, with MicroPython's Unix port in the place of a board's prompt, and all
-of it on the genuine firmware of an emulated ESP32-C3."""
+"""`python -m tools deploy`: changes to the flash, with MicroPython's Unix port as the board's prompt, and the whole
+command on the genuine firmware of an emulated ESP32-C3."""
 
 import argparse
 import hashlib
@@ -16,15 +16,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from conftest import content, missing
 from mpremote.transport import TransportError
-from test_emulate import complain
-from test_flash import until
 
-from board import ROOT, Board, fetch
+from board import ROOT, Board, missing
+from client import fetch
+from command import complain, until
+from served import content
 from tools import ToolError, boards, deploy, filesystem
 
-# A flash of 512 KiB, and a prompt that runs what it is sent: its length in a line, then itself.
+# A flash of 512 KiB, and a prompt that runs the code it is sent: a line with its length, then the code.
 PROMPT = """
 import os, sys, vfs
 class Flash:
@@ -52,12 +52,12 @@ while True:
         print("\\x04%s: %s" % (type(error).__name__, error), end="")
     print("\\x04", end="")
 """
-# As esp32_c3, with what a colleague's board had before.
+# As esp32_c3, with files that were on the board before.
 FACTS = {"settings": {}, "filesystem": {"block_size": 4096, "prog_size": 32, "read_size": 32}}
 
 
 class Prompt(deploy._Remote):
-    """A board at its prompt. It goes away after `pieces` more pieces of work, None for never."""
+    """A board at its prompt. It disconnects after `pieces` more commands; None: never."""
 
     def __init__(self, files: dict[str, bytes]) -> None:
         command = [boards.micropython(), "-X", "heapsize=4M", "-c", PROMPT]
@@ -91,7 +91,7 @@ class Prompt(deploy._Remote):
         return answer.decode()
 
     def tree(self) -> dict[str, str]:
-        """The SHA-256 of every file on it."""
+        """The SHA-256 of every file on the board."""
         return self.hashes([path for path, size in self.listing("/", True).items() if size is not None])
 
     def close(self) -> None:
@@ -172,7 +172,7 @@ def test_delete_removes_what_the_folder_does_not_have(prompt, folder):
     assert "/files/a" in tree and kept.keys() <= tree.keys() and "/files/deep" not in board.listing("/files")
 
 
-def test_an_earlier_server_s_sources_and_modules_are_replaced(prompt, folder):
+def test_sources_and_modules_of_an_earlier_server_are_replaced(prompt, folder):
     old = {"/lib/settings.py": b"raise SystemExit", "/lib/tftpd/__init__.py": b"x", "/lib/tftpd/gone.mpy": b"x"}
     board = prompt({**old, "/lib/mine.py": b"m"})
     assert fill(board, folder({}), settings={}).replaced.keys() == old.keys()
@@ -180,7 +180,7 @@ def test_an_earlier_server_s_sources_and_modules_are_replaced(prompt, folder):
     assert not old.keys() & tree.keys() and "/lib/settings.mpy" in tree and "/lib/mine.py" in tree
 
 
-def test_settings_go_over_those_that_the_board_has(prompt, folder):
+def test_new_settings_override_those_on_the_board(prompt, folder):
     board = prompt({"/settings.json": b'{"ssid": "lab", "port": 70, "root": "/srv"}'})
     where = folder({"a": b"a"})
     fill(board, where)
@@ -192,7 +192,7 @@ def test_settings_go_over_those_that_the_board_has(prompt, folder):
             fill(prompt({"/settings.json": text}), where)
 
 
-def test_a_folder_in_the_place_of_a_file_and_the_other_way_round(prompt, folder):
+def test_a_folder_replaces_a_file_of_the_same_name_and_vice_versa(prompt, folder):
     board = prompt({"/files/a/b": b"x", "/files/c": b"x", "/files/empty/-": b"x"})
     board.remove(["/files/empty/-"])
     before = board.tree()
@@ -204,7 +204,7 @@ def test_a_folder_in_the_place_of_a_file_and_the_other_way_round(prompt, folder)
     assert {path for path in board.tree() if path.startswith("/files")} == {"/files/a", "/files/c/d", "/files/empty"}
 
 
-def test_folders_for_uploads_are_made(prompt, folder):
+def test_folders_for_uploads_are_created(prompt, folder):
     where = folder({"a": b"a"})
     (where / "in" / "sub").mkdir(parents=True)
     board = prompt({"/settings.json": b'{"write_to": ["/in"], "write_from": ["0.0.0.0/0"]}', "/files/x": b"x"})
@@ -223,7 +223,7 @@ def test_folders_for_uploads_are_made(prompt, folder):
     assert "/files/0" not in board.listing("/files")
 
 
-def test_wherever_the_board_goes_away_each_file_is_the_old_or_the_new_one(prompt, folder):
+def test_wherever_the_board_disconnects_each_file_is_the_old_or_the_new_one(prompt, folder):
     old = {"/files/a": content(9000, 1), "/files/b": b"old", "/files/gone": b"x", "/lib/settings.py": b"old"}
     new = {"a": content(9000, 2), "b": b"new", "c/d": content(4000, 3)}
     where = folder(new)
@@ -245,7 +245,7 @@ def test_wherever_the_board_goes_away_each_file_is_the_old_or_the_new_one(prompt
         for path in allowed.keys() & tree.keys():
             assert tree[path] in allowed[path], (pieces, path)
         assert {"/files/a", "/files/b"} <= tree.keys(), "what is replaced was always there"
-        # The server's files come together.
+        # The server's files change together.
         assert len(done.server.keys() & tree.keys()) in (0, len(done.server)), pieces
         fill(board, where, settings={}, delete=True)
         assert board.tree() == goal, "the next time it comes to its end"
@@ -253,7 +253,7 @@ def test_wherever_the_board_goes_away_each_file_is_the_old_or_the_new_one(prompt
     assert pieces > 60
 
 
-def test_what_does_not_fit_is_told_before_anything_is_changed(prompt, folder):
+def test_files_that_do_not_fit_are_refused_before_any_change(prompt, folder):
     board = prompt({"/files/a": content(100_000), "/files/b": content(200_000)})
     before = board.tree()
     with pytest.raises(ToolError, match=r"need [\d,]+ bytes more than the board has free: .*let --delete"):
@@ -261,7 +261,7 @@ def test_what_does_not_fit_is_told_before_anything_is_changed(prompt, folder):
     with pytest.raises(ToolError, match=r"need [\d,]+ bytes more than the board has free: leave some out$"):
         fill(board, folder({"c": content(500_000)}), settings={}, delete=True)
     assert board.tree() == before
-    # With just so much less it fits.
+    # With that much less it fits.
     missing, size = 1, 600_000
     while missing:
         try:
@@ -273,7 +273,7 @@ def test_what_does_not_fit_is_told_before_anything_is_changed(prompt, folder):
     assert size > 350_000 and board.tree()["/files/c"] == sha256(content(size))
 
 
-def test_a_file_that_does_not_fit_beside_its_old_version_replaces_it(prompt, folder, capsys):
+def test_a_file_too_large_beside_its_old_version_replaces_it_in_place(prompt, folder, capsys):
     board = prompt({"/files/shrinks": content(90_000), "/files/large": content(200_000)})
     done = fill(board, folder({"shrinks": b"", "large": content(300_000, 2)}), settings={})
     assert "both versions of /files/large don't fit" in capsys.readouterr().err.replace("\n", " ")
@@ -282,7 +282,7 @@ def test_a_file_that_does_not_fit_beside_its_old_version_replaces_it(prompt, fol
     assert done.free < 150_000
 
 
-def test_what_arrives_damaged_is_noticed(prompt, folder, monkeypatch):
+def test_a_damaged_copy_is_detected(prompt, folder, monkeypatch):
     board = prompt({"/files/a": b"old"})
     run = Prompt._run
     monkeypatch.setattr(Prompt, "_run", lambda self, code: run(self, code.replace("bmV3", "bmV4")))
@@ -311,7 +311,7 @@ def test_bad_input_is_one_line(tmp_path: Path):
     assert "can't open foo://bar" in bad("--device", "foo://bar")
 
 
-def test_no_board_is_told(monkeypatch):
+def test_a_missing_board_is_reported(monkeypatch):
     monkeypatch.setattr("serial.tools.list_ports.comports", lambda: [])
     nothing = argparse.Namespace(
         board="esp32_c3", files=ROOT / "files", device=None, settings=None, set=[], delete=False
@@ -320,7 +320,7 @@ def test_no_board_is_told(monkeypatch):
         deploy.run(nothing)
 
 
-def test_what_is_no_board_is_told(monkeypatch):
+def test_a_port_that_is_not_a_board_is_reported(monkeypatch):
     monkeypatch.setattr(deploy, "_PROMPT_S", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as server:
         device = f"socket://127.0.0.1:{server.getsockname()[1]}"
@@ -354,7 +354,7 @@ class Live:
         return {what: (int(files), int(size.replace(",", ""))) for what, files, size in rows}
 
     def interrupted(self, where: Path, number: int) -> int:
-        """Deploy, ended by a signal in the middle of big.bin, as its progress tells; returns its status."""
+        """Deploy, and send a signal once the progress shows the middle of big.bin; returns the exit status."""
         ours, theirs = os.openpty()
         with subprocess.Popen(self.command(where), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=theirs) as process:
             os.close(theirs)
@@ -368,7 +368,7 @@ class Live:
         return status
 
     def starts(self) -> int:
-        """How often it has said that it serves."""
+        """The number of times that the board has reported that it serves."""
         return self._log.read_bytes().count(b" ready on ")
 
     def mpremote(self, *arguments: str, seconds: float = 60) -> str:
@@ -376,10 +376,10 @@ class Live:
         return subprocess.run(command, capture_output=True, text=True, timeout=seconds, check=True).stdout
 
     def console_loses(self) -> bool:
-        """Whether something is missing of 22,500 bytes that it says without a pause."""
+        """Whether bytes are lost from 22,500 bytes of output without a pause."""
         try:
             said = self.mpremote("exec", "for _ in range(300): print('x' * 73)", seconds=10)
-        except subprocess.TimeoutExpired:  # the end is missing
+        except subprocess.TimeoutExpired:  # the end is lost
             return True
         return said.count("x") < 300 * 73
 
@@ -398,7 +398,7 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
         yield one
 
 
-def test_on_a_board_that_serves_only_what_changed_is_copied(live: Live, folder):
+def test_only_what_changed_is_copied_to_a_board_that_serves(live: Live, folder):
     where = folder({"big.bin": content(20_000, 1), "same": b"same", "new/Grüße.txt": b"new"})
     said = live.deploy(where)
     assert said["served, copied"] == (1, 3) and said["the server and its settings, copied"] == (0, 0)
@@ -408,12 +408,12 @@ def test_on_a_board_that_serves_only_what_changed_is_copied(live: Live, folder):
     assert '"ssid": "PICSimLabWifi"' in live.mpremote("cat", ":settings.json"), "the board's own settings stay"
 
 
-def test_interrupted_it_leaves_no_half_file(live: Live, folder):
+def test_an_interrupted_deploy_leaves_no_partial_file(live: Live, folder):
     where = folder({"big.bin": content(24_000, 2), "same": b"same"})
     before = live.mpremote("sha256sum", ":files/big.bin")
     assert live.interrupted(where, signal.SIGKILL) == -signal.SIGKILL
     assert live.mpremote("sha256sum", ":files/big.bin") == before and ".deploy-" in live.mpremote("ls", ":")
-    # Ctrl-C: what was there before serves again.
+    # After Ctrl-C the board serves its old files again.
     starts = live.starts()
     assert live.interrupted(where, signal.SIGINT) == 130
     until(lambda: live.starts() > starts)
@@ -423,7 +423,7 @@ def test_interrupted_it_leaves_no_half_file(live: Live, folder):
     assert fetch(live.board.address, "big.bin") == content(24_000, 2) and ".deploy-" not in live.mpremote("ls", ":")
 
 
-def test_bad_input_is_one_line_and_the_board_serves_on(live: Live, folder):
+def test_bad_input_is_one_line_and_the_board_continues_to_serve(live: Live, folder):
     def bad(where: Path, board: str = "esp32_c3") -> str:
         starts = live.starts()
         said = complain("deploy", "--board", board, "--device", live.device, "--files", where)

@@ -1,4 +1,4 @@
-"""`python -m tools emulate`: the contract of its options, its ready line, its end and its complaints."""
+"""`python -m tools emulate`: options, ready line, end and error messages."""
 
 import argparse
 import hashlib
@@ -13,26 +13,12 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import SERVED, content
 
-from board import ROOT, Board, TftpError, Wire, fetch
+from board import ROOT, Board
+from client import TftpError, Wire, fetch
+from command import complain
+from served import SERVED, content
 from tools import emulate
-
-
-def complain(*arguments: object, environment: dict[str, str] | None = None) -> str:
-    """The one line with which a command that can't work ends, after its warnings; its status is not 0."""
-    result = subprocess.run(
-        [sys.executable, "-m", "tools", *map(str, arguments)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        env={**os.environ, **(environment or {})},
-    )
-    assert result.returncode not in (0, 130) and result.stdout == ""
-    lines = [line for line in result.stderr.strip().splitlines() if not line.startswith("warning: ")]
-    assert len(lines) == 1 and lines[0].startswith("error: "), result.stderr
-    return lines[0]
 
 
 def tree(folder: Path) -> dict[str, str]:
@@ -62,7 +48,7 @@ def test_ctrl_c_ends_transfers_with_an_error_to_each_client(start):
     assert board.stop() == 0
     for wire in wires:
         packet = wire.receive()
-        while packet[:2] == b"\0\3":  # the timer's repeats
+        while packet[:2] == b"\0\3":  # retransmissions
             packet = wire.receive()
         assert TftpError(packet).text == "the server stops"
     assert board.console[-1].endswith("stopped")
@@ -93,12 +79,12 @@ def test_bad_input_is_one_line_and_a_status(files: Path, tmp_path: Path):
     assert "/nowhere/micropython is not there" in complain("emulate", "--files", files, environment=missing)
 
 
-def test_the_tools_alone_say_what_there_is():
+def test_tools_without_a_command_list_the_commands():
     result = subprocess.run([sys.executable, "-m", "tools"], cwd=ROOT, capture_output=True, text=True, timeout=20)
     assert result.returncode == 0 and "emulate    boot an emulated board" in result.stdout and result.stderr == ""
 
 
-def test_a_file_that_takes_no_more_and_a_reader_that_has_gone_are_no_traceback():
+def test_a_full_device_and_a_closed_pipe_give_no_traceback():
     command = [sys.executable, "-m", "tools", "boards"]
     with open("/dev/full", "w") as full:
         result = subprocess.run(command, cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True, timeout=20)
@@ -119,7 +105,7 @@ def test_a_file_that_takes_no_more_and_a_reader_that_has_gone_are_no_traceback()
         (('FILES=/a/my firm\'ware "$$HOME";id',), ['--files=/a/my firm\'ware "$HOME";id']),
     ],
 )
-def test_make_run_takes_every_value_as_it_is(tmp_path: Path, variables: tuple[str, ...], arguments: list[str]):
+def test_make_run_passes_every_value_unchanged(tmp_path: Path, variables: tuple[str, ...], arguments: list[str]):
     (tmp_path / "bin").mkdir()
     program = tmp_path / "bin" / "python"
     program.write_text("#!/bin/sh\nprintf '%s\\n' \"$@\"\n")
@@ -130,7 +116,7 @@ def test_make_run_takes_every_value_as_it_is(tmp_path: Path, variables: tuple[st
     assert result.stdout.splitlines() == ["-m", "tools", "emulate", *arguments], result.stderr
 
 
-def test_a_port_that_is_taken_is_named(files: Path):
+def test_a_port_in_use_is_reported(files: Path):
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
         other.bind(("127.0.0.1", 0))
         port = other.getsockname()[1]
@@ -139,13 +125,13 @@ def test_a_port_that_is_taken_is_named(files: Path):
         )
 
 
-def test_files_that_do_not_fit_are_told_by_how_much(tmp_path: Path):
+def test_files_that_do_not_fit_are_refused_with_the_bytes_missing(tmp_path: Path):
     (tmp_path / "big.bin").write_bytes(bytes(1_000_000))
     said = complain("emulate", "--files", tmp_path)
     missing = int(said.split("need ")[1].split(" bytes")[0].replace(",", ""))
     assert "of 868,352 bytes of flash" in said.replace("than the", "of")
     assert said.endswith("take a larger flash: --flash-size 2M (make run FLASH=2M)")
-    # With just so much more it fits, with one block less it does not.
+    # With exactly that much more it fits, with one block less it does not.
     size = 868_352 + missing
     with Board("--flash-size", str(size), files=tmp_path) as board:
         assert fetch(board.address, "big.bin", ("blksize", 1468), ("windowsize", 64)) == bytes(1_000_000)
@@ -159,7 +145,7 @@ def test_a_32_mib_file_is_served(tmp_path: Path):
         assert fetch(board.address, "large.bin", ("blksize", 1468), ("windowsize", 32)) == data
 
 
-def test_a_heap_that_is_too_small_is_told(files: Path):
+def test_a_heap_that_is_too_small_is_reported(files: Path):
     assert (
         "memory" in complain("emulate", "--files", files, "--flash-size", "8M", "--port", "0", "--heap", "24K").lower()
     )
@@ -185,7 +171,7 @@ def test_save_keeps_the_flash_for_the_next_start(tmp_path: Path):
     assert "the saved flash can't be used" in complain("emulate", "--files", served, "--save", saved, "--port", 0)
 
 
-def test_a_saved_file_in_the_place_of_a_folder_is_told(tmp_path: Path):
+def test_a_saved_file_in_the_place_of_a_folder_is_reported(tmp_path: Path):
     served, saved = tmp_path / "served", tmp_path / "flash.img"
     served.mkdir()
     (served / "a").write_bytes(b"a file")
@@ -198,7 +184,7 @@ def test_a_saved_file_in_the_place_of_a_folder_is_told(tmp_path: Path):
     assert "the saved flash has a file where a folder is to be" in said
 
 
-def test_what_is_not_served_is_told(tmp_path: Path):
+def test_files_that_are_not_served_cause_a_warning(tmp_path: Path):
     for name in (".hidden", "a", "A", "new\nline", "settings.json"):
         (tmp_path / name).write_bytes(b"x")
     (tmp_path / "out").symlink_to("/etc/passwd")
@@ -213,7 +199,7 @@ def test_what_is_not_served_is_told(tmp_path: Path):
     ]
 
 
-def test_an_empty_folder_for_uploads_is_there(tmp_path: Path):
+def test_an_empty_folder_for_uploads_is_created(tmp_path: Path):
     (tmp_path / "incoming").mkdir()
     with Board("--writable", "--set", 'write_to=["/incoming", "/new"]', files=tmp_path) as board:
         for name in ("incoming/a", "new/a"):
@@ -233,7 +219,7 @@ def test_a_board_that_takes_long_to_start_says_so(tmp_path: Path, monkeypatch, c
     assert told[:2] == ["warning: odd", "booting the Pico W, which takes half a minute"] and "link: up" in told
 
 
-def test_what_does_not_print_is_escaped_on_the_console(tmp_path: Path, monkeypatch, capfd):
+def test_unprintable_characters_are_escaped_on_the_console(tmp_path: Path, monkeypatch, capfd):
     said = r"printf ' ready on \n\033[31m\342\200\256\r\n'"
     machine = emulate._Machine(["sh", "-c", said], tmp_path / "flash", [], 5, 5)
     monkeypatch.setattr("signal.signal", lambda *_: None)
@@ -241,7 +227,7 @@ def test_what_does_not_print_is_escaped_on_the_console(tmp_path: Path, monkeypat
     assert capfd.readouterr().err.splitlines()[1:] == [r"\x1b[31m\u202e"]
 
 
-def test_a_console_that_nobody_reads_does_not_hold_the_board_up(files: Path):
+def test_a_console_that_nobody_reads_does_not_block_the_board(files: Path):
     command = [sys.executable, "-m", "tools", "emulate", "--files", str(files), "--port", "0", "--flash-size", "8M"]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout
@@ -255,7 +241,7 @@ def test_a_console_that_nobody_reads_does_not_hold_the_board_up(files: Path):
 
 
 def board_with(tmp_path: Path, **scripts: str) -> list[str]:
-    """The command that runs the everyday board on a flash whose scripts are these."""
+    """The command that runs the everyday board on a flash with these scripts."""
     sys.path.insert(0, str(ROOT))
     from tools import boards, filesystem
 
@@ -289,7 +275,7 @@ def test_a_broken_settings_file_does_not_lock_the_user_out(tmp_path: Path):
         assert "/settings.json: " in result.stdout and "'port': 69" in result.stdout
 
 
-def test_a_start_after_stop_in_the_same_process_and_poll_by_turns(tmp_path: Path):
+def test_a_stopped_server_starts_again_in_the_same_process(tmp_path: Path):
     main = """
 import settings, socket, tftpd
 chosen = settings.defaults()
@@ -325,7 +311,7 @@ def test_the_watchdog_restarts_a_board_that_hangs(start):
     board = start("--set", "windowsize=8")
     assert fetch(board.address, "hello.txt")
     pids = subprocess.run(["pgrep", "-P", str(board.process.pid)], capture_output=True, text=True).stdout.split()
-    os.kill(int(pids[0]), signal.SIGSTOP)  # as hung as can be
+    os.kill(int(pids[0]), signal.SIGSTOP)  # hangs
     board.wait_for("watchdog", seconds=15)
     board.wait_for("ready on", after=len(board.console))
     assert fetch(board.address, "hello.txt") == SERVED["hello.txt"]
@@ -344,7 +330,7 @@ def test_a_reset_starts_the_board_again(tmp_path: Path, files: Path):
     saved.write_bytes(filesystem.build(board["filesystem"], 868_352, kept))
     original = (ROOT / "boot.py").read_bytes()
     assert b"machine" not in original
-    # boot.py is written anew at each start; the script goes by way of a module that it imports.
+    # Each start rewrites boot.py, so the script is in a module that boot.py imports.
     kept["/link.py"] = script.replace("import link, ", "import ").replace("link.join(settings.load())", "").encode()
     kept["/link.py"] += b"\ndef join(chosen):\n    return True\ndef keep():\n    return True\n"
     saved.write_bytes(filesystem.build(board["filesystem"], 868_352, kept))
@@ -356,15 +342,15 @@ def test_a_reset_starts_the_board_again(tmp_path: Path, files: Path):
         assert json.dumps(running.console).count("ready on") == 1
 
 
-def test_a_link_that_can_not_be_set_up_is_told_and_the_server_starts(tmp_path: Path):
+def test_a_link_that_can_not_be_set_up_is_reported_and_the_server_starts(tmp_path: Path):
     (tmp_path / "small").write_bytes(b"small")
     with Board("--set", 'wired={"phy_type": "PHY_OF_NO_BOARD"}', files=tmp_path) as running:
         assert fetch(running.address, "small") == b"small"
         assert running.wait_for("link: ").startswith("link: ")
 
 
-def test_ctrl_c_right_after_a_transfer_is_no_crash(tmp_path: Path):
-    # The end of the last transfer collects garbage, and there the Unix port takes no interrupt well.
+def test_ctrl_c_right_after_a_transfer_is_not_a_crash(tmp_path: Path):
+    # The end of the last transfer collects garbage, and the Unix port handles an interrupt there badly.
     (tmp_path / "small").write_bytes(b"small")
     for _ in range(6):
         with Board(files=tmp_path) as running:

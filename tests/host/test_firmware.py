@@ -1,4 +1,4 @@
-"""`python -m tools firmware`: downloads from a server on loopback, the cache, and all that can go wrong with them."""
+"""`python -m tools firmware`: downloads from a server on loopback, the cache, and their failures."""
 
 import contextlib
 import hashlib
@@ -10,18 +10,18 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from test_emulate import complain
-from test_image import FACTORY, NVS, made_esp, made_uf2, table
 
 from board import ROOT
+from command import complain
+from made import FACTORY, NVS, made_esp, made_uf2, table
 from tools import boards, firmware
 
 PICO = "RPI_PICO_W-20250911-v1.26.1.uf2"
-S3 = "ESP32_GENERIC_S3-20250911-v1.26.1.bin"  # one whose hash board.json does not know
+S3 = "ESP32_GENERIC_S3-20250911-v1.26.1.bin"  # a file without a hash in board.json
 
 
 class Mirror:
-    """A web server: `files` by name, `asked` for; a name in `cut` is sent only half."""
+    """A web server for `files` that records requests in `asked` and sends only half of the files in `cut`."""
 
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}
@@ -86,7 +86,7 @@ def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def test_the_cache_is_in_the_user_s_folder_or_where_the_environment_says(monkeypatch: pytest.MonkeyPatch):
+def test_the_cache_is_in_the_user_folder_or_in_that_of_the_environment(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv("MICROPYTHON_TFTPD_CACHE", raising=False)
     assert firmware.cache().name == "micropython-tftpd" and firmware.cache().is_absolute()
     monkeypatch.setenv("MICROPYTHON_TFTPD_CACHE", "/elsewhere")
@@ -106,7 +106,7 @@ def test_a_genuine_file_is_downloaded_checked_and_kept(mirror: Mirror, tmp_path:
     assert kept.read_bytes() == genuine.read_bytes()
     assert firmware.base_image(boards.load("rpi_pico_w")) == kept
     assert mirror.asked == [PICO], "it is downloaded once"
-    # A file that was damaged in the cache is downloaded again, or named where that can't be.
+    # A damaged file in the cache is downloaded again, or reported without a connection.
     kept.write_bytes(b"damaged")
     mirror.files.clear()
     assert "that file is there but damaged" in complain(
@@ -115,14 +115,14 @@ def test_a_genuine_file_is_downloaded_checked_and_kept(mirror: Mirror, tmp_path:
     mirror.files[PICO] = genuine.read_bytes()
     get("--board", "rpi_pico_w", "--mirror", mirror.url)
     assert kept.read_bytes() == genuine.read_bytes()
-    # The same file by hand, under any name.
+    # The same file put in by hand, under any name.
     kept.unlink()
     (tmp_path / "other.uf2").write_bytes(genuine.read_bytes())
     assert "as in board.json" in get("--board", "rpi_pico_w", "--from", tmp_path / "other.uf2")
     assert left(tmp_path / "firmware") == [PICO]
 
 
-def test_a_corrupt_download_leaves_nothing(mirror: Mirror, cache: Path):
+def test_a_corrupt_download_leaves_no_file(mirror: Mirror, cache: Path):
     known = boards.load("rpi_pico_w")["firmware"][0]["sha256"]
     mirror.files[PICO] = made_uf2()
     said = complain("firmware", "--board", "rpi_pico_w", "--mirror", mirror.url)
@@ -140,12 +140,12 @@ def test_a_corrupt_download_leaves_nothing(mirror: Mirror, cache: Path):
     assert left(cache) == []
 
 
-def test_offline_it_is_told_which_file_to_put_where(mirror: Mirror, cache: Path):
+def test_without_a_connection_the_message_says_which_file_to_put_where(mirror: Mirror, cache: Path):
     said = complain("firmware", "--board", "rpi_pico_w", "--mirror", mirror.url)
     assert f"(status 404): get it on another machine and put it at {cache / PICO}" in said
     said = complain("firmware", "--board", "rpi_pico_w", "--mirror", "http://127.0.0.1:9/")
     assert f"(127.0.0.1:9 can't be reached or broke off): get it on another machine and put it at {cache}" in said
-    # The same from where the file is needed.
+    # The command that needs the file gives the same message.
     proxies = {"https_proxy": "http://127.0.0.1:9/", "HTTPS_PROXY": "http://127.0.0.1:9/"}
     arguments = ("image", "--board", "rpi_pico_w", "--files", ROOT / "files", "-o", cache.parent / "out.uf2")
     said = complain(*arguments, environment=proxies)
@@ -154,14 +154,14 @@ def test_offline_it_is_told_which_file_to_put_where(mirror: Mirror, cache: Path)
     assert not cache.parent.exists() or not (cache.parent / "out.uf2").exists()
 
 
-def test_an_unknown_hash_is_recorded_at_the_first_download_and_holds(mirror: Mirror, cache: Path):
+def test_an_unknown_hash_is_recorded_at_the_first_download_and_checked_later(mirror: Mirror, cache: Path):
     data = made_esp("esp32s3", table(NVS, FACTORY))
     mirror.files[S3] = data
     said = get("--board", "esp32_s3", "--mirror", mirror.url)
     assert f"was not known; recorded: {sha256(data)}" in said and "not in board.json" in said
     assert (cache / f"{S3}.sha256").read_text() == f"{sha256(data)}  {S3}\n"
     assert "was not known" not in get("--board", "esp32_s3", "--mirror", mirror.url) and mirror.asked == [S3]
-    # What comes later must be the same.
+    # Later downloads must be the same.
     (cache / S3).unlink()
     mirror.files[S3] = data + b"x"
     assert f"is not {sha256(data)}" in complain("firmware", "--board", "esp32_s3", "--mirror", mirror.url)
@@ -171,7 +171,7 @@ def test_an_unknown_hash_is_recorded_at_the_first_download_and_holds(mirror: Mir
 
 
 @pytest.mark.parametrize("note", [b"", b"\n", b"\xff\xfe", b"0123  name\n", b"x" * 70])
-def test_a_note_that_has_no_hash_is_one_line(cache: Path, note: bytes):
+def test_a_record_without_a_hash_is_one_line(cache: Path, note: bytes):
     cache.mkdir(parents=True)
     (cache / S3).write_bytes(made_esp("esp32s3", table(NVS, FACTORY)))
     (cache / f"{S3}.sha256").write_bytes(note)
@@ -187,7 +187,7 @@ def test_a_file_that_is_put_into_the_cache_by_hand_is_recorded(cache: Path):
     assert left(cache) == [S3, f"{S3}.sha256"]
 
 
-def test_a_file_of_one_s_own(cache: Path, tmp_path: Path):
+def test_a_firmware_file_of_the_user_is_taken_with_allow_unknown(cache: Path, tmp_path: Path):
     own = tmp_path / "RPI_PICO_W-20300101-v9.9.9.uf2"
     own.write_bytes(made_uf2())
     said = complain("firmware", "--board", "rpi_pico_w", "--from", own)

@@ -1,5 +1,5 @@
-"""`python -m tools flash` and `monitor`: a folder for the drive of a boot mode, the ROM of an emulated ESP32-C3 for
-esptool, and pseudo-terminals and sockets for consoles."""
+"""`python -m tools flash` and `monitor`, with a folder as the drive of the boot mode, the ROM of an emulated ESP32-C3
+for esptool, and pseudo-terminals and sockets as consoles."""
 
 import argparse
 import contextlib
@@ -12,18 +12,17 @@ import sys
 import threading
 import time
 import tty
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import IO, ClassVar
 
 import esptool
 import pytest
-from conftest import missing
-from test_emulate import complain
-from test_image import FACTORY, NVS, VFS, made_esp, made_uf2, table
 
-from board import ROOT
+from board import ROOT, missing
+from command import complain, until
+from made import FACTORY, NVS, VFS, made_esp, made_uf2, table
 from tools import ToolError, boards, flash, image, monitor
 
 BOOT = b"MPY: soft reboot\r\nlink: up, 192.168.1.23\r\n0.001 ready on 0.0.0.0:69, files in /files\r\n"
@@ -31,10 +30,10 @@ PROMPT = b'Type "help()" for more information.\r\n>>> '
 
 
 class Console:
-    """The console of a board, a pseudo-terminal: `name` is its device, `typed` what has been typed on it.
+    """The console of a board, a pseudo-terminal: `name` is its device, `typed` the input that it received.
 
-    says     what the board says again and again, since what is said before the port is opened is lost
-    answers  what is typed, and what the board says then
+    says     output that the board repeats, as output before the port is opened is lost
+    answers  input, and the board's output after it
     """
 
     alive: ClassVar[list["Console"]] = []
@@ -89,7 +88,7 @@ def port_at(name: object) -> monitor.Port:
 
 
 def drive(folder: Path, label: str = "RPI-RP2") -> Path:
-    """What the boot ROM shows as a drive."""
+    """A folder in the place of the boot ROM's drive."""
     folder.mkdir(parents=True)
     (folder / "INFO_UF2.TXT").write_bytes(
         f"UF2 Bootloader v3.0\r\nModel: Raspberry Pi\r\nBoard-ID: {label}\r\n".encode()
@@ -110,7 +109,7 @@ def nothing_is_plugged_in(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def plug_in(monkeypatch: pytest.MonkeyPatch, *ports: tuple[str, int | None]) -> None:
-    """The serial ports of this computer: device and USB vendor of each. There are no drives."""
+    """Make these the serial ports of this computer, with device and USB vendor; there are no drives."""
     found = [SimpleNamespace(device=device, vid=vendor, description=f"what is at {device}") for device, vendor in ports]
     monkeypatch.setattr("serial.tools.list_ports.comports", lambda: found)
     monkeypatch.setattr(flash, "_MOUNTS", ())
@@ -124,7 +123,7 @@ def run(board: str, image: Path, *, device: str | None = None, where: Path | Non
 # RP2
 
 
-def test_an_image_is_copied_whole_to_the_drive_and_the_address_is_told(uf2: Path, tmp_path: Path):
+def test_an_image_is_copied_to_the_drive_and_the_board_s_address_is_shown(uf2: Path, tmp_path: Path):
     where, console = drive(tmp_path / "drive"), Console(BOOT)
     command = ["flash", "--board", "rpi_pico_w", uf2, "--drive", where, "--device", console.name, "--yes"]
     result = subprocess.run(
@@ -136,7 +135,7 @@ def test_an_image_is_copied_whole_to_the_drive_and_the_address_is_told(uf2: Path
     assert sorted(path.name for path in where.iterdir()) == ["INFO_UF2.TXT", "made.uf2"]
 
 
-def test_nothing_is_done_without_a_yes(uf2: Path, tmp_path: Path, monkeypatch, capsys):
+def test_nothing_is_written_without_confirmation(uf2: Path, tmp_path: Path, monkeypatch, capsys):
     where = drive(tmp_path / "drive")
     asked = []
     for answer in ("", "n", "no", "x"):
@@ -173,7 +172,7 @@ def test_the_drive_is_found_where_systems_mount_drives(uf2: Path, tmp_path: Path
         run("rpi_pico_w", uf2)
 
 
-def test_a_drive_that_is_not_mounted_is_told(uf2: Path, tmp_path: Path, monkeypatch, nothing_is_plugged_in):
+def test_a_drive_that_is_not_mounted_is_reported(uf2: Path, tmp_path: Path, monkeypatch, nothing_is_plugged_in):
     monkeypatch.setattr(flash, "_BY_LABEL", f"{tmp_path}/by-label/")
     (tmp_path / "by-label").mkdir()
     (tmp_path / "by-label" / "RPI-RP2").touch()
@@ -181,7 +180,7 @@ def test_a_drive_that_is_not_mounted_is_told(uf2: Path, tmp_path: Path, monkeypa
         run("rpi_pico_w", uf2)
 
 
-def test_a_board_that_runs_micropython_is_sent_to_its_boot_mode(uf2: Path, tmp_path: Path, monkeypatch):
+def test_a_board_that_runs_micropython_is_switched_to_its_boot_mode(uf2: Path, tmp_path: Path, monkeypatch):
     console = Console(BOOT)
     plug_in(monkeypatch, (console.name, 0x2E8A), ("/dev/modem", 0x1234), ("/dev/ttyS0", None))
     monkeypatch.setattr(flash, "_MOUNTS", (f"{tmp_path}/media/*",))
@@ -198,7 +197,7 @@ def test_a_board_that_runs_micropython_is_sent_to_its_boot_mode(uf2: Path, tmp_p
     assert (tmp_path / "media" / "RPI-RP2" / "made.uf2").read_bytes() == uf2.read_bytes()
 
 
-def test_a_board_that_restarts_with_the_last_block_has_taken_it(uf2: Path, tmp_path: Path, monkeypatch):
+def test_a_board_that_restarts_at_the_last_block_counts_as_written(uf2: Path, tmp_path: Path, monkeypatch):
     where = drive(tmp_path / "drive")
     size = uf2.stat().st_size
     goes_at = size
@@ -235,19 +234,12 @@ def rom(tmp_path: Path) -> Iterator[tuple[str, Path]]:
     command += ["-drive", f"file={tmp_path}/efuse,if=none,format=raw,id=efuse"]
     command += ["-global", "driver=nvram.esp32c3.efuse,property=drive,value=efuse"]
     command += ["-global", "driver=timer.esp32c3.timg,property=wdt_disable,value=true"]
-    command += ["-global", "driver=esp32c3.gpio,property=strap_mode,value=2"]  # as with BOOT held
+    command += ["-global", "driver=esp32c3.gpio,property=strap_mode,value=2"]  # as with BOOT pressed
     command += ["-serial", f"tcp:127.0.0.1:{port},server,nowait"]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         until(lambda: can_connect(port))
         yield f"socket://127.0.0.1:{port}", tmp_path / "flash"
         process.kill()
-
-
-def until(true: Callable[[], object], seconds: float = 10) -> None:
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end, "it does not come true"
-        time.sleep(0.05)
 
 
 def can_connect(port: int) -> bool:
@@ -265,7 +257,7 @@ def test_esptool_writes_the_image_through_the_rom_of_an_esp32_c3(rom: tuple[str,
     assert flashed.read_bytes()[: len(made)] == made
 
 
-def test_another_chip_than_the_image_is_for_is_refused_by_the_rom(rom: tuple[str, Path]):
+def test_an_image_for_another_chip_is_refused(rom: tuple[str, Path]):
     device, flashed = rom
     made = made_esp("esp32s3", table(NVS, FACTORY))
     with pytest.raises(ToolError, match=r"ESP32-C3.* not ESP32-S3.*; if esptool can't connect, hold BOOT"):
@@ -273,7 +265,7 @@ def test_another_chip_than_the_image_is_for_is_refused_by_the_rom(rom: tuple[str
     assert set(flashed.read_bytes()) == {0xFF}
 
 
-def test_esptool_is_told_port_speed_and_offset(tmp_path: Path, monkeypatch, capsys):
+def test_esptool_gets_port_speed_and_offset(tmp_path: Path, monkeypatch, capsys):
     said: list[object] = []
 
     class Chip:
@@ -318,7 +310,9 @@ def test_esptool_is_told_port_speed_and_offset(tmp_path: Path, monkeypatch, caps
 # Ports
 
 
-def test_no_board_is_one_line_and_several_are_named(uf2: Path, tmp_path: Path, monkeypatch, nothing_is_plugged_in):
+def test_no_board_is_one_line_and_several_boards_are_listed(
+    uf2: Path, tmp_path: Path, monkeypatch, nothing_is_plugged_in
+):
     esp = tmp_path / "esp.bin"
     esp.write_bytes(made_esp("esp32c3", table(NVS, FACTORY)))
     with pytest.raises(ToolError, match=r"no board is plugged in .*--device names"):
@@ -370,7 +364,7 @@ def test_bad_input_is_one_line_and_writes_nothing(uf2: Path, tmp_path: Path):
 # Waiting until it serves
 
 
-def test_a_board_that_goes_away_and_comes_back_is_waited_for(tmp_path: Path):
+def test_flash_waits_for_a_board_that_reconnects(tmp_path: Path):
     name, first = tmp_path / "ttyBoard", Console(b"\x00\xff\xfe\r\n")
 
     def restart() -> None:
@@ -390,13 +384,13 @@ def test_a_board_that_goes_away_and_comes_back_is_waited_for(tmp_path: Path):
     port.close()
 
 
-def test_a_link_that_comes_up_late_is_waited_for():
+def test_flash_waits_for_a_link_that_comes_up_late():
     console = Console(b"link: could not join lab in 20 s, still trying\r\n0.001 ready on 0.0.0.0:69, files in /f\r\n")
     threading.Timer(1, console.say, [b"link: up, 10.0.0.7\r\n"]).start()
     assert monitor.wait_until_serving(port_at(console.name), 10) == "tftp://10.0.0.7/"
 
 
-def test_a_silent_board_is_restarted_to_hear_its_address():
+def test_a_silent_board_is_restarted_so_that_it_prints_its_address():
     console = Console(b"", (b"\r\x03", b"9.001 stopped\r\n" + PROMPT), (b"\x04", b"\r\n" + BOOT))
     assert monitor.wait_until_serving(port_at(console.name), 10, silence=0.5) == "tftp://192.168.1.23/"
     assert console.typed == b"\r\x03\x04"
@@ -419,7 +413,7 @@ def test_a_silent_board_is_restarted_to_hear_its_address():
         ),
     ],
 )
-def test_a_board_that_does_not_serve_is_told_with_its_last_words(said: bytes, complaint: str):
+def test_a_board_that_does_not_serve_is_reported_with_its_last_output(said: bytes, complaint: str):
     console = Console(said)
     with pytest.raises(ToolError, match=complaint):
         monitor.wait_until_serving(port_at(console.name), 2)
@@ -431,7 +425,7 @@ def test_a_board_that_does_not_serve_is_told_with_its_last_words(said: bytes, co
 
 @contextlib.contextmanager
 def monitoring(device: object) -> Iterator[tuple[IO[str], IO[str]]]:
-    """`monitor` at that port, its standard output and standard error; Ctrl-C ends it."""
+    """Run `monitor` at that port until Ctrl-C; yields its standard output and standard error."""
     command = [sys.executable, "-m", "tools", "monitor", "--device", str(device)]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout and process.stderr
@@ -444,7 +438,7 @@ def monitoring(device: object) -> Iterator[tuple[IO[str], IO[str]]]:
             process.kill()
 
 
-def test_monitor_shows_what_the_board_says_and_waits_for_one_that_goes_away(tmp_path: Path):
+def test_monitor_shows_the_console_and_waits_for_a_board_that_disconnects(tmp_path: Path):
     name, console = tmp_path / "ttyBoard", Console()
     name.symlink_to(console.name)
     with monitoring(name) as (output, errors):
@@ -461,7 +455,7 @@ def test_monitor_shows_what_the_board_says_and_waits_for_one_that_goes_away(tmp_
     assert console.typed == b""
 
 
-def test_monitor_escapes_what_does_not_print():
+def test_monitor_escapes_unprintable_characters():
     console = Console()
     with monitoring(console.name) as (output, _):
         console.say("RRQ \x1b[31m\u202e".encode() + b"\xff\xc3")  # in pieces, and not UTF-8
@@ -477,7 +471,7 @@ def test_monitor_takes_a_socket():
         with monitoring(device) as (output, errors):
             for again in (False, True):
                 client, _ = server.accept()
-                if again:  # what is said before the port is open is lost
+                if again:  # output before the port is open is lost
                     assert errors.readline() == f"{device} is gone, waiting for it\n"
                     assert errors.readline() == f"{device} is back\n"
                 client.sendall(BOOT)

@@ -1,12 +1,10 @@
-"""`python -m tools image`: what it makes is taken apart with other means than those that made it (a UF2 parser of this
-file, esptool's image-info, littlefs-python), from every genuine MicroPython file in the cache and from made ones."""
+"""`python -m tools image`, on every genuine MicroPython file in the cache and on synthetic ones. Other code checks the
+images than the code that makes them: a UF2 parser in this file, esptool's image-info, littlefs-python."""
 
 import argparse
 import contextlib
-import functools
 import hashlib
 import json
-import operator
 import os
 import random
 import socket
@@ -18,20 +16,20 @@ import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
-import esptool
 import pytest
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from littlefs import LittleFS
-from test_emulate import complain
 
 from board import ROOT
+from command import complain
+from made import FACTORY, NVS, VFS, XIP, made_esp, made_uf2, table
 from tools import ToolError, boards, filesystem, firmware, flash, image
 
 SECTOR = 4096
-XIP = 0x10000000
-CHIP_IDS = {"esp32": 0, "esp32c3": 5, "esp32s3": 9}
+
+
 SERVED = {
     "hello.txt": b"Hello from your board.\n",
     "empty": b"",
@@ -68,7 +66,7 @@ def genuine(board: str, entry: dict) -> Path:
 
 
 def make(*arguments: object) -> tuple[str, str]:
-    """Run the command, which must work; returns what it said on standard output and on standard error."""
+    """Run the command, which must succeed; returns its standard output and standard error."""
     command = [sys.executable, "-m", "tools", "image", *map(str, arguments)]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert result.returncode == 0, result.stderr
@@ -106,7 +104,7 @@ def check_tree(lfs: bytes, board: str, settings: dict) -> None:
 
 
 def used_flash(size: int) -> bytes:
-    """A filesystem as a board of long standing has it: other files, and metadata of high revisions in many blocks."""
+    """A filesystem after long use: other files, and metadata of high revisions in many blocks."""
     filesystem = LittleFS(block_size=SECTOR, block_count=size // SECTOR, prog_size=256, read_size=256)
     for number in range(300):
         filesystem.makedirs(f"/files/folder{number % 8}", exist_ok=True)
@@ -119,7 +117,7 @@ def used_flash(size: int) -> bytes:
 
 
 def parse_uf2(data: bytes) -> list[tuple[int, int, bytes, int, int, bytes]]:
-    """Family, address, payload, number, total, all of it, of each block."""
+    """Family, address, payload, number, total and all 512 bytes of each block."""
     assert len(data) % 512 == 0
     blocks = []
     for start in range(0, len(data), 512):
@@ -129,25 +127,6 @@ def parse_uf2(data: bytes) -> list[tuple[int, int, bytes, int, int, bytes]]:
         assert length == 256 and address % 256 == 0
         blocks.append((family, address, one[32:288], number, total, one))
     return blocks
-
-
-def made_uf2(chip: str = "rp2040", place: tuple[int, int] | None = (0x12C000, 868_352), size: int = 40_000) -> bytes:
-    """What MicroPython would be: its banner, and the binary info that tells where its filesystem is."""
-    family = {"rp2040": 0xE48BFF56, "rp2350": 0xE48BFF59}[chip]
-    text = b"\0v9.9.9 on 2030-01-01\0Test board with " + chip.upper().encode() + b"\0MicroPython\0"
-    if place:
-        info = struct.pack(
-            "<H2sIIIIH", 7, b"MP", XIP + text.index(b"MicroPython\0"), XIP + place[0], place[1], 0, 3
-        )  # pico-sdk, binary_info/structure.h
-        text += info
-    flash = text.ljust(size // 256 * 256, b"\xa5")
-    pages = [flash[start : start + 256] for start in range(0, len(flash), 256)]
-    head = struct.Struct("<8I")
-    return b"".join(
-        (head.pack(0x0A324655, 0x9E5D5157, 0x2000, XIP + 256 * n, 256, n, len(pages), family) + page).ljust(508, b"\0")
-        + b"\x30\x6f\xb1\x0a"
-        for n, page in enumerate(pages)
-    )
 
 
 def check_uf2(made: bytes, base: bytes, offset: int, size: int, board: str, settings: dict, whole: bool) -> None:
@@ -180,7 +159,7 @@ def check_uf2(made: bytes, base: bytes, offset: int, size: int, board: str, sett
 @pytest.mark.parametrize(
     ("board", "entry"), [one for one in GENUINE if one[0].startswith("rpi")], ids=lambda one: str(one)[:40]
 )
-def test_uf2_on_genuine_micropython(board: str, entry: dict, whole: bool, folder: Path, tmp_path: Path):
+def test_uf2_on_genuine_micropython_has_all_files(board: str, entry: dict, whole: bool, folder: Path, tmp_path: Path):
     base = genuine(board, entry)
     output = tmp_path / "out.uf2"
     facts = boards.load(board)["filesystem"]
@@ -198,8 +177,8 @@ def test_uf2_on_genuine_micropython(board: str, entry: dict, whole: bool, folder
 
 
 @pytest.mark.parametrize("whole", [False, True])
-def test_uf2_on_a_made_base(folder: Path, tmp_path: Path, whole: bool):
-    # The place is that of the base, not that of board.json.
+def test_uf2_on_a_synthetic_base_has_all_files(folder: Path, tmp_path: Path, whole: bool):
+    # The filesystem's place is that in the base, not that in board.json.
     place = (0x100000, 0xE0000)
     base = tmp_path / "base.uf2"
     base.write_bytes(made_uf2(place=place))
@@ -216,16 +195,6 @@ def test_uf2_on_a_made_base(folder: Path, tmp_path: Path, whole: bool):
 # ESP32 family
 
 
-def table(*partitions: tuple[str, int, int, int, int], md5: bool = True) -> bytes:
-    """An ESP-IDF partition table of (name, type, subtype, offset, size)."""
-    entries = b"".join(
-        struct.pack("<2sBBII16s4x", b"\xaa\x50", kind, subtype, offset, size, name.encode())
-        for name, kind, subtype, offset, size in partitions
-    )
-    end = b"\xeb\xeb" + b"\xff" * 14 + hashlib.md5(entries).digest() if md5 else b""
-    return (entries + end).ljust(0xC00, b"\xff")
-
-
 def parse_table(data: bytes) -> dict[str, tuple[int, int]]:
     """Offset and size of each partition, by name."""
     found = {}
@@ -236,35 +205,8 @@ def parse_table(data: bytes) -> dict[str, tuple[int, int]]:
     return found
 
 
-NVS = ("nvs", 1, 2, 0x9000, 0x6000)
-FACTORY = ("factory", 0, 0, 0x10000, 0x1F0000)
-VFS = ("vfs", 1, 0x81, 0x200000, 0x200000)
-
-
-def esp_program(chip: str, data: bytes) -> bytes:
-    """A program of one segment with its header (DIO, 4 MB), checksum and hash (docs.espressif.com, esptool, "Firmware
-    Image Format")."""
-    data = data.ljust((len(data) + 3) // 4 * 4, b"\0")
-    head = struct.pack("<4BI", 0xE9, 1, 2, 0x20, 0x40080000)
-    head += struct.pack("<B3xHBHH4xB", 0xEE, CHIP_IDS[chip], 0, 0, 99, 1)
-    program = head + struct.pack("<II", 0x3FFF0030, len(data)) + data
-    program = program.ljust(len(program) // 16 * 16 + 15, b"\0") + bytes([functools.reduce(operator.xor, data, 0xEF)])
-    return program + hashlib.sha256(program).digest()
-
-
-def made_esp(chip: str, partitions: bytes) -> bytes:
-    """What MicroPython would be: a bootloader, a table, a program with the banner, merged by esptool."""
-    boot = esptool.CHIP_DEFS[chip].BOOTLOADER_FLASH_OFFSET
-    names = {"esp32": b"ESP32", "esp32c3": b"ESP32C3", "esp32s3": b"ESP32-S3"}
-    banner = b"\0v9.9.9 on 2030-01-01\0Test board with " + names[chip] + b"\0"
-    parts = [(boot, esp_program(chip, b"bootloader" * 99)), (0x8000, partitions), (0x10000, esp_program(chip, banner))]
-    merged = esptool.merge_bin(parts, chip, target_offset=boot)
-    assert merged
-    return merged
-
-
 def check_program(data: bytes, chip: str, flash_size: str, folder: Path) -> None:
-    """esptool's own opinion of the program that begins with `data`."""
+    """Let esptool check the program at the start of `data`."""
     path = folder / "program.bin"
     path.write_bytes(data)
     command = [sys.executable, "-m", "esptool", "--chip", chip, "image-info", str(path)]
@@ -275,7 +217,7 @@ def check_program(data: bytes, chip: str, flash_size: str, folder: Path) -> None
 
 
 def check_esp(made: bytes, base: bytes, chip: str, place: tuple[int, int], flash_size: int, folder: Path) -> bytes:
-    """Returns the filesystem, with 0xff behind its last written block."""
+    """Check an image; returns its filesystem, padded with 0xff."""
     boot = 0x1000 if chip == "esp32" else 0
     offset, size = place
     assert made[:boot] == b"\xff" * boot
@@ -293,7 +235,7 @@ def check_esp(made: bytes, base: bytes, chip: str, place: tuple[int, int], flash
 @pytest.mark.parametrize(
     ("board", "entry"), [one for one in GENUINE if not one[0].startswith("rpi")], ids=lambda one: str(one)[:40]
 )
-def test_bin_on_genuine_micropython(board: str, entry: dict, folder: Path, tmp_path: Path):
+def test_bin_on_genuine_micropython_has_all_files(board: str, entry: dict, folder: Path, tmp_path: Path):
     base = genuine(board, entry).read_bytes()
     facts = boards.load(board)
     chip, flash_size = facts["mcu"], facts["flash_size"]
@@ -312,19 +254,19 @@ def test_bin_on_genuine_micropython(board: str, entry: dict, folder: Path, tmp_p
     boot = 0x1000 if chip == "esp32" else 0
     assert output.read_bytes()[boot:][: len(base)] == base or flash_size != 4 << 20, "no byte of the base is changed"
     check_program(output.read_bytes()[0x10000 : 0x10000 + 0x1F0000], chip, "4MB", tmp_path)
-    # All of it, for a larger flash: `vfs` stays as it is, without one the filesystem grows.
+    # For a larger flash: a `vfs` partition keeps its size; without one the filesystem grows.
     make(*options, "--whole", "--flash-size", "16M")
     assert output.stat().st_size == (place[0] + place[1] if has_vfs else 16 << 20)
     place = place if has_vfs else (place[0], (16 << 20) - place[0])
     check_tree(check_esp(output.read_bytes(), base, chip, place, 16 << 20, tmp_path), board, {"ssid": "lab"})
 
 
-# MicroPython's tables up to v1.25, and two of those since.
+# MicroPython's partition tables up to v1.25, and two later ones.
 @pytest.mark.parametrize(
     "partitions", [(FACTORY, VFS), (FACTORY,), (("factory", 0, 0, 0x10000, 0x210000),)], ids=["vfs", "rest", "longer"]
 )
 @pytest.mark.parametrize(("board", "chip"), [("esp32", "esp32"), ("esp32_s3", "esp32s3"), ("esp32_c3", "esp32c3")])
-def test_bin_on_a_made_base(board: str, chip: str, partitions: tuple, folder: Path, tmp_path: Path):
+def test_bin_on_a_synthetic_base_has_all_files(board: str, chip: str, partitions: tuple, folder: Path, tmp_path: Path):
     base = tmp_path / "base.bin"
     base.write_bytes(made_esp(chip, table(NVS, *partitions)))
     output = tmp_path / "out.bin"
@@ -343,7 +285,7 @@ def test_bin_on_a_made_base(board: str, chip: str, partitions: tuple, folder: Pa
         assert output.read_bytes()[place[0] :] == lfs
 
 
-# What is the same for all
+# The same for all boards
 
 
 def pico(tmp_path: Path, **how) -> Path:
@@ -371,7 +313,7 @@ def test_names_that_clients_cannot_ask_for_are_left_out_with_a_warning(folder: P
     assert names == {*SERVED, "HELLO.txt", "Deep"}
 
 
-def test_what_is_no_file_of_the_folder_is_left_out_with_a_warning(folder: Path, tmp_path: Path):
+def test_outside_links_special_files_and_control_characters_are_left_out_with_a_warning(folder: Path, tmp_path: Path):
     (tmp_path / "secret").write_text("secret")
     (tmp_path / "outside").mkdir()
     for name, target in {
@@ -416,14 +358,14 @@ def test_what_is_no_file_of_the_folder_is_left_out_with_a_warning(folder: Path, 
         ("passwd", '"password"', False),
     ],
 )
-def test_settings_among_the_served_files_are_told(folder: Path, name: str, text: str, told: bool):
+def test_settings_among_the_served_files_cause_a_warning(folder: Path, name: str, text: str, told: bool):
     (folder / name).parent.mkdir(exist_ok=True)
     (folder / name).write_text(text)
     told_of = [warning for warning in filesystem.served(folder, {}).warnings if "every client can fetch it" in warning]
     assert told_of == [f"looks like a board's settings, and every client can fetch it: {name}"] * told
 
 
-def test_a_folder_that_no_flash_holds_is_told_before_it_is_read(folder: Path):
+def test_a_folder_too_large_for_any_flash_is_refused_before_it_is_read(folder: Path):
     with (folder / "huge").open("wb") as file:
         file.truncate(1 << 40)
     with pytest.raises(ToolError, match="holds more than any flash"):
@@ -442,7 +384,7 @@ def test_a_folder_that_no_flash_holds_is_told_before_it_is_read(folder: Path):
         ),
     ],
 )
-def test_folders_for_uploads_reach_the_flash_empty(folder: Path, tmp_path: Path, settings: dict, folders: set[str]):
+def test_folders_for_uploads_are_created_empty(folder: Path, tmp_path: Path, settings: dict, folders: set[str]):
     for name in ("empty-folder", "in", ".hidden"):
         (folder / name).mkdir()
     if "root" in settings:
@@ -465,7 +407,7 @@ def test_folders_for_uploads_reach_the_flash_empty(folder: Path, tmp_path: Path,
         ("/.in", r"no client can name \(hidden\): .in"),
     ],
 )
-def test_a_folder_for_uploads_that_can_not_be_is_told(folder: Path, write_to: str, complaint: str):
+def test_an_impossible_folder_for_uploads_is_refused(folder: Path, write_to: str, complaint: str):
     with pytest.raises(ToolError, match=complaint):
         filesystem.served(folder, {"write_to": ["/", write_to]})
 
@@ -481,13 +423,13 @@ def test_a_component_of_more_than_255_bytes_is_left_out():
     )
 
 
-def test_files_lie_where_the_setting_root_says(folder: Path, tmp_path: Path):
+def test_files_are_in_the_folder_of_the_setting_root(folder: Path, tmp_path: Path):
     data = image.make(boards.load("rpi_pico_w"), folder, {"root": "/srv/tftp"}, base=pico(tmp_path), whole=True).data
     flash = b"".join(block[2] for block in parse_uf2(data) if block[1] >= XIP + 0x12C000)
     assert tree(flash)["/srv/tftp/hello.txt"] == SERVED["hello.txt"]
 
 
-def test_what_is_kept_goes_before_the_folder(folder: Path, tmp_path: Path):
+def test_kept_files_take_precedence_over_the_folder(folder: Path, tmp_path: Path):
     board, base = boards.load("rpi_pico_w"), pico(tmp_path)
     data = image.make(board, folder, {}, base=base, whole=True).data
     earlier = b"".join(block[2] for block in parse_uf2(data) if block[1] >= XIP + 0x12C000)
@@ -515,7 +457,7 @@ def test_inspect_lists_what_is_in_an_image_and_hides_the_password(folder: Path, 
 
 
 @pytest.mark.parametrize("board", ["rpi_pico_w", "esp32"])
-def test_an_image_with_a_password_is_its_owner_s_alone(folder: Path, tmp_path: Path, board: str):
+def test_only_the_owner_can_read_an_image_with_a_password(folder: Path, tmp_path: Path, board: str):
     base = tmp_path / "base"
     base.write_bytes(made_uf2() if board == "rpi_pico_w" else made_esp("esp32", table(NVS, FACTORY, VFS)))
     (tmp_path / "settings.json").write_text('{"ssid": "lab", "password": "open sesame"}')
@@ -533,7 +475,7 @@ def test_an_image_with_a_password_is_its_owner_s_alone(folder: Path, tmp_path: P
     assert stat.S_IMODE(output.stat().st_mode) == 0o640
 
 
-def test_no_setting_is_on_a_command_line(folder: Path, tmp_path: Path):
+def test_no_setting_appears_on_a_command_line(folder: Path, tmp_path: Path):
     spy = tmp_path / "micropython"
     spy.write_text(f'#!/bin/sh\necho "$@" >>{tmp_path}/seen\nexec {boards.micropython()} "$@"\n')
     spy.chmod(0o755)
@@ -563,13 +505,13 @@ def test_only_a_regular_file_is_replaced(folder: Path, tmp_path: Path):
     assert f"is a .bin file: -o {tmp_path / 'i.bin'}" in bad(tmp_path / "i.UF2", board="esp32")
 
 
-def test_room_is_for_uploads_only_where_they_are_on(folder: Path, tmp_path: Path):
+def test_free_space_is_offered_for_uploads_only_if_they_are_on(folder: Path, tmp_path: Path):
     options = ("--board", "rpi_pico_w", "--base", pico(tmp_path), "--files", folder, "-o", tmp_path / "out.uf2")
     assert "for uploads" not in make(*options)[0] and "\n free " in make(*options)[0]
     assert "free for uploads" in make(*options, "--set", 'write_from=["10.0.0.0/8"]')[0]
 
 
-def test_inspect_escapes_what_does_not_print(tmp_path: Path, capsys: pytest.CaptureFixture):
+def test_inspect_escapes_unprintable_characters(tmp_path: Path, capsys: pytest.CaptureFixture):
     names = {"esc\x1b[31m": "esc\\x1b[31m", "rtl\u202etxt": "rtl\\u202etxt", "zero\u200bwidth": "zero\\u200bwidth"}
     layout = boards.load("rpi_pico_w")["filesystem"]
     files = {f"/files/{name}": b"" for name in names}
@@ -582,7 +524,7 @@ def test_inspect_escapes_what_does_not_print(tmp_path: Path, capsys: pytest.Capt
 
 
 def changed_uf2(**fields: int) -> bytes:
-    """A UF2 file in whose first block some of `fields` are others."""
+    """A UF2 file whose first block has other `fields`."""
     words = ("first", "second", "flags", "address", "length", "number", "total", "family")
     data = bytearray(made_uf2())
     for name, value in fields.items():
@@ -629,7 +571,7 @@ DAMAGED: dict[str, tuple[bytes, str]] = {
 
 
 @pytest.mark.parametrize("what", DAMAGED)
-def test_a_damaged_file_is_one_line_and_takes_no_memory(what: str, tmp_path: Path):
+def test_a_damaged_file_is_one_line_and_uses_little_memory(what: str, tmp_path: Path):
     data, complaint = DAMAGED[what]
     (tmp_path / "damaged").write_bytes(data)
     tracemalloc.start()
@@ -655,7 +597,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("name", ["uf2 image", "esp32 image", "esp32_c3 image"])
-def test_a_cut_image_is_told_wherever_it_is_cut(name: str, images: dict[str, bytes], tmp_path: Path):
+def test_a_truncated_image_is_reported_at_any_length(name: str, images: dict[str, bytes], tmp_path: Path):
     whole = images[name]
     bare = len(images[name.split()[0]]) + (0x1000 if name == "esp32 image" else 0)
     path = tmp_path / "cut"
@@ -677,7 +619,7 @@ def test_a_cut_image_is_told_wherever_it_is_cut(name: str, images: dict[str, byt
     ),
     changes=st.lists(st.tuples(st.floats(0, 1), st.binary(min_size=1, max_size=8)), max_size=6),
 )
-def test_of_any_file_only_a_tool_error_comes(images, tmp_path: Path, monkeypatch, name, cut, region, changes):
+def test_any_file_is_read_or_raises_a_tool_error(images, tmp_path: Path, monkeypatch, name, cut, region, changes):
     data = bytearray(images[name])
     first, last = region if region[1] > 0 and region[1] < len(data) else (0, len(data))
     for place, new in changes:
@@ -702,7 +644,7 @@ def test_of_any_file_only_a_tool_error_comes(images, tmp_path: Path, monkeypatch
             one()
 
 
-def test_bad_input_is_one_line_and_leaves_nothing(folder: Path, tmp_path: Path):
+def test_bad_input_is_one_line_and_leaves_no_file(folder: Path, tmp_path: Path):
     output = tmp_path / "out" / "image"
     output.parent.mkdir()
     output.write_bytes(b"an earlier image")

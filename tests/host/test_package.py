@@ -1,4 +1,4 @@
-"""package.json and firmware/manifest.py: that they name all of the firmware, and that mip installs it."""
+"""package.json and firmware/manifest.py list every module of the firmware, and mip installs it."""
 
 import functools
 import io
@@ -36,7 +36,7 @@ def test_the_version_is_that_of_the_project():
 
 
 class Flash:
-    """What mpremote's mip asks of a board, in a folder."""
+    """The operations that mpremote's mip needs of a board, in a folder."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -95,7 +95,7 @@ def web() -> Iterator[str]:
         thread.join()
 
 
-def test_micropythons_own_mip_installs_a_server_that_runs(web: str, tmp_path: Path):
+def test_mip_of_micropython_installs_a_server_that_runs(web: str, tmp_path: Path):
     def run(code: str) -> str:
         command = [boards.micropython(), "-c", code]
         result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=20)
@@ -117,7 +117,7 @@ def test_the_manifest_freezes_every_module_of_the_firmware_and_no_other(tmp_path
     def add(path: Path) -> None:
         frozen[path.relative_to(FIRMWARE).as_posix()] = path.read_bytes()
 
-    # As MicroPython's tools/manifestfile.py has it: paths are beside the manifest, a package is all of its .py.
+    # As in MicroPython's tools/manifestfile.py: paths are relative to the manifest, a package is all of its .py files.
     names = {
         "metadata": lambda *, description, version, license: None,
         "module": lambda name: add(FIRMWARE / name),
@@ -129,7 +129,7 @@ def test_the_manifest_freezes_every_module_of_the_firmware_and_no_other(tmp_path
     assert {name.replace(".mpy", ".py") for name in compiled} == set(frozen)
 
 
-def test_the_version_and_the_licence_come_before_all_else_in_the_manifest():
+def test_the_version_and_the_licence_come_first_in_the_manifest():
     # MicroPython's rule for what is published.
     calls: list[str] = []
 

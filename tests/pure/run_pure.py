@@ -1,5 +1,4 @@
-"""Run inside MicroPython: every test of the modules in tests/pure. `micropython run_pure.py FIRMWARE TESTS MODULE
-...`."""
+"""Runs inside MicroPython: `micropython run_pure.py FIRMWARE TESTS MODULE ...` runs every test of those modules."""
 
 import sys
 

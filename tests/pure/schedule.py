@@ -1,19 +1,19 @@
-"""A network between a transfer and a simulated client that treats each datagram as hypothesis says."""
+"""A network between a transfer and a simulated client; hypothesis decides the fate of each datagram."""
 
 import heapq
 from typing import Any
 
 from hypothesis import strategies as st
 
-# What happens to a datagram: the delays (ms) of its copies; none means that it is lost.
+# The fate of each datagram: the delays (ms) of its copies. No copy: the datagram is lost.
 FATES = st.lists(st.lists(st.integers(0, 40), max_size=3), max_size=120)
 
 
 def play(bench: Any, client: Any, fates: list[list[int]], most: int) -> int:
-    """Let the two talk over a network that treats datagram number i as fates[i] says, and all later ones well.
+    """Run a transfer to its end. Datagram number i has the fate fates[i]; those after the last fate arrive after 1 ms.
 
-    After a second of silence the client says again what it last said, as every client does. Returns the datagrams sent,
-    fewer than `most`.
+    After a second of silence the client retransmits, as every client does. Fails once `most` datagrams were sent;
+    returns their number.
     """
     queue: list[tuple[int, int, int, bool, bytes | None]] = []
     count = 0
@@ -28,7 +28,7 @@ def play(bench: Any, client: Any, fates: list[list[int]], most: int) -> int:
 
     put(bench.flush(), True)
     while bench.transfer.outcome is None:
-        assert count < most, "runs away"
+        assert count < most, "the transfer does not end"
         next_event = min(bench.transfer.due, heard + 1000)
         if queue and queue[0][0] <= next_event:
             when, _, _, to_client, datagram = heapq.heappop(queue)

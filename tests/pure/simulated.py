@@ -1,5 +1,4 @@
-"""What the tests of rrq.py and wrq.py play with: files in memory, packets in a list, a clock moved by hand,
-strict clients."""
+"""Test doubles for the transfers: files in memory, packets in a list, a clock that the test moves, strict clients."""
 
 from tftpd.files import ReadAhead
 from tftpd.options import Agreed
@@ -9,7 +8,7 @@ from tftpd.wrq import WriteTransfer
 
 
 class Data:
-    """A source of blocks over bytes, that notes the numbers of the first hundred blocks read."""
+    """A source of blocks in memory that records the numbers of the first hundred blocks read."""
 
     def __init__(self, data, blksize):
         self.data = data
@@ -33,7 +32,7 @@ class Data:
 
 
 class Zeros:
-    """As many zero bytes as it says, that fit into a board's memory."""
+    """`size` zero bytes that take no memory, so that large files fit on a board."""
 
     def __init__(self, size):
         self._size = size
@@ -49,16 +48,16 @@ def ack(block):
     return bytes((0, 4, block >> 8 & 255, block & 255))
 
 
-def numbers(packets):
+def numbers(packets) -> list:
     return ["OACK" if packet[1] == 6 else packet[2] << 8 | packet[3] for packet in packets]
 
 
 class _Bench:
-    """A transfer with its clock and what it sends."""
+    """A transfer, its clock, and a list of the packets that it sends."""
 
     def __init__(self, agreed, transfer, *arguments, timeout=3, retries=8):
         self.now = 1000
-        self.took = 0  # ms that reads or writes take
+        self.took = 0  # ms that the file reads or writes take
         self.blksize = agreed.blksize
         self.windowsize = agreed.windowsize
         self.transfer = transfer(*arguments, agreed, timeout, retries, self.clock)
@@ -68,7 +67,7 @@ class _Bench:
     def clock(self):
         return self.now + self.took
 
-    def _hear(self, inbox):
+    def _hear(self, inbox) -> "int | None":
         return None
 
     def _send(self, packet):
@@ -78,7 +77,8 @@ class _Bench:
         return None
 
     def flush(self, room=1000, word=None):
-        """What is sent now, when `word` has come (list of bytes); after `room` packets the network takes no more."""
+        """Run pump() after `word` (bytes or None) has arrived, on a network that takes `room` packets; returns the
+        packets sent (list of bytes)."""
         self._room = room
         self._sent = []
         if self.transfer.outcome is None:
@@ -86,20 +86,20 @@ class _Bench:
             assert told or not (self.transfer.outcome or self.transfer.blocked), "its caller would not know"
         return self._sent
 
-    def blocks(self, room=1000):
+    def blocks(self, room=1000) -> list:
         """The wire numbers of the DATA or ACKs sent now; an OACK shows as "OACK"."""
         return numbers(self.flush(room))
 
     def answer(self, datagram):
-        """`datagram` comes from the client; returns what is sent for it (list of bytes)."""
+        """Deliver `datagram` from the client; returns the packets sent in answer (list of bytes)."""
         return self.flush(word=datagram)
 
-    def receive(self, datagram):
-        """The same; returns the wire numbers."""
+    def receive(self, datagram) -> list:
+        """As answer(), but returns the wire numbers."""
         return numbers(self.answer(datagram))
 
     def wait(self, ms):
-        """Move the clock; returns the blocks that the timer made the transfer send."""
+        """Move the clock; returns the blocks that the timer makes the transfer send."""
         self.now += ms
         if self.transfer.outcome is None and self.now >= self.transfer.due:
             self.transfer.expired(self.now)
@@ -110,7 +110,7 @@ class _Bench:
 
 
 class Bench(_Bench):
-    """A ReadTransfer; `alone`: it has the board for itself."""
+    """A ReadTransfer; `alone`: no other transfer is active, so it may serve its client in a loop."""
 
     def __init__(self, data, *asked, source=None, ahead=None, alone=False, **limits):
         agreed = Agreed(asked, 65464, 64, len(data))
@@ -122,7 +122,7 @@ class Bench(_Bench):
     def answer(self, datagram):
         if self.alone:
             self.transfer.until = self.now + 40
-            if len(datagram) >= 4:  # what a socket of its own would give
+            if len(datagram) >= 4:  # as read from a connected socket
                 self.ahead.inbox[:] = datagram[:4]
                 datagram = self.ahead.inbox
         return super().answer(datagram)
@@ -132,31 +132,31 @@ class Bench(_Bench):
 
 
 class Client:
-    """A receiver as RFC 1350 and RFC 7440 have it: on a gap one ACK of the last good block (U-Boot), or one for every
-    datagram that it can't use (edk2, `acks_all`)."""
+    """A receiver by RFC 1350 and RFC 7440. On a gap it acknowledges the last good block once (U-Boot), or, with
+    `acks_all`, for every datagram out of order (edk2)."""
 
     def __init__(self, blksize, windowsize, oack, acks_all=False):
         self.blksize = blksize
         self.windowsize = windowsize
         self.acks_all = acks_all
         self.data = b""
-        self.block = 0  # last good one
+        self.block = 0  # last block received in order
         self.acked = -1 if oack else 0
         self.done = False
-        self.complained = False
-        self._last_word = None  # its request
+        self.gap_reported = False
+        self._last_sent = None  # None: its request
 
     def receive(self, packet):
         """The client's answer to `packet` (bytes): a list of datagrams."""
         answer = self._answer(packet)
         if answer is None:
             return []
-        self._last_word = answer
+        self._last_sent = answer
         return [answer]
 
     def again(self):
-        """What it says after a second of silence; None for its request."""
-        return [self._last_word]
+        """The datagrams that it retransmits after a second of silence; None stands for its request."""
+        return [self._last_sent]
 
     def _answer(self, packet):
         if packet[1] == 6:
@@ -166,7 +166,7 @@ class Client:
             return ack(0)
         number = packet[2] << 8 | packet[3]
         if number == (self.block + 1) & 0xFFFF and not self.done:
-            self.complained = False
+            self.gap_reported = False
             self.block += 1
             self.data += packet[4:]
             self.done = len(packet) - 4 < self.blksize
@@ -175,8 +175,8 @@ class Client:
                 return ack(self.block)
             return None
         ahead = (number - self.block) & 0xFFFF < 0x8000
-        if self.acks_all or not ahead or not self.complained:
-            self.complained = ahead
+        if self.acks_all or not ahead or not self.gap_reported:
+            self.gap_reported = ahead
             self.acked = self.block
             return ack(self.block)
         return None
@@ -187,7 +187,7 @@ def data(block, payload=b""):
 
 
 class Memory:
-    """A sink that keeps what is written, up to `room` bytes, and whether it was committed."""
+    """A sink in memory for up to `room` bytes that records whether it was committed."""
 
     def __init__(self, room=None):
         self.data = b""
@@ -224,7 +224,8 @@ class UploadBench(_Bench):
 
 
 def three_datagrams_for_each_request(bench, reply):
-    """Whoever never answers gets `reply` three times, three times more when it asks again, and is given up then."""
+    """A client that never answers gets `reply` three times, three times more when it repeats its request, and then the
+    transfer is given up."""
     sent = bench.blocks()
     for _ in range(20):
         sent += bench.wait(300)
@@ -242,8 +243,8 @@ def three_datagrams_for_each_request(bench, reply):
 
 
 def karn(bench, step, repeated):
-    """After a repeat of block `repeated` the doubled wait holds until a packet that was sent once is answered; step(n)
-    is what the client does with block n."""
+    """Karn's rule: after a retransmission of block `repeated` the doubled timeout holds until a packet that was sent
+    only once is answered. step(n) is the client's answer to block n."""
     bench.now += 10
     step(1)
     assert bench.wait_until_due() == [repeated]
@@ -257,7 +258,7 @@ def karn(bench, step, repeated):
 
 
 def waits_until_given_up(bench):
-    """The waits (ms) between the repeats to a client that has fallen silent, with a timeout of 2 s and 8 retries."""
+    """The times (ms) between retransmissions to a silent client, with a timeout of 2 s and 8 retries."""
     waits = []
     while bench.transfer.outcome is None:
         before = bench.now
@@ -270,8 +271,8 @@ def waits_until_given_up(bench):
 
 
 class Sender:
-    """A client that uploads as RFC 1350 and RFC 7440 have it: a window behind each new ACK, and from the ACK on again
-    when that lies inside the window."""
+    """A client that uploads by RFC 1350 and RFC 7440: it sends a window after each new ACK, and starts again after an
+    ACK inside the window."""
 
     def __init__(self, content, blksize, windowsize):
         self.content = content
@@ -286,12 +287,12 @@ class Sender:
         return data(number, self.content[(number - 1) * self.blksize : number * self.blksize])
 
     def window(self):
-        """Everything that may be under way."""
+        """The DATA packets of the current window."""
         self.sent = min(self.base + self.windowsize, self.last)
         return [self.block(number) for number in range(self.base + 1, self.sent + 1)]
 
     def again(self):
-        """What it says after a second of silence; None for its request."""
+        """The datagrams that it retransmits after a second of silence; None stands for its request."""
         if self.done:
             return []
         return [None] if self.base < 0 else self.window()
@@ -310,7 +311,7 @@ class Sender:
             return self.window()
         ahead = (number - self.base) & 0xFFFF
         if self.done or not ahead <= self.sent - self.base or (not ahead and self.windowsize == 1):
-            return []  # stale, or the second ACK of a block (RFC 1123 4.2.3.1)
+            return []  # stale, or a duplicate ACK (RFC 1123 4.2.3.1)
         self.base += ahead
         if self.base == self.last:
             self.done = True

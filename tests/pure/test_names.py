@@ -1,4 +1,4 @@
-"""The name rules of names.py; runs on CPython under pytest and, as it is, inside MicroPython (test_micropython.py)."""
+"""The name rules of names.py; runs on CPython under pytest, and unchanged inside MicroPython (test_micropython.py)."""
 
 from tftpd.names import components
 from tftpd.packet import ACCESS, NOT_FOUND, Refused

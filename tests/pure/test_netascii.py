@@ -1,4 +1,4 @@
-"""netascii.py; runs on CPython under pytest and, as it is, inside MicroPython (test_micropython.py)."""
+"""netascii.py; runs on CPython under pytest, and unchanged inside MicroPython (test_micropython.py)."""
 
 import io
 

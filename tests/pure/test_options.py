@@ -1,9 +1,9 @@
-"""options.py; runs on CPython under pytest and, as it is, inside MicroPython (test_micropython.py)."""
+"""options.py; runs on CPython under pytest, and unchanged inside MicroPython (test_micropython.py)."""
 
 from tftpd.options import Agreed
 
 
-def agreed(*asked, size=1000):
+def agreed(*asked, size: "int | None" = 1000):
     return Agreed(asked, 1468, 16, size)
 
 
@@ -66,7 +66,7 @@ def test_an_option_asked_twice_counts_once():
 
 
 def test_tsize_is_the_real_size_whatever_was_sent():
-    # U-Boot sends what was in its memory.
+    # U-Boot sends whatever is in its memory.
     assert agreed((b"tsize", b"4294967296123"), size=77).oack == b"\0\6tsize\x0077\0"
 
 

@@ -1,4 +1,4 @@
-"""packet.py; runs on CPython under pytest and, as it is, inside MicroPython (test_micropython.py)."""
+"""packet.py; runs on CPython under pytest, and unchanged inside MicroPython (test_micropython.py)."""
 
 from tftpd import packet
 
@@ -11,9 +11,16 @@ def refusal(datagram):
     return None
 
 
+def parsed(datagram):
+    """The fields of a request."""
+    request = packet.parse_request(datagram)
+    assert request
+    return request
+
+
 def test_a_request_is_taken_apart():
-    parsed = packet.parse_request(b"\0\1boot/u-boot.bin\0OcTeT\0blksize\x001468\0TSIZE\x000\0")
-    assert parsed == (packet.RRQ, b"boot/u-boot.bin", "octet", [(b"blksize", b"1468"), (b"TSIZE", b"0")])
+    request = packet.parse_request(b"\0\1boot/u-boot.bin\0OcTeT\0blksize\x001468\0TSIZE\x000\0")
+    assert request == (packet.RRQ, b"boot/u-boot.bin", "octet", [(b"blksize", b"1468"), (b"TSIZE", b"0")])
 
 
 def test_a_request_without_options_has_none():
@@ -21,18 +28,18 @@ def test_a_request_without_options_has_none():
 
 
 def test_an_empty_option_value_is_kept():
-    assert packet.parse_request(b"\0\1a\0octet\0multicast\0\0tsize\x000\0")[3] == [
+    assert parsed(b"\0\1a\0octet\0multicast\0\0tsize\x000\0")[3] == [
         (b"multicast", b""),
         (b"tsize", b"0"),
     ]
 
 
-def test_an_option_that_is_cut_off_is_left_out():
+def test_an_option_without_its_value_is_left_out():
     for tail in (b"blksize", b"blksize\0", b"blksize\x0014"):
-        assert packet.parse_request(b"\0\1a\0octet\0tsize\x000\0" + tail)[3] == [(b"tsize", b"0")]
+        assert parsed(b"\0\1a\0octet\0tsize\x000\0" + tail)[3] == [(b"tsize", b"0")]
 
 
-def test_what_can_be_no_request_is_not_answered():
+def test_datagrams_shorter_than_a_request_and_errors_are_not_answered():
     for datagram in (b"", b"\0", b"\0\5", b"\0\5\0\1text\0"):
         assert packet.parse_request(datagram) is None
 
@@ -49,12 +56,12 @@ def test_an_unterminated_request_is_illegal():
 
 def test_a_request_over_512_bytes_is_illegal():
     name = b"a" * (512 - 2 - 1 - 6)
-    assert packet.parse_request(b"\0\1" + name + b"\0octet\0")[1] == name
+    assert parsed(b"\0\1" + name + b"\0octet\0")[1] == name
     assert refusal(b"\0\1a" + name + b"\0octet\0") == packet.ILLEGAL
 
 
-def test_the_modes():
-    assert packet.parse_request(b"\0\1a\0BiNary\0")[2] == "octet"
+def test_binary_is_octet_and_other_modes_are_illegal():
+    assert parsed(b"\0\1a\0BiNary\0")[2] == "octet"
     for mode in (b"mail", b"", b"\xff\xfe"):
         assert refusal(b"\0\1a\0" + mode + b"\0") == packet.ILLEGAL
 

@@ -10,12 +10,12 @@ from tftpd.transfer import DONE, PROBED
 WINDOW_4 = ((b"blksize", b"8"), (b"windowsize", b"4"))
 
 
-def lock_step(size=2000):
+def lock_step(size: "int | Zeros" = 2000):
     return Bench(size if isinstance(size, Zeros) else bytes(size))
 
 
 def ends_stuck(bench):
-    """Goes on while the network takes nothing; returns what the client is told in the end, (code, text)."""
+    """Run the transfer while the network takes no packet; returns the ERROR at its end, (code, text)."""
     while True:
         bench.now = max(bench.now, bench.transfer.due)
         try:
@@ -26,7 +26,7 @@ def ends_stuck(bench):
 
 
 def window_of_4(size=100):
-    """Eight-byte blocks, the OACK acknowledged, blocks 1 to 4 on their way."""
+    """A transfer in 8-byte blocks whose OACK is acknowledged; blocks 1 to 4 are in flight."""
     bench = Bench(bytes(size), *WINDOW_4)
     assert bench.blocks() == ["OACK"]
     assert bench.ack(0) == [1, 2, 3, 4]
@@ -118,7 +118,7 @@ def test_a_stale_or_future_ack_is_ignored():
 def test_an_ack_inside_the_window_goes_back_once():
     bench = window_of_4()
     assert bench.ack(2) == [3, 4, 5, 6]
-    # edk2 says it again for every datagram behind the gap.
+    # edk2 repeats the ACK for every datagram after the gap.
     assert bench.ack(2) == []
     assert bench.ack(2) == []
     assert bench.ack(6) == [7, 8, 9, 10]
@@ -132,8 +132,8 @@ def test_an_ack_of_the_block_before_the_window_goes_back_once():
     assert bench.ack(8) == [9, 10, 11, 12]
 
 
-def test_the_echo_of_a_repeated_window_does_not_double_the_next_one():
-    # The windowed Sorcerer's Apprentice: a duplicated ACK costs one window sent twice, not every window from then on.
+def test_a_duplicate_ack_of_a_retransmitted_window_does_not_double_the_next_one():
+    # The Sorcerer's Apprentice with windows: a duplicate ACK may cost one retransmitted window, not all later ones.
     bench = window_of_4()
     bench.ack(4)
     assert bench.ack(4) == [5, 6, 7, 8]
@@ -144,7 +144,7 @@ def test_the_echo_of_a_repeated_window_does_not_double_the_next_one():
 def test_an_ack_after_going_back_may_skip_what_had_arrived():
     bench = window_of_4()
     bench.ack(4)
-    bench.wait_until_due()  # 5 to 8 again, though they had arrived and only the ACK was late
+    bench.wait_until_due()  # retransmits 5 to 8, which had arrived: only the ACK was delayed
     assert bench.ack(8) == [9, 10, 11, 12]
 
 
@@ -181,7 +181,7 @@ def test_an_error_after_the_oack_is_a_probe():
     bench.blocks()
     bench.ack(0)
     bench.receive(b"\0\5\0\3Disk full\0")
-    assert bench.transfer.outcome == "ended by the client", "who has acknowledged the OACK wanted data"
+    assert bench.transfer.outcome == "ended by the client", "a client that acknowledged the OACK wanted data"
 
 
 def test_a_repeated_request_repeats_the_last_reply():
@@ -192,11 +192,11 @@ def test_a_repeated_request_repeats_the_last_reply():
     assert bench.blocks() == [1]
     assert bench.transfer.repeat_request(bench.now) and bench.blocks() == [1]
     bench.ack(1)
-    bench.now += 500  # a duplicate that was late
+    bench.now += 500  # a delayed duplicate
     assert bench.transfer.repeat_request(bench.now) and bench.blocks() == [2]
 
 
-def test_a_client_that_was_restarted_gets_a_new_transfer():
+def test_a_request_of_a_restarted_client_begins_a_new_transfer():
     bench = lock_step()
     bench.blocks()
     bench.ack(1)
@@ -207,7 +207,7 @@ def test_a_client_that_was_restarted_gets_a_new_transfer():
 # -- time --------------------------------------------------------------------------------------------------------------
 
 
-def test_the_wait_for_an_ack_begins_behind_the_reads():
+def test_the_wait_for_an_ack_begins_after_the_reads():
     bench = lock_step()
     bench.took = 400
     assert bench.blocks() == [1]
@@ -253,14 +253,14 @@ def test_the_negotiated_timeout_is_the_longest_wait():
 
 
 def test_a_repeated_packet_measures_no_round_trip():
-    # Karn: the ACK may be that of the first copy.
+    # Karn's rule: the ACK may answer the first copy.
     bench = lock_step(5000)
     bench.blocks()
     karn(bench, bench.ack, repeated=2)
 
 
-def test_a_wait_that_was_doubled_comes_down_where_each_window_loses_something():
-    # Nothing is measured there, for the client always comes on by a block that was sent twice.
+def test_a_doubled_wait_comes_down_although_every_window_loses_a_packet():
+    # No round trip is measured: every ACK that makes progress is for a block that was sent twice.
     bench = window_of_4(200)
     bench.now += 10
     bench.ack(4)
@@ -268,7 +268,7 @@ def test_a_wait_that_was_doubled_comes_down_where_each_window_loses_something():
     for block in range(5, 20):
         assert bench.wait_until_due()[0] == block  # the ACK was lost
         bench.now += 10
-        bench.ack(block)  # and of the repeat all but the first
+        bench.ack(block)  # of the retransmission only the first block arrived
     assert bench.transfer.due - bench.now <= 4 * first
 
 
@@ -290,7 +290,7 @@ def test_the_last_ack_lost_is_a_transfer_done():
     assert bench.transfer.outcome == DONE
 
 
-def test_no_answer_at_all_is_not_done_though_one_block_was_all():
+def test_a_file_of_one_block_that_is_never_acknowledged_is_not_done():
     bench = lock_step(100)
     bench.blocks()
     while bench.transfer.outcome is None:
@@ -303,14 +303,14 @@ def test_an_unproven_client_gets_three_datagrams_for_each_request():
     three_datagrams_for_each_request(Bench(bytes(5000), *WINDOW_4), "OACK")
 
 
-def test_the_next_block_is_read_while_the_client_thinks():
+def test_the_next_block_is_read_while_the_server_waits_for_the_ack():
     bench = lock_step(5000)
     bench.blocks()
     assert bench.ack(1) == [2]
     assert bench.source.reads == [1, 2, 3]
     assert bench.ack(2) == [3]
     assert bench.source.reads == [1, 2, 3, 4]
-    assert bench.wait_until_due() == [3]  # and a repeat reads the old one again
+    assert bench.wait_until_due() == [3]  # a retransmission reads the old block again
     assert bench.source.reads == [1, 2, 3, 4, 3]
 
 
@@ -319,7 +319,7 @@ def test_a_window_is_read_several_blocks_at_a_time():
     assert bench.source.reads == [1, 2, 3, 4]
     assert bench.ack(4) == [5, 6, 7, 8]
     assert bench.source.reads == [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]
-    assert bench.ack(6) == [7, 8, 9, 10]  # the buffer has 9 to 12 by now: what is repeated is read again
+    assert bench.ack(6) == [7, 8, 9, 10]  # the buffer holds 9 to 12 by now: 7 and 8 are read again
     assert bench.source.reads[12:16] == [7, 8, 9, 10]
 
 
@@ -336,13 +336,13 @@ def test_transfers_that_share_the_buffer_do_not_mix():
     assert ones.wait_until_due() == twos.wait_until_due() == [25, 26]
 
 
-# -- a transfer that has the board for itself --------------------------------------------------------------------------
+# -- the only active transfer: pump() serves its client in a loop ------------------------------------------------------
 
 
 class Quick(Bench):
-    """A client that acknowledges each window at once, and then says what is in `also`.
+    """A client that acknowledges each window at once, and then sends the datagrams of `also`.
 
-    step  ms that each look at the clock takes
+    step  ms by which the clock advances each time it is read
     """
 
     def __init__(self, *arguments, also=(), **more):
@@ -372,12 +372,12 @@ class Quick(Bench):
         return len(word)
 
     def go(self, ms=40):
-        """One pump(), up to `ms` long; returns the wire numbers of all blocks."""
+        """Run pump() once, for up to `ms`; returns the wire numbers of all blocks."""
         self.transfer.until = self.now + ms
         return self.blocks()
 
 
-def test_a_quick_client_gets_all_in_one_go():
+def test_a_quick_client_gets_the_whole_file_in_one_pump():
     for windowsize in (1, 4):
         data = bytes(range(256)) * 3
         bench = Quick(data, (b"windowsize", b"%d" % windowsize), (b"blksize", b"8"), ahead=ReadAhead(50))
@@ -389,7 +389,7 @@ def test_a_quick_client_gets_all_in_one_go():
         assert bench.source.reads == list(range(1, bench.source.block))  # each once
 
 
-def test_others_get_their_turn():
+def test_pump_returns_in_time_for_other_transfers():
     bench = Quick(bytes(512 * 100))
     bench.step = 1
     sent = bench.go()
@@ -400,19 +400,19 @@ def test_others_get_their_turn():
     assert sent == list(range(1, len(sent) + 1))
 
 
-def test_what_a_quick_client_says_besides_the_usual_ack_sends_nothing():
+def test_datagrams_of_a_quick_client_other_than_the_expected_ack_send_nothing():
     for word in (b"\0\5\0\3", b"\0\4\1\0", b"\0\1a\0", b"\0\4", OSError(113, "no route")):
         bench = Quick(bytes(2000), also=[word])
-        bench.windowsize = 1000  # the client says nothing of its own
+        bench.windowsize = 1000  # the client sends no ACK of its own
         assert bench.go() == [1]
         assert bench.transfer.base == 0
         assert bench.transfer.outcome == ("ended by the client" if word == b"\0\5\0\3" else None)
 
 
-# -- a network that takes no more --------------------------------------------------------------------------------------
+# -- a network that takes no packet ------------------------------------------------------------------------------------
 
 
-def test_a_full_network_is_neither_a_repeat_nor_a_loss():
+def test_a_full_network_causes_no_retransmission():
     bench = Bench(bytes(100), *WINDOW_4)
     bench.blocks()
     bench.transfer.receive(ack(0), 4, bench.now)
@@ -429,7 +429,7 @@ def test_a_network_that_never_takes_anything_ends_the_transfer():
     assert bench.now == 1000 + 24_000  # timeout x retries
 
 
-def test_a_block_that_fits_into_no_frame_and_is_never_taken_ends_the_transfer_sooner():
+def test_a_block_larger_than_a_frame_that_is_never_taken_ends_the_transfer_sooner():
     bench = Bench(bytes(100_000), (b"blksize", b"30000"))
     bench.blocks()
     bench.transfer.receive(ack(0), 4, bench.now)
@@ -438,12 +438,12 @@ def test_a_block_that_fits_into_no_frame_and_is_never_taken_ends_the_transfer_so
     assert bench.now == 1000 + 3000
 
 
-# -- clients that are late, and answers that measure nothing -----------------------------------------------------------
+# -- delayed answers, and answers that measure no round trip -----------------------------------------------------------
 
 
 def repeats_of_a_client_that_pauses(bench, pauses, echoes=True):
-    """How many packets are sent again to a client that answers within a millisecond, but after a pause of so many ms
-    each time that one of `pauses` (ms) comes, every fifth block; it acknowledges each copy, if `echoes`."""
+    """The number of retransmissions to a client that answers within 1 ms, but delays every fifth ACK by the next of
+    `pauses` (ms). With `echoes` it acknowledges every copy of a block."""
     block = bench.blocks()[0]
     for pause in pauses:
         for _ in range(5):
@@ -467,7 +467,7 @@ def test_a_client_that_pauses_is_given_more_time():
         assert repeats_of_a_client_that_pauses(lock_step(200_000), pauses) <= 3, pauses
 
 
-def test_a_client_that_does_not_echo_is_told_by_an_answer_that_comes_too_soon():
+def test_an_ack_that_comes_too_soon_after_a_retransmission_gives_the_client_more_time():
     bench = lock_step(200_000)
     (block,) = bench.blocks()
     for _ in range(40):  # a round trip of 100 ms
@@ -482,7 +482,7 @@ def test_a_client_that_does_not_echo_is_told_by_an_answer_that_comes_too_soon():
     assert bench.transfer.due - bench.now >= due + 100
 
 
-def test_repeats_that_were_needed_give_nobody_more_time():
+def test_needed_retransmissions_give_the_client_no_more_time():
     bench = lock_step(200_000)
     (block,) = bench.blocks()
     for _ in range(20):
@@ -499,8 +499,8 @@ def test_repeats_that_were_needed_give_nobody_more_time():
     assert bench.transfer.due - bench.now < 30
 
 
-def test_the_copies_of_a_window_that_was_lost_give_nobody_more_time():
-    # edk2 acknowledges each block that it can't use: here of a window whose ACK was lost.
+def test_duplicate_acks_of_a_retransmitted_window_give_the_client_no_more_time():
+    # edk2 acknowledges every duplicate block; here the ACK of the whole window was lost.
     bench = window_of_4(2000)
     for last in (4, 8, 12):
         first = last - 3
@@ -526,7 +526,7 @@ def test_a_round_trip_far_above_all_others_counts_as_a_doubling():
     assert again == block + 1 and bench.transfer.due - bench.now < 60
 
 
-def test_a_round_trip_that_grows_is_followed():
+def test_the_wait_follows_a_growing_round_trip_time():
     bench = lock_step(Zeros(2_000_000))
     (block,) = bench.blocks()
     for _ in range(2000):
@@ -539,14 +539,14 @@ def test_a_round_trip_that_grows_is_followed():
     assert 80 < bench.transfer.due - bench.now < 200
 
 
-def test_an_ack_that_comes_twice_measures_nothing():
+def test_a_duplicate_ack_measures_no_round_trip():
     bench = lock_step(200_000)
     (block,) = bench.blocks()
     for _ in range(16):
         bench.now += 1
         (block,) = bench.ack(block)
     for _ in range(16):
-        bench.ack(block - 1)  # once more
+        bench.ack(block - 1)  # duplicate
         bench.now += 19
         (block,) = bench.ack(block)
     bench.now += 1
@@ -558,7 +558,7 @@ def test_an_ack_that_comes_twice_measures_nothing():
 
 
 def unreachable(bench):
-    """From now on the network says "port unreachable"."""
+    """Make every send fail with "port unreachable"."""
 
     def send(packet):
         raise OSError(ECONNREFUSED, "")
@@ -566,7 +566,7 @@ def unreachable(bench):
     bench.transfer.send = send
 
 
-def test_nobody_on_the_port_ends_the_transfer_at_once():
+def test_port_unreachable_ends_the_transfer_at_once():
     bench = lock_step()
     bench.blocks()
     bench.ack(1)
@@ -575,7 +575,7 @@ def test_nobody_on_the_port_ends_the_transfer_at_once():
     assert bench.transfer.outcome == "nobody is on the client's port any more"
 
 
-def test_nobody_on_the_port_who_was_sent_all_counts_as_done():
+def test_port_unreachable_after_the_last_block_was_sent_counts_as_done():
     bench = lock_step(700)
     bench.blocks()
     bench.ack(1)
@@ -595,7 +595,7 @@ def test_a_last_block_that_is_never_acknowledged_counts_as_delivered():
     assert bench.transfer.outcome == DONE and bench.transfer.delivered() == 2075
 
 
-def test_the_same_request_behind_a_whole_file_is_a_new_one():
+def test_the_same_request_after_the_last_block_was_sent_is_a_new_one():
     bench = lock_step(700)
     bench.blocks()
     assert bench.transfer.repeat_request(bench.now) and bench.blocks() == [1]
@@ -603,7 +603,7 @@ def test_the_same_request_behind_a_whole_file_is_a_new_one():
     assert not bench.transfer.repeat_request(bench.now)
 
 
-def test_a_short_timeout_does_not_shorten_the_patience():
+def test_a_short_timeout_does_not_shorten_the_time_to_give_up():
     bench = Bench(bytes(2000), (b"timeout", b"1"), retries=10)
     bench.blocks()
     bench.ack(0)
@@ -612,7 +612,7 @@ def test_a_short_timeout_does_not_shorten_the_patience():
     assert bench.ack(1) == [2]
 
 
-def test_a_timer_of_a_moment_ago_ends_no_transfer_that_has_come_on_since():
+def test_a_timer_that_expired_before_the_last_ack_does_not_end_the_transfer():
     bench = lock_step()
     bench.blocks()
     judged = bench.now
@@ -622,7 +622,7 @@ def test_a_timer_of_a_moment_ago_ends_no_transfer_that_has_come_on_since():
     assert bench.transfer.outcome is None
 
 
-def test_losses_at_the_start_give_nobody_more_time():
+def test_losses_at_the_start_give_the_client_no_more_time():
     bench = lock_step(200_000)
     (block,) = bench.blocks()
     assert bench.wait_until_due() == [block]  # the first packet was lost
@@ -632,14 +632,14 @@ def test_losses_at_the_start_give_nobody_more_time():
     assert bench.transfer.due - bench.now < 30
 
 
-def test_repeats_that_are_needed_take_back_what_a_client_was_given_by_mistake():
+def test_needed_retransmissions_take_back_the_extra_time():
     bench = lock_step(200_000)
     assert repeats_of_a_client_that_pauses(bench, [150]) >= 1
     (block,) = bench.ack(bench.transfer.top)
     waits = []
     for _ in range(8):
         waits.append(bench.transfer.due - bench.now)
-        assert bench.wait_until_due() == [block]  # lost, and lost
+        assert bench.wait_until_due() == [block]  # lost, each time
         bench.now += 1
         (block,) = bench.ack(block)
         bench.now += 1

@@ -1,4 +1,4 @@
-"""Any schedule of loss, duplication and reordering that ends delivers the exact bytes (hypothesis)."""
+"""Downloads deliver the exact bytes under any schedule of loss, duplication, reordering and delay (hypothesis)."""
 
 import io
 
@@ -29,7 +29,7 @@ def test_every_schedule_delivers_the_exact_bytes(size, blksize, windowsize, acks
     sent = play(bench, client, fates, most=10_000)
     assert bench.transfer.outcome == DONE
     assert client.data == data
-    # Nothing runs away: each datagram lost or late costs at most two windows, in both directions.
+    # The traffic is bounded: each lost or delayed datagram costs at most two windows in each direction.
     assert sent <= 4 * (size // blksize + 3) + 2 * (windowsize + 2) * 2 * len(fates)
 
 
@@ -40,7 +40,7 @@ def test_every_schedule_delivers_the_exact_bytes(size, blksize, windowsize, acks
     alone=st.booleans(),
     fates=FATES,
 )
-def test_netascii_survives_every_schedule_too(text, windowsize, alone, fates):
+def test_every_schedule_delivers_the_exact_netascii_text(text, windowsize, alone, fates):
     asked = ((b"blksize", b"8"), (b"windowsize", b"%d" % windowsize))
     source = NetasciiSource(io.BytesIO(text), Agreed(asked, 65464, 64, None))
     bench = Bench(b"", *asked, retries=100, source=source, ahead=ReadAhead(200), alone=alone)
@@ -51,7 +51,7 @@ def test_netascii_survives_every_schedule_too(text, windowsize, alone, fates):
 
 @settings(max_examples=300, deadline=None)
 @given(st.lists(st.binary(max_size=8) | st.integers(0, 70_000).map(lambda b: bytes((0, 4, b >> 8 & 255, b & 255)))))
-def test_no_datagram_upsets_the_state_machine(datagrams):
+def test_no_datagram_breaks_the_state_machine(datagrams):
     bench = Bench(bytes(1000), (b"blksize", b"8"), (b"windowsize", b"4"))
     bench.flush()
     for datagram in datagrams:

@@ -61,7 +61,7 @@ def test_an_empty_block_ends_a_multiple_of_blksize_and_an_empty_file():
     assert bench.sink.committed and bench.sink.size == 0
 
 
-def test_the_file_is_in_its_place_before_the_last_ack():
+def test_the_file_is_committed_before_the_last_ack():
     bench = lock_step()
     order = []
     bench.sink.commit = lambda: order.append("commit")
@@ -79,26 +79,26 @@ def test_a_window_is_acknowledged_at_its_end():
     assert bench.sink.data == b"".join([eight(number) for number in range(1, 10)]) + b"end"
 
 
-def test_a_gap_is_told_once_with_the_last_good_block():
+def test_a_gap_is_answered_once_with_the_ack_of_the_last_good_block():
     bench = window_of_4()
     assert bench.data(1, eight(1)) == []
     assert bench.data(3, eight(3)) == [1]
     assert bench.data(4, eight(4)) == []
-    # The client goes on behind block 1 with a window of four.
+    # The client continues after block 1 with a window of four.
     assert [bench.data(number, eight(number)) for number in (2, 3, 4, 5)] == [[], [], [], [5]]
     assert bench.sink.data == b"".join([eight(number) for number in range(1, 6)])
 
 
-def test_a_second_gap_is_told_again():
+def test_a_second_gap_is_answered_again():
     bench = window_of_4()
-    assert bench.data(2, eight(2)) == [0]  # and no OACK, which atftp would read as if all was well
+    assert bench.data(2, eight(2)) == [0]  # no OACK: atftp would take it for a sign that nothing was lost
     assert bench.data(1, eight(1)) == []
     assert bench.data(3, eight(3)) == [1]
     assert bench.data(2, eight(2)) == []
     assert bench.data(4, eight(4)) == [2]
 
 
-def test_the_whole_first_window_lost_but_its_end_asks_for_it():
+def test_a_first_window_of_which_only_the_end_arrives_is_asked_for_again():
     bench = window_of_4()
     assert bench.data(4, eight(4)) == [0]
 
@@ -126,7 +126,7 @@ def test_a_window_rolls_over_too():
 # -- repeats and strays ------------------------------------------------------------------------------------------------
 
 
-def test_a_block_that_comes_again_is_acknowledged_again_and_not_written_again():
+def test_a_duplicate_block_is_acknowledged_again_and_not_written_again():
     bench = lock_step()
     bench.data(1, b"a" * 512)
     assert bench.data(1, b"a" * 512) == [1]  # ACK 1 was lost
@@ -137,31 +137,31 @@ def test_a_block_that_comes_again_is_acknowledged_again_and_not_written_again():
     assert bench.transfer.resent == 2
 
 
-def test_the_echo_of_an_ack_that_was_sent_twice_is_not_answered():
-    # The Sorcerer's Apprentice (RFC 1123 4.2.3.1): else every block from here on would be sent twice.
+def test_the_duplicate_block_after_a_retransmitted_ack_is_not_answered():
+    # The Sorcerer's Apprentice (RFC 1123 4.2.3.1): otherwise every later block would be sent twice.
     bench = lock_step()
     bench.data(1)
     assert bench.wait_until_due() == [1]
     assert bench.data(2) == [2]  # for the first ACK 1
     assert bench.data(2) == []  # for the second
     assert bench.data(3) == [3]
-    assert bench.data(3) == [3]  # but now an ACK was lost
+    assert bench.data(3) == [3]  # this time the ACK was lost
 
 
-def test_a_repeated_window_is_acknowledged_once():
+def test_a_retransmitted_window_is_acknowledged_once():
     bench = window_of_4()
     for number in (1, 2, 3, 4):
         bench.data(number, eight(number))
-    # ACK 4 was lost, the client sends its window again.
+    # ACK 4 was lost: the client retransmits its window.
     assert [bench.data(number, eight(number)) for number in (1, 2, 3, 4)] == [[], [], [], [4]]
     assert bench.sink.size == 32
 
 
-def test_what_lies_beyond_the_window_is_a_gap_and_what_lies_behind_is_nothing():
+def test_a_block_beyond_the_window_is_a_gap_and_a_block_before_it_is_ignored():
     bench = window_of_4()
     for number in (32768, 65535, 0):
         assert bench.data(number, eight(number)) == [], number
-    # atftp goes on to the next window when its OACK comes twice.
+    # atftp goes on to the next window when it gets a duplicate OACK.
     assert bench.data(5, eight(5)) == [0]
     assert bench.data(100, eight(100)) == []
     assert bench.data(1, eight(1)) == []
@@ -190,7 +190,7 @@ def test_a_block_longer_than_blksize_is_illegal():
     assert refusal(window_of_4(), b"\0\3\0\1" + bytes(9)) == ILLEGAL
 
 
-def test_a_full_flash_is_told_at_the_block_that_does_not_fit():
+def test_a_full_flash_refuses_the_block_that_does_not_fit():
     bench = lock_step(sink=Memory(room=1000))
     assert bench.data(1) == [1]
     assert refusal(bench, b"\0\3\0\2" + bytes(512)) == DISK_FULL
@@ -205,7 +205,7 @@ def test_an_error_ends_the_transfer():
     assert not bench.sink.committed
 
 
-def test_an_error_behind_the_last_block_does_not_undo_the_file():
+def test_an_error_after_the_last_block_does_not_undo_the_file():
     bench = lock_step()
     bench.data(1, b"end")
     bench.receive(b"\0\5\0\0late\0")
@@ -214,7 +214,7 @@ def test_an_error_behind_the_last_block_does_not_undo_the_file():
     assert bench.transfer.outcome == DONE
 
 
-def test_nothing_is_taken_behind_the_last_block():
+def test_no_block_is_taken_after_the_last():
     bench = lock_step()
     bench.data(1, b"end")
     assert bench.data(2, b"more") == []
@@ -224,7 +224,7 @@ def test_nothing_is_taken_behind_the_last_block():
 # -- time --------------------------------------------------------------------------------------------------------------
 
 
-def test_the_last_ack_lost_is_repeated_while_the_transfer_dallies():
+def test_a_lost_last_ack_is_repeated_while_the_transfer_dallies():
     bench = lock_step(timeout=2)
     bench.data(1, b"end")
     bench.now += 3999
@@ -248,24 +248,24 @@ def test_an_unproven_client_gets_three_datagrams_for_each_request():
     three_datagrams_for_each_request(UploadBench(*WINDOW_4), "OACK")
 
 
-def test_an_unproven_client_can_not_get_more_by_what_proves_nothing():
+def test_blocks_that_prove_no_address_bring_an_unproven_client_no_more_datagrams():
     bench = window_of_4()
     sent = []
-    for number in (2, 3, 4, 2, 3, 4):  # a gap, from a spoofed address too
+    for number in (2, 3, 4, 2, 3, 4):  # gaps: a spoofed sender can make these too
         sent += bench.data(number, eight(number))
     for _ in range(20):
         sent += bench.wait(300)
     assert len(sent) == 2
 
 
-def test_a_gap_is_not_told_when_the_three_are_spent():
+def test_a_gap_is_not_answered_after_three_datagrams_to_an_unproven_client():
     bench = window_of_4()
     assert bench.wait_until_due() == bench.wait_until_due() == ["OACK"]
     assert bench.data(2, eight(2)) == []
 
 
-def test_an_ack_that_was_sent_twice_measures_no_round_trip():
-    # Karn: the block may answer the first copy.
+def test_a_retransmitted_ack_measures_no_round_trip():
+    # Karn's rule: the block may answer the first copy.
     bench = lock_step()
     karn(bench, bench.data, repeated=1)
 
@@ -277,7 +277,7 @@ def test_a_client_that_falls_silent_is_given_up():
     assert not bench.sink.committed
 
 
-def test_repeats_of_an_old_block_bring_no_progress():
+def test_duplicates_of_an_old_block_do_not_keep_the_transfer_alive():
     bench = lock_step(timeout=1, retries=3)
     bench.data(1)
     for _ in range(100):
@@ -295,7 +295,7 @@ def test_the_wait_adapts_to_the_round_trip_time():
         assert low <= bench.transfer.due - bench.now <= high, rtt
 
 
-def test_the_wait_for_a_block_begins_behind_the_write():
+def test_the_wait_for_a_block_begins_after_the_write():
     bench = lock_step()
 
     def write(data):
@@ -307,10 +307,10 @@ def test_the_wait_for_a_block_begins_behind_the_write():
     assert bench.wait(1) == [1]
 
 
-# -- a network that takes no more --------------------------------------------------------------------------------------
+# -- a network that takes no packet ------------------------------------------------------------------------------------
 
 
-def test_a_full_network_is_neither_a_repeat_nor_a_loss():
+def test_a_full_network_causes_no_retransmission():
     bench = lock_step()
     bench.transfer.receive(b"\0\3\0\1" + bytes(512), 516, bench.now)
     assert bench.blocks(room=0) == []
@@ -319,7 +319,7 @@ def test_a_full_network_is_neither_a_repeat_nor_a_loss():
     assert bench.sink.size == 512
 
 
-def test_the_last_ack_waits_for_a_full_network_too():
+def test_the_last_ack_waits_for_a_full_network():
     bench = lock_step()
     bench.transfer.receive(b"\0\3\0\1end", 7, bench.now)
     assert bench.blocks(room=0) == []
@@ -332,7 +332,7 @@ def test_the_last_ack_waits_for_a_full_network_too():
 
 
 def decoded(stream, size):
-    """What NetasciiSink makes of `stream` in blocks of `size` bytes."""
+    """The output of NetasciiSink for `stream` in blocks of `size` bytes."""
     memory = Memory()
     sink = NetasciiSink(memory)
     for at in range(0, len(stream), size):
@@ -349,7 +349,7 @@ def test_netascii_line_ends_at_every_block_border():
             assert decoded(stream, size) == text, (text, size)
 
 
-def test_what_is_no_netascii_is_kept():
+def test_bytes_that_are_not_valid_netascii_are_kept():
     for stream in (b"\r", b"a\rb", b"\r\r\n", b"\n", b"\0", b"\r\r\0", b"\xff\r"):
         wanted = stream.replace(b"\r\n", b"\n").replace(b"\r\0", b"\r")
         for size in (1, 2, 3):

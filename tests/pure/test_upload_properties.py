@@ -1,5 +1,5 @@
-"""Any schedule of loss, duplication and reordering that ends leaves the exact bytes; nothing upsets the state machines
-or the parser (hypothesis)."""
+"""Uploads store the exact bytes under any schedule of loss, duplication, reordering and delay, and no sequence of
+datagrams breaks the state machines or the parser (hypothesis)."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ from tftpd.transfer import DONE
 
 @settings(max_examples=300, deadline=None)
 @given(size=st.integers(0, 400), blksize=st.integers(8, 24), windowsize=st.integers(1, 9), fates=FATES)
-def test_every_schedule_leaves_the_exact_bytes(size: int, blksize: int, windowsize: int, fates: list[list[int]]):
+def test_every_schedule_stores_the_exact_bytes(size: int, blksize: int, windowsize: int, fates: list[list[int]]):
     content = bytes(i * 7 & 255 for i in range(size))
     bench = UploadBench((b"blksize", b"%d" % blksize), (b"windowsize", b"%d" % windowsize), timeout=2, retries=60)
     client = Sender(content, blksize, windowsize)
@@ -24,7 +24,7 @@ def test_every_schedule_leaves_the_exact_bytes(size: int, blksize: int, windowsi
     assert bench.transfer.outcome == DONE
     assert bench.sink.committed and bench.sink.data == content
     assert bench.transfer.delivered() == size
-    # Nothing runs away: each datagram lost or late costs at most two windows, in both directions.
+    # The traffic is bounded: each lost or delayed datagram costs at most two windows in each direction.
     assert sent <= 4 * (size // blksize + 3) + 2 * (windowsize + 2) * 2 * len(fates) + 20
 
 
@@ -34,7 +34,7 @@ def test_every_schedule_leaves_the_exact_bytes(size: int, blksize: int, windowsi
     windowsize=st.integers(1, 6),
     fates=FATES,
 )
-def test_netascii_survives_every_schedule_too(text: bytes, windowsize: int, fates: list[list[int]]):
+def test_every_schedule_stores_the_exact_netascii_text(text: bytes, windowsize: int, fates: list[list[int]]):
     memory = Memory()
     stream = text.replace(b"\r", b"\r\0").replace(b"\n", b"\r\n")
     asked = ((b"blksize", b"8"), (b"windowsize", b"%d" % windowsize))
@@ -43,7 +43,7 @@ def test_netascii_survives_every_schedule_too(text: bytes, windowsize: int, fate
     assert memory.committed and memory.data == text
 
 
-# -- everything that can come, in any order ----------------------------------------------------------------------------
+# -- any event in any order --------------------------------------------------------------------------------------------
 
 BLOCK_NUMBERS = st.integers(0, 12) | st.integers(65_520, 65_535) | st.integers(0, 65_535)
 PACKETS = (
@@ -56,7 +56,7 @@ PACKETS = (
 
 
 class Anything(RuleBasedStateMachine):
-    """A transfer to which anything may happen at any time."""
+    """A transfer that receives any packet, timer or repeated request at any time."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -160,7 +160,7 @@ NAMES = st.sampled_from([b"blksize", b"BLKSIZE", b"windowsize", b"timeout", b"ts
 @given(
     st.binary(max_size=600) | st.lists(NAMES | NUMBERS, max_size=12).map(lambda fields: b"\0\2" + b"\0".join(fields))
 )
-def test_no_datagram_upsets_the_parser(datagram: bytes):
+def test_no_datagram_breaks_the_parser(datagram: bytes):
     try:
         request = parse_request(datagram)
     except Refused as refusal:

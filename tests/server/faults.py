@@ -1,5 +1,5 @@
-"""Run inside MicroPython: `micropython faults.py FIRMWARE ROOT PORT`. The server, with a fault in each transfer of a
-file that is called after it: where, and what it raises."""
+"""Runs inside MicroPython: `micropython faults.py FIRMWARE ROOT PORT`. The server, with injected faults: the name of a
+file says where its transfer fails and which exception is raised, as in "read-ValueError"."""
 
 import sys
 
@@ -21,7 +21,7 @@ FAULTS = {
 
 
 def fault(path):
-    """Raise what the name says."""
+    """Raise the exception that the name of the file asks for."""
     raise FAULTS[path.rsplit("-", 1)[1]]()
 
 

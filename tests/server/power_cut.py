@@ -1,10 +1,10 @@
-"""Run inside MicroPython: `micropython power_cut.py FIRMWARE OLD_SIZE NEW_SIZE READER TEAR`.
+"""Runs inside MicroPython: `micropython power_cut.py FIRMWARE OLD_SIZE NEW_SIZE READER TEAR`.
 
-An upload of NEW_SIZE bytes over a file of OLD_SIZE (-1: there is none), on a LittleFS flash in memory whose power fails
-at the n-th program or erase: for every n until the upload gets through. READER (0, 1): somebody is reading the old
-file. TEAR (0, 1): the operation under way leaves half of its work, else nothing. After each cut the flash is mounted
-anew, as a boot does; what must be there then is asserted below. The cuts of that boot are tried as well. The last line
-that is printed is the number of cuts of each kind.
+Uploads NEW_SIZE bytes over a file of OLD_SIZE (-1: none), on a LittleFS flash in memory whose power fails at the n-th
+program or erase, for every n until the upload completes. READER (0, 1): another client is reading the old file. TEAR
+(0, 1): the interrupted operation does half of its work, else nothing. After each cut the flash is mounted as a boot
+does, and check() asserts the state of the file. The power also fails at each operation of that boot. The last line
+printed has the number of cuts in uploads and in boots.
 """
 
 import os
@@ -30,13 +30,13 @@ NEW = bytes([i * 11 + 3 & 255 for i in range(new_size)])
 
 
 class Flash:
-    """NOR flash: an erase sets all bits of a block, a program clears some. Fails for good at operation number `cut`."""
+    """NOR flash: an erase sets all bits of a block, a program clears some. Power fails at operation number `cut`."""
 
     def __init__(self, memory, cut=0):
         self.memory = memory
         self.left = cut  # operations until the power fails; 0: it never does
         self.dead = False
-        self.gone = False  # nobody uses it any more but finalisers
+        self.gone = False  # only finalisers still use it
 
     def _operate(self, at, data):
         """Put `data` at `at`."""
@@ -46,7 +46,7 @@ class Flash:
             if tear:
                 half = len(data) // 2
                 self.memory[at : at + half] = data[:half]
-                for i in range(at + half, at + half + 8):  # and what is between a zero and a one
+                for i in range(at + half, at + half + 8):  # a torn bit reads as 0 or 1
                     self.memory[i] &= i * 37 & 255 | data[i - at]
             raise OSError(5)
         self.memory[at : at + len(data)] = data
@@ -181,8 +181,8 @@ while True:
         acknowledged = upload(uploads, NEW)
         if source:
             assert acknowledged
-            left, flash.left = flash.left, 0  # no cuts in what is not part of it
-            for _ in range(20):  # that it may be written over, were it free
+            left, flash.left = flash.left, 0  # the preparation is not cut
+            for _ in range(20):  # would overwrite the block if it were free
                 with open("/files/filler", "wb") as file:
                     file.write(bytes(4096))
             os.remove("/files/filler")
@@ -214,5 +214,5 @@ while True:
         if not flash.dead:
             break
         again += 1
-assert outcomes == {True, False}, "the cuts do not reach from before the rename to behind it"
+assert outcomes == {True, False}, "the cuts fall only before or only after the rename"
 print(cuts - 1, again)

@@ -5,11 +5,11 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import SERVED, content
 
 from board import Board
+from served import SERVED, content
 
-# A real boot loader of some MB, from Debian's u-boot-qemu, ipxe or grub packages; made up where none is installed.
+# A real boot loader of some MB, from Debian's u-boot-qemu, ipxe or grub packages; synthetic if none is installed.
 BOOT_FILES = (
     "/usr/lib/ipxe/ipxe.iso",
     "/usr/lib/u-boot/qemu_arm64/u-boot.bin",
@@ -18,7 +18,7 @@ BOOT_FILES = (
 
 
 def command(client: str, board: Board, name: str, target: Path, mode: str = "octet") -> list[str]:
-    """The command line with which a person fetches `name` with that client."""
+    """The command line that fetches `name` with that client."""
     host, port = board.address[0], str(board.address[1])
     ascii_ = mode == "netascii"
     return {
@@ -65,13 +65,13 @@ def test_netascii_text_arrives_as_it_was(board: Board, tmp_path: Path, client: s
     result = get(client, board, "text.txt", tmp_path / "got", mode="netascii")
     assert result.returncode == 0, result.stderr
     wanted = SERVED["text.txt"]
-    if client == "curl":  # hands the line ends through as they came
+    if client == "curl":  # does not convert line ends
         wanted = wanted.replace(b"\r", b"\r\0").replace(b"\n", b"\r\n")
     assert (tmp_path / "got").read_bytes() == wanted
 
 
 @pytest.mark.parametrize("client", CLIENTS)
-def test_a_missing_file_is_told(board: Board, tmp_path: Path, client: str):
+def test_clients_report_a_missing_file(board: Board, tmp_path: Path, client: str):
     result = get(client, board, "missing", tmp_path / "got")
     said = result.stdout + result.stderr
     assert "not found" in said.lower() or result.returncode == 68, said  # 68 is curl's "file not found"

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import content
-from test_uploads import store
 
-from board import ROOT, TftpError, Wire, ack, blocks, fetch
+from board import ROOT
+from client import TftpError, Wire, ack, blocks, fetch, store
+from served import content
 from tools.bench.peers import free_port
 from tools.boards import micropython
 
@@ -30,7 +30,7 @@ def faulty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Address, 
     shutil.copytree(ROOT / "firmware", firmware)
     source = firmware / "tftpd/files.py"
     text = source.read_text()
-    assert 'const("/.uploads")' in text  # that would be on the host's own root
+    assert 'const("/.uploads")' in text  # otherwise in the root of the host
     source.write_text(text.replace('const("/.uploads")', f'const("{root.parent}/uploads")'))
     command = [micropython(), "-X", "heapsize=1M", "tests/server/faults.py", str(firmware), str(root), str(port)]
     console = root.parent / "faults.console"
@@ -52,7 +52,7 @@ def alive(address: Address) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("where", ["open", "read"])
-def test_a_fault_in_a_download(faulty, where: str, kind: str):
+def test_a_fault_in_a_download_ends_it_with_an_error(faulty, where: str, kind: str):
     address, _ = faulty
     with Wire(address) as other:
         first = other.ask("good")
@@ -65,7 +65,7 @@ def test_a_fault_in_a_download(faulty, where: str, kind: str):
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("where", ["write", "commit", "receive"])
-def test_a_fault_in_an_upload(faulty, where: str, kind: str):
+def test_a_fault_in_an_upload_ends_it_with_an_error(faulty, where: str, kind: str):
     address, root = faulty
     name = f"{where}-{kind}"
     (root / name).write_bytes(b"old")
@@ -81,7 +81,7 @@ def test_a_fault_in_an_upload(faulty, where: str, kind: str):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_fault_in_a_timer(faulty, kind: str):
+def test_a_fault_in_a_timer_ends_its_transfer_with_an_error(faulty, kind: str):
     address, _ = faulty
     with Wire(address) as wire, Wire(address) as other:
         first = other.ask("good")
@@ -92,7 +92,7 @@ def test_a_fault_in_a_timer(faulty, kind: str):
 
 
 @pytest.mark.everyday_only("--heap is for the everyday board")
-def test_a_board_that_is_short_of_memory_refuses_uploads_and_lives(start):
+def test_a_board_that_is_short_of_memory_refuses_uploads_and_keeps_serving(start):
     board = start("--heap", "120K", "--set", "read_ahead=0", "--set", "log=debug", "--writable")
     wires = [Wire(board.address) for _ in range(32)]
     answers = [wire.ask(f"new-{number}", ("blksize", 1468), opcode=2) for number, wire in enumerate(wires)]

@@ -2,95 +2,15 @@
 
 import os
 import random
-import socket
-from collections import Counter
 
 import pytest
-from conftest import SERVED
 
-from board import Board, Wire, ack, fetch, request
+from board import Board
+from client import fetch
+from fuzz import SEEDS, bombard
+from served import SERVED
 
-DATAGRAMS = int(os.environ.get("FUZZ_DATAGRAMS", "100000"))  # to the everyday board; a 20th of them to a genuine one
-_BATCH = {"unix": 32, "esp32_c3": 4}  # of them at once: a C3 queues 6
-
-SEEDS = [
-    request("hello.txt"),
-    request("size-5000", ("blksize", 1428), ("windowsize", 4), ("tsize", 0), ("timeout", 5)),
-    request("Boot/BCD", ("multicast", ""), mode="netascii"),
-    request("new.bin", ("tsize", 1000), opcode=2),
-    request("../" * 50 + "boot.py"),
-    ack(0),
-    ack(1),
-    ack(65535),
-    b"\0\3\0\1" + b"data" * 128,
-    b"\0\5\0\0text\0",
-    b"\0\6blksize\x00512\0",
-]
-
-
-def mutated(chance: random.Random, seeds: list[bytes]) -> bytes:
-    """A datagram of 0 to 65,507 bytes, most of them near to one of `seeds`."""
-    kind = chance.random()
-    if kind < 0.15:
-        return chance.randbytes(chance.choice((0, 1, 2, 3, 4, 5, 20, 511, 512, 513, 600)))
-    if kind < 0.152:
-        return chance.randbytes(chance.randrange(65_508))
-    data = bytearray(chance.choice(seeds))
-    for _ in range(chance.randrange(4)):
-        place = chance.randrange(len(data) + 1)
-        what = chance.randrange(5)
-        if what == 0 and data:
-            data[place % len(data)] = chance.choice((0, 1, 47, 92, 127, 128, 255, chance.randrange(256)))
-        elif what == 1:
-            del data[place:]
-        elif what == 2:
-            data[place:place] = chance.choice(
-                (b"\0", b"\0\0", b"..", b"/", b"\\", b"%s%n", b"9" * 30, chance.randbytes(8))
-            )
-        elif what == 3:
-            data += chance.choice(seeds)[2:]
-        else:
-            data += chance.randbytes(chance.choice((1, 2, 100, 500)))
-    return bytes(data)
-
-
-def bombard(board: Board, chance: random.Random, count: int, seeds: list[bytes], fresh: float) -> Counter[int]:
-    """Send `count` mutated datagrams, in batches that the board's queue holds; returns the opcodes of the answers.
-
-    fresh  the probability that the next batch comes from another port
-    """
-    batch = _BATCH[board.name]
-    opcodes: Counter[int] = Counter()
-    sender = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    tid = board.address
-    with Wire(board.address, timeout=0.02 if board.name == "unix" else 0.2) as probe:
-        for _ in range(count // batch):
-            for _ in range(batch):
-                # Half to the listening port, half to the TID of a transfer that is (or was) this sender's own.
-                sender.sendto(mutated(chance, seeds), chance.choice((board.address, tid)))
-            # Wait until all of that has been taken in, so that the board's queue drops none of it. An empty
-            # datagram makes the board open a new socket, and what was queued in the old one is asked for again.
-            for attempt in range(100):
-                probe.socket.sendto(request("no such file"), board.address)
-                try:
-                    assert probe.error().code == 1
-                    break
-                except TimeoutError:
-                    assert attempt < 99, "the board does not answer"
-            sender.setblocking(False)
-            try:
-                while True:
-                    answer, origin = sender.recvfrom(70_000)
-                    opcodes[answer[1]] += 1
-                    if answer[:2] in (b"\0\3", b"\0\4", b"\0\6"):
-                        tid = origin
-            except BlockingIOError:
-                sender.setblocking(True)
-            if chance.random() < fresh:
-                sender.close()
-                sender = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    sender.close()
-    return opcodes
+DATAGRAMS = int(os.environ.get("FUZZ_DATAGRAMS", "100000"))  # to the everyday board; a genuine one gets a 20th
 
 
 @pytest.mark.timeout(600)
@@ -101,7 +21,7 @@ def test_no_datagram_harms_the_board(start, sockets: tuple[str, ...]):
     board.fill()
     before = max(board.heap_when_idle() for _ in range(3))
     bombard(board, random.Random(2347), count // 2, SEEDS, fresh=0.05)
-    board.heap_when_idle(seconds=60)  # the transfers that were left behind time out first
+    board.heap_when_idle(seconds=60)  # the unfinished transfers time out first
     assert fetch(board.address, "size-5000", ("blksize", 1428), ("windowsize", 4)) == SERVED["size-5000"]
     after = min(board.heap_when_idle() for _ in range(3))
     assert after <= before + 1024, f"{after - before} bytes of heap are gone"

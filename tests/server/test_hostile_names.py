@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from board import Board, TftpError, Wire, fetch, request
+from board import Board
+from client import TftpError, Wire, fetch, request
 from tools import boards, filesystem
 
-# What lies on the board's flash besides what is served, and what an upload in progress is called.
+# The files on the board's flash that are not served, and the name of an upload in progress.
 OWN = [
     "boot.py",
     "main.py",
@@ -88,10 +89,10 @@ BYTES = [
     b"\x80..\x80/boot.py",
     b"..\xff/boot.py",
     b"boot.py\xc0\x80",
-    b"\x1b[2J\x1b[Hboot.py",  # a terminal's orders, for who reads the journal
+    b"\x1b[2J\x1b[Hboot.py",  # control sequences for the terminal of whoever reads the journal
     b"boot.py\n9.999 ready on 1.2.3.4:69",
     b"\x7f\x7f\x7f",
-    b"\xc2\x9b2Jboot.py",  # the same orders in one character
+    b"\xc2\x9b2Jboot.py",  # the same sequences with C1 control characters
     b"%s%s%s%n",
     b"%d%99999d",
     b"\x01files\x01hello.txt",
@@ -128,28 +129,30 @@ def hostile() -> list[bytes]:
 
 
 NAMES = hostile()
-# Some of them end, under the name rules, at a file that is served.
+# Some of them are, under the name rules, names of a served file.
 HARMLESS = {b"hello.txt/", b"hello.txt/."}
 
 
-def test_there_are_many_of_them():
+def test_the_list_has_hundreds_of_names():
     assert len(NAMES) >= 600
 
 
 def test_no_hostile_name_reads_a_file_outside(board: Board):
     wrong = []
-    # A genuine board gets a part of them: each takes it 20 ms.
+    # A genuine board gets a part of them: each costs 20 ms.
     for name in NAMES if board.name == "unix" else [*NAMES[::20], *BYTES]:
         try:
             data = fetch(board.address, name)
         except TftpError as error:
-            if error.code not in (1, 2) and b"\0" not in name:  # behind a NUL stands a mode that is none
+            if (
+                error.code not in (1, 2) and b"\0" not in name
+            ):  # the text after a NUL is read as the mode, which is invalid
                 wrong.append((name, str(error)))
         else:
             if name not in HARMLESS:
                 wrong.append((name, data[:40]))
     assert not wrong
-    if board.console:  # what they say to a terminal is no order, and no line of its own
+    if board.console:  # control characters are escaped, and no name makes a line of its own
         board.wait_for("ready on")
         assert not any("\x1b" in line or line.startswith("9.999 ready") for line in board.console)
 
@@ -180,5 +183,5 @@ def test_no_hostile_name_writes_a_file_outside(start, tmp_path: Path):
     outside = {path for path in files if not path.startswith("/files/")}
     assert outside == set(own)
     written = [path for path, data in files.items() if data == b"hostile"]
-    assert written  # a name that is only odd ("%2e%2e", "CON") is a name
+    assert written  # a name that is merely unusual ("%2e%2e", "CON") is allowed
     assert not any(part.startswith(".") for path in written for part in path[1:].split("/")), written

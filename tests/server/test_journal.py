@@ -1,11 +1,12 @@
-"""The journal: one line a transfer that says who, what, how much, how fast and why it ended; levels; counters."""
+"""The journal: one line per transfer with client, file, size, speed and outcome; levels; counters."""
 
 import re
 import time
 
 import pytest
 
-from board import Board, Wire, fetch, request
+from board import Board
+from client import Wire, fetch, request
 
 LINE = re.compile(
     r'(?P<uptime>\d+\.\d{3}) (?P<client>[\d.]+:\d+) RRQ "(?P<name>[^"]+)" (?P<mode>\S+) (?P<options>.*): '
@@ -14,7 +15,7 @@ LINE = re.compile(
 MORE = re.compile(r" 127\.0\.0\.1: (\d+) more refused or unanswered$")
 
 
-def test_one_line_for_a_transfer(board: Board):
+def test_each_transfer_has_one_line(board: Board):
     seen = len(board.console)
     with Wire(board.address) as wire:
         wire.ask("/BOOT/bcd", ("blksize", 1024), ("timeout", 3), ("tsize", 0), ("nonsense", 1))
@@ -29,7 +30,7 @@ def test_one_line_for_a_transfer(board: Board):
     assert (line["outcome"], line["bytes"], line["resent"]) == ("done", "26", "0")
 
 
-def test_the_figures_of_a_large_transfer_fit_together(board: Board):
+def test_the_figures_of_a_large_transfer_agree(board: Board):
     seen = len(board.console)
     fetch(board.address, "mebi.bin", ("blksize", 1468))
     match = LINE.fullmatch(board.wait_for("mebi.bin", after=seen))
@@ -38,7 +39,7 @@ def test_the_figures_of_a_large_transfer_fit_together(board: Board):
     assert abs(int(match["rate"]) - rate) <= 0.02 * rate + 1
 
 
-def test_a_client_that_ends_with_an_error_is_told_with_its_code(board: Board):
+def test_an_error_from_the_client_is_logged_with_its_code(board: Board):
     seen = len(board.console)
     with Wire(board.address) as wire:
         wire.ask("size-5000")
@@ -47,8 +48,8 @@ def test_a_client_that_ends_with_an_error_is_told_with_its_code(board: Board):
         assert "ended by the client, ERROR 3, 512 bytes" in board.wait_for("size-5000", after=seen)
 
 
-def test_a_refusal_is_one_line_and_cannot_forge_another(board: Board):
-    time.sleep(1.1)  # of such lines only so many come at once
+def test_a_refusal_is_one_line_and_can_not_forge_another(board: Board):
+    time.sleep(1.1)  # the rate of such lines is limited
     seen = len(board.console)
     with Wire(board.address) as wire:
         wire.ask("no\n9.999 10.0.0.1:1 RRQ forged\x1b[2J")
@@ -66,7 +67,7 @@ def refused_as(board: Board, datagram: bytes) -> str:
     return board.wait_for(client, after=seen).partition(client + " ")[2]
 
 
-def test_a_refused_request_is_shown_as_a_served_one(board: Board):
+def test_a_refused_request_is_logged_in_the_form_of_a_served_one(board: Board):
     time.sleep(1.1)
     asked = request("missing", ("blksize", 1432), ("tsize", 0))
     assert refused_as(board, asked) == 'RRQ "missing" octet blksize=1432 tsize=0: refused, file not found'
@@ -98,12 +99,12 @@ def test_a_name_can_not_forge_a_line_nor_hide(board: Board, name: str, shown: st
     assert refused_as(board, request(name)) == f'RRQ "{shown}" octet: refused, file not found'
 
 
-def test_what_is_no_text_is_shown_as_bytes(board: Board):
+def test_a_name_that_is_not_utf8_is_shown_as_bytes(board: Board):
     time.sleep(1.1)
     assert refused_as(board, request(b"a\xfe")) == "RRQ b'a\\xfe' octet: refused, name is not UTF-8"
 
 
-def test_many_refusals_are_counted_and_told_once_a_second(start):
+def test_many_refusals_are_counted_in_one_line_a_second(start):
     board = start()
     seen = len(board.console)
     started = time.monotonic()
@@ -132,14 +133,14 @@ def test_a_client_that_acknowledged_the_oack_was_not_probing(board: Board):
         assert ": ended by the client, ERROR 3" in board.wait_for(board.seen_as(wire), after=seen)
 
 
-def test_the_text_of_an_error_is_told_where_it_is_heard(start):
+def test_the_text_of_an_error_from_the_client_is_logged(start):
     with start("--set", "single_port=true") as board, Wire(board.address) as wire:
         wire.ask("size-5000")
         wire.send(b'\0\5\0\3Disk "full"\n\0 and more')
         assert ': ended by the client, ERROR 3 "Disk \\"full\\"\\n", 0 bytes' in board.wait_for("RRQ")
 
 
-def test_a_client_that_hears_nothing_is_told_when_it_asks_for_the_third_time(board: Board):
+def test_a_client_that_receives_nothing_is_logged_at_its_third_request(board: Board):
     seen = len(board.console)
     with Wire(board.address) as wire:
         for _ in range(5):

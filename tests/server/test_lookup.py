@@ -1,4 +1,4 @@
-"""names.py over a tree in memory that counts what a flash would be asked: names that are not there cost it nothing."""
+"""names.py over a tree in memory that counts flash accesses: a request for a missing name causes none."""
 
 import sys
 import types
@@ -23,7 +23,7 @@ class Handle:
 
 
 class Flash:
-    """Files below /files; each entry of a listing takes 2 ms."""
+    """A tree of files below /files; listing one entry takes 2 ms."""
 
     def __init__(self, *paths: str):
         self.folders: dict[str, dict[str, int]] = {"/files": {}}
@@ -43,7 +43,7 @@ class Flash:
         self.folders[folder].setdefault(last, FILE)
 
     def stand_in(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """For the flash and the clock of names.py."""
+        """Replace the flash and the clock of names.py."""
         monkeypatch.setattr(names, "os", types.SimpleNamespace(ilistdir=self.ilistdir, stat=self.stat))
         monkeypatch.setattr(names, "open", self.open, raising=False)
         monkeypatch.setattr(names, "ticks_ms", lambda: self.now)
@@ -94,13 +94,13 @@ def lookup(monkeypatch: pytest.MonkeyPatch):
 
 
 def finish(tree) -> None:
-    """All that is still to be listed."""
+    """List everything that is not listed yet."""
     while tree.jobs:
         tree.work(10)
 
 
 def find(tree, path: str):
-    """The path that is found, None for a name that is not there; lists until that is known."""
+    """The path of `name`, None if there is no such file; lists folders until that is certain."""
     found: dict = {}
     for _ in range(10_000):
         try:
@@ -120,7 +120,7 @@ def find(tree, path: str):
 MANY = [f"file-{number:04}.bin" for number in range(1500)]
 
 
-def test_a_name_that_is_not_there_asks_nothing_of_the_flash(lookup):
+def test_a_missing_name_causes_no_flash_access(lookup):
     flash, tree = lookup(*MANY, "pxelinux.cfg/default")
     finish(tree)
     flash.reset()
@@ -130,7 +130,7 @@ def test_a_name_that_is_not_there_asks_nothing_of_the_flash(lookup):
     assert (flash.opened, flash.listed) == (0, 0)
 
 
-def test_a_name_that_is_there_is_one_open(lookup):
+def test_an_existing_name_takes_one_open(lookup):
     flash, tree = lookup(*MANY)
     finish(tree)
     flash.reset()
@@ -138,7 +138,7 @@ def test_a_name_that_is_there_is_one_open(lookup):
     assert (flash.opened, flash.listed) == (1, 0)
 
 
-def test_a_name_in_small_letters_on_the_flash_needs_no_listing(lookup):
+def test_a_file_in_small_letters_is_found_in_any_case_without_a_listing(lookup):
     flash, tree = lookup(*MANY, "boot/bcd")
     finish(tree)
     flash.reset()
@@ -154,7 +154,7 @@ def test_a_hash_takes_4_bytes(lookup):
     assert all(0 <= number < 1 << 30 for number in tree._hashes), "a small int on a board of 32 bits"
 
 
-def test_what_has_to_be_listed_is_listed_in_slices(lookup):
+def test_folders_are_listed_in_slices(lookup):
     flash, tree = lookup(*MANY, "ODD.bin")
     while tree.jobs:
         before = flash.now
@@ -174,7 +174,7 @@ def test_what_has_to_be_listed_is_listed_in_slices(lookup):
     assert slices > 200
 
 
-def test_nobody_is_told_that_a_name_is_not_there_before_that_is_known(lookup):
+def test_a_name_is_not_refused_before_the_listing_is_complete(lookup):
     _, tree = lookup(*MANY)
     with pytest.raises(names.Later):
         tree.find(["missing"], {})
@@ -183,7 +183,7 @@ def test_nobody_is_told_that_a_name_is_not_there_before_that_is_known(lookup):
     assert find(tree, "missing") is None
 
 
-def test_a_file_that_was_uploaded_is_found_at_once_and_in_any_case(lookup):
+def test_an_uploaded_file_is_found_at_once_and_in_any_case(lookup):
     flash, tree = lookup(*MANY)
     finish(tree)
     assert find(tree, "New.bin") is None
@@ -192,7 +192,7 @@ def test_a_file_that_was_uploaded_is_found_at_once_and_in_any_case(lookup):
     assert find(tree, "New.bin") == find(tree, "NEW.BIN") == "New.bin"
 
 
-def test_a_file_that_was_uploaded_while_the_names_are_collected_is_found(lookup):
+def test_a_file_uploaded_during_the_listing_is_found(lookup):
     flash, tree = lookup(*MANY)
     tree.work(10)
     flash.put("New.bin")
@@ -201,7 +201,7 @@ def test_a_file_that_was_uploaded_while_the_names_are_collected_is_found(lookup)
     assert find(tree, "nEW.bin") == "New.bin"
 
 
-def test_more_names_than_the_heap_may_keep_are_served_too(lookup):
+def test_files_beyond_the_limit_of_kept_names_are_served(lookup):
     _, tree = lookup(*MANY, most=1000)
     finish(tree)
     assert len(tree._hashes) == 0
@@ -211,7 +211,7 @@ def test_more_names_than_the_heap_may_keep_are_served_too(lookup):
     assert not tree.jobs
 
 
-def test_the_upload_that_is_one_name_too_many_is_served_too(lookup):
+def test_an_upload_that_exceeds_the_limit_of_kept_names_is_served(lookup):
     flash, tree = lookup("one", "two", most=2)
     finish(tree)
     flash.put("Three")
@@ -221,7 +221,7 @@ def test_the_upload_that_is_one_name_too_many_is_served_too(lookup):
     assert find(tree, "four") is None
 
 
-def test_no_memory_for_one_more_hash_is_survived(lookup, monkeypatch):
+def test_files_are_served_when_there_is_no_memory_for_another_hash(lookup, monkeypatch):
     class Full(names.array):
         def append(self, number: int) -> NoReturn:
             raise MemoryError
@@ -246,7 +246,7 @@ def test_a_flash_that_can_not_be_listed_ends_the_search(lookup):
         tree.find(["ONE"], found)
 
 
-def test_a_flash_that_can_not_be_listed_at_the_start_is_looked_at_for_each_name(lookup):
+def test_a_flash_that_can_not_be_listed_at_the_start_is_accessed_for_each_name(lookup):
     flash, tree = lookup("One", "two")
     flash.broken = True
     with pytest.raises(OSError):
@@ -257,7 +257,7 @@ def test_a_flash_that_can_not_be_listed_at_the_start_is_looked_at_for_each_name(
 
 
 @pytest.mark.parametrize("where", ["in the job", "beside it"])
-def test_ctrl_c_in_the_middle_leaves_no_request_without_an_answer(lookup, monkeypatch, where: str):
+def test_ctrl_c_during_a_search_leaves_no_request_unanswered(lookup, monkeypatch, where: str):
     _, tree = lookup("One", "two")
     clock = names.ticks_ms
 
@@ -274,7 +274,7 @@ def test_ctrl_c_in_the_middle_leaves_no_request_without_an_answer(lookup, monkey
     assert find(tree, "ONE") == "One" and find(tree, "missing") is None
 
 
-def test_hidden_names_and_what_is_in_them_are_not_kept(lookup):
+def test_hidden_files_and_the_contents_of_hidden_folders_are_not_kept(lookup):
     _, tree = lookup(".secret/file", "a/.hidden")
     finish(tree)
     assert len(tree._hashes) == 1
@@ -285,11 +285,11 @@ PATHS = st.lists(st.lists(NAME, min_size=1, max_size=3).map("/".join), max_size=
 
 
 @given(paths=PATHS, asked=st.lists(NAME, min_size=1, max_size=3).map("/".join), most=st.sampled_from([3, 1000]))
-def test_any_tree_is_searched_as_one_would_by_hand(paths, asked, most):
+def test_any_tree_gives_the_same_result_as_a_plain_search(paths, asked, most):
     with pytest.MonkeyPatch.context() as monkeypatch:
         flash = Flash()
         for path in paths:
-            # A name is a file or a folder, not both.
+            # A name can't be a file and a folder.
             above = ["/".join(path.split("/")[:end]) for end in range(1, path.count("/") + 1)]
             kinds = {
                 f"{folder}/{name}"[7:]: kind for folder, held in flash.folders.items() for name, kind in held.items()
@@ -306,7 +306,7 @@ def test_any_tree_is_searched_as_one_would_by_hand(paths, asked, most):
             finish(tree)
 
 
-def test_many_names_at_once_wait_in_a_list_that_is_bounded(lookup):
+def test_requests_that_wait_for_the_listing_are_limited(lookup):
     _, tree = lookup(*MANY, most=10)
     finish(tree)
     asked: list[dict] = [{} for _ in range(50)]

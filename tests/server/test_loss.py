@@ -1,11 +1,12 @@
-"""Whole files through a relay that loses, repeats, reorders and delays datagrams by a seed."""
+"""Files arrive whole through a relay that loses, duplicates, reorders and delays datagrams, by a seed."""
 
 import time
 
 import pytest
-from conftest import SERVED
 
-from board import Board, Wire, fetch, patient_fetch, request
+from board import Board
+from client import Wire, fetch, patient_fetch, request
+from served import SERVED
 from tools.relay import Relay
 
 SIZE = "size-100000"
@@ -34,12 +35,14 @@ def test_netascii_arrives_whole_over_a_bad_network(board: Board):
 
 
 def test_a_duplicating_network_does_not_double_the_traffic(board: Board):
-    # Sorcerer's Apprentice: with every datagram sent twice by the network, the server must not answer each copy.
+    # Sorcerer's Apprentice: the network duplicates every datagram, and the server must not answer each copy.
     seen = board.lines_when_silent()
     with Relay(board.address[1], duplicate=1) as relay:
         assert patient_fetch(("127.0.0.1", relay.port), SIZE, ("blksize", 512)) == SERVED[SIZE]
-    line = board.wait_for('size-100000" octet blksize=512:', after=seen)  # not one before it, whose last ACK was lost
-    assert int(line.split(", ")[-1].split()[0]) < 20, line  # of 196 blocks; a busy machine makes a few late
+    line = board.wait_for(
+        'size-100000" octet blksize=512:', after=seen
+    )  # not of an earlier transfer whose last ACK was lost
+    assert int(line.split(", ")[-1].split()[0]) < 20, line  # of 196 blocks; a busy machine delays a few
 
 
 def test_losses_cost_tens_of_milliseconds_and_not_seconds(board: Board):
@@ -51,11 +54,11 @@ def test_losses_cost_tens_of_milliseconds_and_not_seconds(board: Board):
         assert seconds < 0.3 * relay.lost
 
 
-def test_a_link_that_is_gone_for_two_seconds_ends_nothing(board: Board):
+def test_a_transfer_survives_two_seconds_without_a_link(board: Board):
     with Wire(board.address) as wire:
         wire.ask("size-5000")
         wire.ack(1)
-        time.sleep(2)  # deaf and dumb
+        time.sleep(2)  # nothing passes in either direction
         wire.socket.setblocking(False)
         try:
             while True:
@@ -68,7 +71,7 @@ def test_a_link_that_is_gone_for_two_seconds_ends_nothing(board: Board):
         assert packet[4:] == SERVED["size-5000"][1024:1536]
 
 
-def test_a_lossy_path_leaves_the_direct_one_alone(board: Board):
+def test_a_client_on_a_lossy_path_does_not_block_another(board: Board):
     with Relay(board.address[1], loss=0.5, seed=5) as relay, Wire(("127.0.0.1", relay.port)) as stuck:
         stuck.send(request("size-5000"))
         assert fetch(board.address, "size-5000") == SERVED["size-5000"]

@@ -1,12 +1,13 @@
-"""Many clients at once, few sockets, the limit, clients that go away."""
+"""Many clients at once: few sockets, the limit of transfers, clients that go away."""
 
 import threading
 import time
 
 import pytest
-from conftest import SERVED
 
-from board import Board, TftpError, Wire, ack, blocks, fetch, patient_fetch
+from board import Board
+from client import TftpError, Wire, ack, blocks, fetch, patient_fetch
+from served import SERVED
 from tools import boards
 
 
@@ -20,7 +21,7 @@ def fetch_all(board: Board, count: int, name: str, *options: tuple[str, object],
         gate.wait()
         start = time.monotonic()
         try:
-            # Patient, for of many requests at once a board's queue of 4 or 6 datagrams drops some.
+            # With retransmission: a board's queue of 4 or 6 datagrams drops some of many requests at once.
             if patient_fetch(board.address, name, *options, patience=patience) != SERVED[name]:
                 wrong.append("other bytes")
         except Exception as error:
@@ -46,14 +47,14 @@ def test_as_many_clients_at_once_as_the_board_allows_are_served_fairly(start, op
 
 
 @pytest.mark.also_on_pico
-def test_eight_clients_at_once_on_a_shared_board(board: Board):
-    """More than the 3 sockets of a Pico W; the other boards have some to spare."""
+def test_eight_clients_at_once_are_served(board: Board):
+    """A Pico W has only 3 sockets for them; the other boards have enough."""
     patience = 8 if board.name == "rpi_pico_w" else 2
     fetch_all(board, 8, "size-5000", ("blksize", 1468), ("windowsize", 4), patience=patience)
 
 
 @pytest.mark.parametrize("sockets", [1, 2, 3, 4, 10])
-def test_32_clients_on_a_board_with_few_sockets(start, sockets: int):
+def test_32_clients_are_served_with_few_sockets(start, sockets: int):
     with start("--sockets", str(sockets)) as board:
         fetch_all(board, 32, "size-5000", ("blksize", 1468))
         fetch_all(board, 8, "size-100000", ("blksize", 512), ("windowsize", 4))
@@ -71,16 +72,16 @@ def test_clients_that_share_a_socket_are_told_apart_and_strangers_still_get_erro
             assert b"".join(blocks(wire, first)) == SERVED["size-5000"]
 
 
-def test_one_request_more_than_the_limit_gets_a_clear_error(start):
+def test_a_request_beyond_the_limit_gets_a_clear_error(start):
     with start("--set", "transfers=3") as board:
         wires = [Wire(board.address) for _ in range(4)]
         for wire in wires[:3]:
             assert wire.ask("size-5000")[:2] == b"\0\3"
         error = TftpError(wires[3].ask("size-5000"))
-        # U-Boot starts again on code 0, which is what a busy server wants.
+        # U-Boot asks again after code 0, as it should when the server is busy.
         assert error.code == 0 and "busy with 3 transfers" in error.text
         with wires[0]:
-            pass  # ends with an ERROR, and there is room again
+            pass  # an ERROR ends it and makes room
         board.wait_for("ended by the client")
         assert wires[3].ask("size-5000")[:2] == b"\0\3"
 
@@ -107,7 +108,7 @@ def test_a_client_whose_last_ack_was_lost_makes_room_for_another(start):
         assert ": done, 513 bytes" in board.wait_for("size-513")
 
 
-def test_a_slow_client_keeps_nobody_waiting(board: Board):
+def test_a_slow_client_does_not_delay_others(board: Board):
     with Wire(board.address) as slow:
         slow.ask("size-100000", ("blksize", 1468), ("windowsize", 16))
         started = time.monotonic()

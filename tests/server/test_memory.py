@@ -1,9 +1,10 @@
-"""Heap and code on the everyday board: nothing allocated per block, budgets kept, nothing lost over 2,000 transfers."""
+"""Heap and code on the everyday board: nothing allocated per block, budgets kept, no leak over 2,000 transfers."""
 
 import pytest
-from conftest import SERVED
 
-from board import Board, TftpError, Wire, fetch
+from board import Board
+from client import TftpError, Wire, fetch
+from served import SERVED
 from tools.bench import measures, peers
 
 
@@ -31,7 +32,7 @@ def test_what_is_loaded_with_all_options_off_is_at_most_27_kb(budgets):
 @pytest.mark.timeout(300)
 def test_thousands_of_transfers_leave_the_heap_flat(start):
     board: Board = start("--set", "log=debug")
-    fetch(board.address, "text.txt", mode="netascii")  # which loads its code
+    fetch(board.address, "text.txt", mode="netascii")  # loads the netascii code
     used = [board.heap_when_idle() for _ in range(5)]
     for number in range(2000):
         kind = number % 5
@@ -43,7 +44,7 @@ def test_thousands_of_transfers_leave_the_heap_flat(start):
             with pytest.raises(TftpError):
                 fetch(board.address, f"missing-{number}")
         elif kind == 3:
-            with Wire(board.address) as wire:  # goes away in the middle, with an ERROR
+            with Wire(board.address) as wire:  # ends in the middle with an ERROR
                 wire.ask("size-100000", ("tsize", 0), ("windowsize", 16))
                 wire.ack(0)
         else:
@@ -52,7 +53,7 @@ def test_thousands_of_transfers_leave_the_heap_flat(start):
     assert min(after) <= max(used) + 1024, (used, after)
 
 
-def test_a_board_that_is_short_of_memory_says_so_and_lives(start):
+def test_a_board_that_is_short_of_memory_says_so_and_keeps_serving(start):
     board: Board = start("--heap", "112K", "--set", "read_ahead=0", "--set", "log=debug")
     wires = [Wire(board.address) for _ in range(32)]
     answers = [wire.ask("size-5000", ("blksize", 1468)) for wire in wires]

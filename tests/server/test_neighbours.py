@@ -1,6 +1,6 @@
-"""Hostile neighbours: honest clients keep at least half of their throughput, and their places.
+"""Hostile neighbours: honest clients keep at least half of their throughput, and their transfers.
 
-They come from another address of this host, 127.0.0.66. `pytest -rP` shows the figures; docs/security.md has them.
+The attacker has another address of this host, 127.0.0.66. `pytest -rP` shows the figures; docs/security.md has them.
 """
 
 import contextlib
@@ -10,9 +10,10 @@ import time
 from collections.abc import Callable, Iterator
 
 import pytest
-from conftest import SERVED
 
-from board import Board, TftpError, Wire, ack, blocks, fetch, request
+from board import Board
+from client import TftpError, Wire, ack, blocks, fetch, request
+from served import SERVED
 
 pytestmark = pytest.mark.everyday_only("its clients have addresses of their own")
 
@@ -21,7 +22,7 @@ OPTIONS = [(("blksize", 1428),), (("blksize", 1428), ("windowsize", 4))]
 
 
 def sockets(count: int) -> list[socket.socket]:
-    """So many ports of the attacker."""
+    """`count` sockets of the attacker."""
     made = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(count)]
     for sock in made:
         sock.bind((ATTACKER, 0))
@@ -30,7 +31,7 @@ def sockets(count: int) -> list[socket.socket]:
 
 
 def honest(board: Board, times: int, options: tuple) -> float:
-    """Fetch a mebibyte so often, one after the other; returns the seconds. Asks again when busy or not answered."""
+    """Fetch a mebibyte `times` times in sequence; returns the seconds. Asks again after "busy" or no answer."""
     started = time.monotonic()
     while times:
         with contextlib.suppress(TimeoutError, TftpError), Wire(board.address, timeout=0.2) as wire:
@@ -41,7 +42,7 @@ def honest(board: Board, times: int, options: tuple) -> float:
 
 @contextlib.contextmanager
 def attack(step: Callable[[int], object], rate: int) -> Iterator[list[int]]:
-    """Call step(number) so often a second in a thread; yields a list that counts the calls."""
+    """Call step(number) `rate` times a second in a thread; yields a list with the count of calls."""
     done, stop = [0], threading.Event()
 
     def run() -> None:
@@ -60,9 +61,9 @@ def attack(step: Callable[[int], object], rate: int) -> Iterator[list[int]]:
 
 
 def kept(board: Board, options: tuple, step: Callable[[int], object], rate: int, what: str) -> float:
-    """The part of its throughput that an honest client keeps under that attack.
+    """The share of its throughput that an honest client keeps under that attack.
 
-    The best of three, as other work on this machine disturbs it too.
+    The best of three runs, as other work on this machine disturbs the measurement.
     """
     best = 0.0
     for _ in range(3):
@@ -80,7 +81,7 @@ def kept(board: Board, options: tuple, step: Callable[[int], object], rate: int,
 
 
 def half_is_kept(board: Board, options: tuple, ask: bytes, ports: int, rate: int, what: str) -> None:
-    """An honest client keeps half while the attacker sends `ask` so often a second, from so many ports in turn."""
+    """An honest client keeps half while the attacker sends `ask` at `rate` a second, from `ports` ports in turn."""
     from_ports = sockets(ports)
     share = kept(board, options, lambda n: from_ports[n % ports].sendto(ask, board.address), rate, what)
     assert share >= 0.5
@@ -89,32 +90,32 @@ def half_is_kept(board: Board, options: tuple, ask: bytes, ports: int, rate: int
 
 
 @pytest.mark.parametrize("options", OPTIONS)
-def test_a_flood_of_requests_from_distinct_ports(start, options: tuple):
+def test_a_flood_of_requests_leaves_an_honest_client_half_of_its_throughput(start, options: tuple):
     ask = request("size-100000", ("blksize", 1000))
     half_is_kept(start("--set", "transfers=8"), options, ask, 1000, 1000, "flood")
 
 
 @pytest.mark.parametrize("options", OPTIONS)
-def test_an_attacker_who_never_acknowledges(start, options: tuple):
+def test_transfers_never_acknowledged_leave_an_honest_client_half_of_its_throughput(start, options: tuple):
     ask = request("mebi.bin", ("blksize", 1468), ("windowsize", 64), ("timeout", 255))
     half_is_kept(start("--set", "transfers=8"), options, ask, 32, 100, "never ACKs")
 
 
 @pytest.mark.parametrize("options", OPTIONS)
-def test_a_stranger_on_a_tid(start, options: tuple):
+def test_forged_datagrams_on_a_tid_do_not_harm_its_transfer(start, options: tuple):
     board, ports = start(), sockets(1)
     with Wire(board.address) as victim:
         first = victim.ask("size-5000")
         forged = [ack(1), ack(7), b"\0\5\0\0forged\0", b"\0\3\0\1forged", b"", b"\0"]
         share = kept(board, options, lambda n: ports[0].sendto(forged[n % 6], victim.tid), 1000, "stranger")
         assert share >= 0.5
-        assert victim.receive() == first  # the timer's: nothing that was forged had any effect
+        assert victim.receive() == first  # retransmitted by the timer: the forged datagrams had no effect
         assert b"".join(blocks(victim, first)) == SERVED["size-5000"]
     ports[0].close()
 
 
 def hold(board: Board, sock: socket.socket) -> bool:
-    """Begin a transfer, prove the address, and say no more. False if the board is busy."""
+    """Begin a transfer, acknowledge once and then stay silent. False if the board is busy."""
     sock.setblocking(True)
     sock.settimeout(2)
     sock.sendto(request("size-100000"), board.address)
@@ -125,7 +126,7 @@ def hold(board: Board, sock: socket.socket) -> bool:
     return sock.recvfrom(1000)[0][:4] == b"\0\3\0\2"
 
 
-def test_one_address_can_not_take_all_places(start):
+def test_one_address_can_not_take_all_transfers(start):
     board = start("--set", "transfers=8", "--set", "transfers_per_client=6")
     ports = sockets(10)
     assert [hold(board, sock) for sock in ports] == [True] * 6 + [False] * 4
@@ -140,7 +141,7 @@ def test_one_address_can_not_take_all_places(start):
         sock.close()
 
 
-def test_who_has_not_answered_gives_way_at_once_to_who_has_fewer(start):
+def test_an_unanswered_transfer_gives_way_to_an_address_with_fewer_transfers(start):
     board, ports = start("--set", "transfers=4"), sockets(4)
     for sock in ports:
         sock.sendto(request("size-100000"), board.address)
@@ -150,7 +151,7 @@ def test_who_has_not_answered_gives_way_at_once_to_who_has_fewer(start):
         sock.close()
 
 
-def test_who_has_not_answered_yet_is_given_a_moment(start):
+def test_a_new_transfer_is_not_replaced_in_its_first_moment(start):
     board = start("--set", "transfers=2")
     wires = [Wire(board.address) for _ in range(3)]
     firsts = [wire.ask("size-5000") for wire in wires[:2]]
@@ -164,8 +165,8 @@ def test_who_has_not_answered_yet_is_given_a_moment(start):
         wire.socket.close()
 
 
-def test_the_reflection_factor(start):
-    """Bytes that a false sender's address gets for each byte of a request, headers of UDP and IP included."""
+def test_the_reflection_factor_is_bounded(start):
+    """Bytes that a spoofed address receives for each byte of a request, UDP and IP headers included."""
     board = start("--set", "timeout=1", "--set", "retries=3")
     asked = {
         "OACK": request("size-5000", ("blksize", 1468), ("windowsize", 64), ("tsize", 0), ("timeout", 1)),
@@ -193,7 +194,7 @@ def test_the_reflection_factor(start):
     assert max(factors.values()) <= 3 * (516 + 28) / (2 + 1 + 1 + 5 + 1 + 28)
 
 
-def test_client_folders_go_before_the_common_tree(start, tmp_path):
+def test_the_folder_of_a_client_takes_precedence_over_the_common_tree(start, tmp_path):
     for name, data in (
         ("127.0.0.1/own", b"mine"),
         ("127.0.0.66/own", b"theirs"),

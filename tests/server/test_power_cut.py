@@ -1,5 +1,5 @@
-"""Power cuts: at every program and erase of an upload over an existing file, losing or tearing the one under way, and
-at every one of the boot behind it. What must hold is in power_cut.py, which runs inside MicroPython on its LittleFS."""
+"""Power cuts at every program and erase of an upload over an existing file, and of the boot after it. The interrupted
+operation is lost or torn. power_cut.py, which runs inside MicroPython on its LittleFS, checks the result."""
 
 import shutil
 import subprocess
@@ -12,7 +12,7 @@ from tools.boards import micropython
 
 
 def power_cut(old: int, new: int, reader: bool, tear: bool, firmware: Path = ROOT / "firmware") -> tuple[int, int]:
-    """The number of cuts in the upload, and in the boots behind them."""
+    """Run power_cut.py; returns the number of cuts in the upload and in the boots after it."""
     values = [str(int(value)) for value in (old, new, reader, tear)]
     command = [micropython(), "-X", "heapsize=8M", "tests/server/power_cut.py", str(firmware), *values]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100)
@@ -48,7 +48,7 @@ def test_every_cut_leaves_no_file_or_the_whole_new_one(tear: bool):
     ],
     ids=["not atomic", "not put back", "not cleaned", "not closed before it is put in its place"],
 )
-def test_the_cuts_find_a_store_that_is_wrong(tmp_path: Path, right: str, wrong: str, reader: bool):
+def test_the_cuts_find_a_fault_in_the_upload_code(tmp_path: Path, right: str, wrong: str, reader: bool):
     firmware = tmp_path / "firmware"
     shutil.copytree(ROOT / "firmware", firmware)
     uploads = firmware / "tftpd/uploads.py"

@@ -1,4 +1,4 @@
-"""What of server.py can't be shown from outside: sources that are never answered, addresses of both forms."""
+"""Behaviour of server.py that no client on loopback can cause: spoofed sources, lack of memory, Ctrl-C."""
 
 from errno import EAGAIN
 
@@ -10,8 +10,8 @@ from tftpd.ports import Port, host_port
 from tftpd.server import Server
 
 
-class Deaf:
-    """A socket that hands out a few datagrams and notes what is sent."""
+class FakeSocket:
+    """A socket that delivers a few datagrams and records what is sent."""
 
     def __init__(self, *datagrams, address):
         self._waiting = [(datagram, address) for datagram in reversed(datagrams)]
@@ -34,14 +34,14 @@ def no_socket(*_):
 def answers(*datagrams_and_address, listening=True):
     *datagrams, address = datagrams_and_address
     server = Server(settings.defaults())
-    sock = Deaf(*datagrams, address=address)
+    sock = FakeSocket(*datagrams, address=address)
     ports = server.ports
     port = ports.listener if listening else Port(50_000)
     ports.listener.sock = port.sock = sock  # type: ignore[assignment]
     ports.bound[sock] = port
     ports.wait = lambda timeout_ms: [(sock, 1)]  # CPython has no ipoll
     ports._socket = no_socket  # type: ignore[assignment]  # a refusal comes from the listening port then
-    for _ in datagrams:  # of requests one a turn
+    for _ in datagrams:  # one request is handled per turn
         server.poll(0)
     return sock.sent
 
@@ -58,36 +58,36 @@ def test_port_0_is_never_answered():
     assert answers(b"\0\4\0\1", ("10.0.0.5", 0), listening=False) == []
 
 
-def test_others_are_answered():
+def test_other_sources_are_answered():
     assert answers(b"\0\7", ("10.0.0.5", 1234))[0][1] == ("10.0.0.5", 1234)
     assert answers(b"\0\7", ("223.0.0.5", 1))[0][0][:4] == b"\0\5\0\4"
     assert answers(b"\0\4\0\1", ("10.0.0.5", 1234), listening=False)[0][0][:4] == b"\0\5\0\5"
 
 
 @pytest.mark.parametrize("listening", [True, False])
-def test_an_empty_datagram_throws_away_nothing_behind_it(listening):
+def test_an_empty_datagram_does_not_discard_the_next_one(listening):
     assert len(answers(b"", b"\0\7", ("10.0.0.5", 1234), listening=listening)) == 1
 
 
-def test_no_memory_for_a_datagram_loses_that_datagram_only(monkeypatch):
+def test_a_lack_of_memory_for_a_datagram_loses_only_that_datagram(monkeypatch):
     def recvfrom(self, size):
         raise MemoryError
 
-    monkeypatch.setattr(Deaf, "recvfrom", recvfrom)
+    monkeypatch.setattr(FakeSocket, "recvfrom", recvfrom)
     monkeypatch.setattr("sys.print_exception", lambda trouble: None, raising=False)
     assert answers(b"\0\7", ("10.0.0.5", 1234)) == []
 
 
-def test_with_no_memory_for_a_large_datagram_short_ones_are_heard(monkeypatch):
-    # As where uploads have larger blocks than the heap has room for just now.
-    right = Deaf.recvfrom
+def test_without_memory_for_a_large_datagram_short_ones_are_received(monkeypatch):
+    # For example while uploads have larger blocks than the heap has room for.
+    right = FakeSocket.recvfrom
 
     def recvfrom(self, size):
         if size > 64:
             raise MemoryError
         return right(self, size)
 
-    monkeypatch.setattr(Deaf, "recvfrom", recvfrom)
+    monkeypatch.setattr(FakeSocket, "recvfrom", recvfrom)
     monkeypatch.setattr("sys.print_exception", lambda trouble: None, raising=False)
     sent = answers(b"\0\7", b"\0\1" + b"long" * 100 + b"\0octet\0", ("10.0.0.5", 1234))
     assert [packet[:4] for packet, _ in sent] == [b"\0\5\0\4", b"\0\5\0\0"]
@@ -100,7 +100,7 @@ def test_poll_goes_on_after_ctrl_c():
 
     server = Server(settings.defaults())
     server.ports._socket = no_socket  # type: ignore[assignment]
-    server.ports.listener.sock = sock = Deaf(b"\0\7", address=("10.0.0.5", 1234))  # type: ignore[assignment]
+    server.ports.listener.sock = sock = FakeSocket(b"\0\7", address=("10.0.0.5", 1234))  # type: ignore[assignment]
     server.ports.bound[sock] = server.ports.listener
     server.ports.wait = interrupted
     with pytest.raises(KeyboardInterrupt):
@@ -109,13 +109,13 @@ def test_poll_goes_on_after_ctrl_c():
     assert server.poll(0) is False and len(sock.sent) == 1
 
 
-def test_a_port_that_was_closed_is_not_polled_again():
+def test_a_closed_port_is_not_polled_again():
     server = Server(settings.defaults())
     server.files.names.jobs.clear()
     ports = server.ports
-    ports.listener.sock = Deaf(address=None)  # type: ignore[assignment]
+    ports.listener.sock = FakeSocket(address=None)  # type: ignore[assignment]
     port = Port(50_000)
-    sock = Deaf(*[b"\0\4\0\1"] * 20, address=("10.0.0.5", 1234))  # more than are taken in one turn
+    sock = FakeSocket(*[b"\0\4\0\1"] * 20, address=("10.0.0.5", 1234))  # more than are taken in one turn
     port.sock = sock  # type: ignore[assignment]
     ports.bound[sock] = port
     waits = []
@@ -133,7 +133,7 @@ def test_a_port_that_was_closed_is_not_polled_again():
 
 
 def test_ctrl_c_while_a_replaced_file_is_removed_leaves_nothing(monkeypatch, tmp_path):
-    # Its last reader ends, and Ctrl-C comes in the middle of that; stop() closes the file once more.
+    # Ctrl-C comes while the last reader's file is closed; stop() closes it again.
     folder = tmp_path / ".uploads"
     folder.mkdir()
     monkeypatch.setattr(files, "UPLOADS", str(folder))
@@ -157,7 +157,7 @@ def test_ctrl_c_while_a_replaced_file_is_removed_leaves_nothing(monkeypatch, tmp
     assert not list(folder.iterdir()) and (tmp_path / "file").read_bytes() == b"new"
 
 
-def test_a_file_moved_aside_whose_folder_is_gone_keeps_no_board_from_starting(monkeypatch, tmp_path):
+def test_a_board_starts_although_the_folder_of_a_file_moved_aside_is_gone(monkeypatch, tmp_path):
     monkeypatch.setattr(uploads, "UPLOADS", str(tmp_path))
     aside = tmp_path / "00000001\1no such folder\1file"
     aside.write_bytes(b"old")
@@ -165,12 +165,12 @@ def test_a_file_moved_aside_whose_folder_is_gone_keeps_no_board_from_starting(mo
     assert aside.read_bytes() == b"old"
 
 
-def test_a_fault_is_told_once_even_if_its_transfer_has_ended_in_between():
+def test_a_fault_is_logged_once_even_if_its_transfer_has_already_ended():
     server = Server(settings.defaults())
-    server.fail(object(), MemoryError())  # no session of its any more
+    server.fail(object(), MemoryError())  # its session has ended
     server.fail(None, MemoryError())
 
 
-def test_addresses_of_boards_and_of_the_unix_port():
+def test_addresses_of_both_forms_are_read():
     assert host_port(("10.1.2.3", 69)) == ("10.1.2.3", 69)
     assert host_port(b"\x02\x00\x1b\x39\x0a\x01\x02\x03" + bytes(8)) == ("10.1.2.3", 6969)

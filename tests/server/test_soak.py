@@ -1,7 +1,7 @@
-"""Everything at once and for long: fuzzed datagrams at a board that takes uploads, mixed transfers, a bad network.
+"""Long runs: fuzzed datagrams at a board that takes uploads, and mixed transfers over a bad network. Afterwards heap,
+sockets and files are as before.
 
-A small part of it runs with the rest of the suite; `make soak` runs the whole (SOAK=1): a million datagrams, 10,000
-transfers. Afterwards heap, sockets and files are what they were.
+The suite runs a small part; `make soak` (SOAK=1) runs a million datagrams and 10,000 transfers.
 """
 
 import os
@@ -10,11 +10,11 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import SERVED, content
-from test_fuzz import SEEDS, bombard
-from test_uploads import flash_files, store
 
-from board import Board, TftpError, Wire, ack, fetch, patient_fetch, request
+from board import Board, flash_files
+from client import TftpError, Wire, ack, fetch, patient_fetch, request, store
+from fuzz import SEEDS, bombard
+from served import SERVED, content
 from tools.relay import Relay
 
 WHOLE = bool(os.environ.get("SOAK"))
@@ -42,7 +42,7 @@ def open_files(board: Board) -> int:
             parent = (process / "stat").read_text().rsplit(")", 1)[1].split()[1]
             if int(parent) == board.process.pid:
                 return len(list((process / "fd").iterdir()))
-        except (OSError, IndexError):  # it has ended in the meantime
+        except (OSError, IndexError):  # the process has ended
             continue
     raise AssertionError("no process of the board")
 
@@ -50,12 +50,12 @@ def open_files(board: Board) -> int:
 def before(board: Board) -> tuple[int, int]:
     """Bytes of heap and open files of the idle board, once its tables have grown."""
     board.fill(uploads=True)
-    store(board.address, "first", b"")  # and what the first upload of all needs is there
+    store(board.address, "first", b"")  # allocates what the first upload needs
     return max(board.heap_when_idle(seconds=60) for _ in range(3)), open_files(board)
 
 
 def check(board: Board, heap: int, opened: int) -> None:
-    """Heap and open files are what they were."""
+    """Fail unless heap and open files are as before."""
     after = min(board.heap_when_idle(seconds=60) for _ in range(3))
     assert after <= heap + 1024, f"{after - heap} bytes of heap are gone"
     assert open_files(board) == opened
@@ -89,7 +89,7 @@ def test_mixed_transfers_leave_everything_as_it_was(start, tmp_path: Path):
                 if number % 1000 == 999:
                     check(board, heap, opened)
                     board.console.clear()
-        time.sleep(2.5)  # what was left behind is given up
+        time.sleep(2.5)  # unfinished transfers are given up
         check(board, heap, opened)
         for name, data in uploaded.items():
             assert fetch(board.address, name, ("blksize", 1468), ("windowsize", 8)) == data
@@ -102,7 +102,7 @@ def test_mixed_transfers_leave_everything_as_it_was(start, tmp_path: Path):
 def one_transfer(
     board: Board, bad: tuple[str, int], number: int, chance: random.Random, uploaded: dict[str, bytes]
 ) -> None:
-    """A transfer of some kind; `bad`: the board behind a bad network; `uploaded`: what lies on the board afterwards."""
+    """One transfer of a random kind. `bad` is the board behind a bad network; `uploaded` records the uploaded files."""
     options = (("blksize", chance.choice((60, 512, 1428, 1468))), ("windowsize", chance.choice((1, 2, 8))))
     data = content(chance.choice((0, 1, 511, 512, 3000, 6000)), number)
     name = f"upload-{number % 7}"
@@ -127,7 +127,7 @@ def one_transfer(
     elif kind == 10:
         with pytest.raises(TftpError):
             store(board.address, chance.choice(("folder", "missing/x", "../x", ".x")), data)
-    else:  # goes away in the middle: with an ERROR, without one, or a reader of what is then replaced
+    else:  # goes away in the middle, with an ERROR or without
         wire = Wire(board.address)
         wire.ask(name, opcode=chance.choice((1, 2)))
         wire.send(chance.choice((ack(1), b"\0\3\0\1" + bytes(512))))
@@ -135,5 +135,5 @@ def one_transfer(
             wire.send(b"\0\5\0\0enough\0")
             time.sleep(0.002)
         else:
-            time.sleep(2.5)  # until it has been given up: nobody else could write that file
+            time.sleep(2.5)  # until it is given up: nobody else can write that file before
         wire.socket.close()

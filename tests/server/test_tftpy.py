@@ -4,9 +4,9 @@ import io
 
 import pytest
 import tftpy
-from conftest import SERVED
 
 from board import Board
+from served import SERVED
 
 
 def download(board: Board, name: str, mode: str = "octet", **options: int) -> bytes:
@@ -32,12 +32,12 @@ def test_a_mebibyte_arrives_whole(board: Board, blksize: int):
     assert download(board, "mebi.bin", blksize=blksize) == SERVED["mebi.bin"]
 
 
-def test_more_than_65535_blocks(board: Board):
+def test_a_file_of_more_than_65535_blocks_arrives_whole(board: Board):
     board.skip_if_too_slow(65536)
     assert download(board, "rollover.bin", blksize=8) == SERVED["rollover.bin"]
 
 
-def test_tsize(board: Board):
+def test_tsize_is_the_size_of_the_file(board: Board):
     assert download(board, "size-5000", tsize=0, blksize=1024) == SERVED["size-5000"]
 
 

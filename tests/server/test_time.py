@@ -1,6 +1,6 @@
-"""Months of uptime: `ticks_ms` wraps after 12.4 days, and of two ticks the later one is known for half of that.
+"""Months of uptime: `ticks_ms` wraps after 12.4 days, and two ticks can be compared only within half of that.
 
-The clock moves by days under each state that can last. link.py, panel.py and crash.py: test_link.py, test_panel.py.
+The clock moves by days in each state that can last. For link.py and panel.py see tests/boards.
 """
 
 import itertools
@@ -24,7 +24,7 @@ days = pytest.mark.parametrize("days", [1, 5, 6.2, 6.3, 7, 10, 12, 13, 30])
 
 
 class Air:
-    """The clock, and the datagrams that the one socket gives and takes."""
+    """The clock, and a socket: the datagrams that it delivers and those sent."""
 
     def __init__(self):
         self.ms = 123_456
@@ -67,7 +67,7 @@ def air(monkeypatch):
 
 @pytest.fixture
 def server(air, monkeypatch, tmp_path):
-    """A server of tmp_path that sends all from its one socket."""
+    """A server of tmp_path that sends everything from one socket."""
     (tmp_path / "file").write_bytes(bytes(2000))
     (tmp_path / ".uploads").mkdir()
     for module in (uploads, sys.modules["tftpd.files"]):
@@ -88,7 +88,7 @@ def server(air, monkeypatch, tmp_path):
 
 
 def hear(server, air, datagram):
-    """What is sent for it."""
+    """Deliver a datagram; returns the packets sent in answer."""
     air.waiting.append(datagram)
     air.sent.clear()
     server.poll(0)
@@ -96,7 +96,7 @@ def hear(server, air, datagram):
 
 
 def pass_days(server, air, days):
-    """Days in which nobody polls, then a few turns."""
+    """Let days pass without a poll, then poll a few times."""
     air.ms += int(days * DAY)
     for _ in range(3):
         server.poll(0)
@@ -108,7 +108,7 @@ def seconds_of_last_line(capsys):
 
 
 @days
-def test_a_program_that_only_polls_knows_how_long_it_has_run(server, air, capsys, days):
+def test_uptime_is_right_in_a_program_that_only_polls(server, air, capsys, days):
     started = air.ms
     while air.ms < started + days * DAY:
         air.ms += 3_600_000
@@ -119,14 +119,14 @@ def test_a_program_that_only_polls_knows_how_long_it_has_run(server, air, capsys
 
 
 @days
-def test_days_in_which_nobody_polls_make_no_time_negative(server, air, capsys, days):
+def test_days_without_a_poll_make_no_time_negative(server, air, capsys, days):
     air.ms += int(days * DAY)
     hear(server, air, b"\0\1missing\0octet\0")
     assert seconds_of_last_line(capsys) >= 0
 
 
 @days
-def test_a_read_ends_however_long_nobody_polls(server, air, days):
+def test_a_read_ends_after_any_time_without_a_poll(server, air, days):
     assert hear(server, air, b"\0\1file\0octet\0")[0][:4] == b"\0\3\0\1"
     hear(server, air, b"\0\4\0\1")
     assert server.stats()["transfers"] == 1
@@ -136,7 +136,7 @@ def test_a_read_ends_however_long_nobody_polls(server, air, days):
 
 
 @days
-def test_a_dallying_upload_ends_however_long_nobody_polls(server, air, days):
+def test_a_dallying_upload_ends_after_any_time_without_a_poll(server, air, days):
     assert hear(server, air, b"\0\2new\0octet\0") == [b"\0\4\0\0"]
     assert hear(server, air, b"\0\3\0\1whole") == [b"\0\4\0\1"]
     assert server.stats()["transfers"] == 1 and server.stats()["done"] == 1
@@ -146,25 +146,25 @@ def test_a_dallying_upload_ends_however_long_nobody_polls(server, air, days):
 
 
 @days
-def test_who_has_not_answered_for_days_gives_way(server, air, days):
+def test_a_transfer_without_an_answer_for_days_gives_way(server, air, days):
     server.settings["transfers"] = 1
     hear(server, air, b"\0\1file\0octet\0")
     air.ms += int(days * DAY)
     server._due = air.ticks_ms()
     air.waiting.append(b"\0\1file\0octet\0blksize\x001000\0")
     air.sent.clear()
-    server.ports.clients.clear()  # as of another one
+    server.ports.clients.clear()  # as if from another client
     server.ports.clients[("10.0.0.6", 1)] = server.ports.sessions[0]
     server.ports.sessions[0].client = ("10.0.0.6", 1)
     server.poll(0)
     assert air.sent[0][:2] == b"\0\6"
 
 
-def test_a_read_that_goes_on_for_weeks_is_told_with_its_time(server, air, capsys):
+def test_a_read_that_takes_weeks_is_logged_with_its_duration(server, air, capsys):
     hear(server, air, b"\0\1file\0octet\0")
     (session,) = server.ports.sessions
     assert isinstance(session, Session)
-    for _ in range(20 * 24 * 3600 // 20):  # a client that is heard of every 20 s
+    for _ in range(20 * 24 * 3600 // 20):  # the client acknowledges every 20 s
         air.ms += 20_000
         session.transfer.progress = air.ticks_ms()
         server.journal.uptime_ms()
@@ -195,7 +195,7 @@ def test_the_tick_comes_each_second_after_any_pause(server, air, days):
     assert [ms for ms in pauses if ms < DAY] == [1000, 1000, 1000]
 
 
-def test_a_tick_that_fails_is_told_once_and_serving_goes_on(server, air, capsys):
+def test_a_failing_tick_is_logged_once_and_the_server_continues(server, air, capsys):
     ticks = []
     faults = [MemoryError("no heap"), MemoryError("no heap"), OSError(5, "driver"), None, OSError(5, "driver")]
 

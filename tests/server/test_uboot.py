@@ -1,7 +1,7 @@
 """U-Boot in QEMU boots and loads files from the everyday board over TFTP, also over a wire that loses packets.
 
 U-Boot asks port 69 and QEMU's own network answers there itself, so both live in a network namespace of their own,
-joined by a tap device whose frames pass through this test. All of it goes when the test ends.
+joined by a tap device whose frames pass through this test. Both vanish with the test.
 """
 
 import ctypes
@@ -22,13 +22,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from conftest import content
 
 from board import Board
+from served import content
 
 QEMU = "qemu-system-aarch64"
 UBOOT = Path("/usr/lib/u-boot/qemu_arm64/u-boot.bin")
-SERVER, CLIENT = "192.0.2.1", "192.0.2.2"  # RFC 5737: for examples
+SERVER, CLIENT = "192.0.2.1", "192.0.2.2"  # RFC 5737: addresses for documentation
 WHERE = "0x41000000"  # memory of QEMU's virt board, above U-Boot
 FILES = {
     "image.bin": content(700_000),
@@ -43,7 +43,7 @@ _FRAME_BYTES = 2048
 
 
 class Namespace:
-    """A new network namespace without a name: what is started inside stays in it, and it goes with the last of them."""
+    """A new network namespace without a name; it exists as long as a process runs inside."""
 
     def __enter__(self) -> "Namespace":
         self._libc = ctypes.CDLL(None, use_errno=True)
@@ -60,9 +60,9 @@ class Namespace:
 
 
 class Cable:
-    """Joins QEMU, which gets the socket `end`, and a tap device with the server's address.
+    """Connects QEMU, which gets the socket `end`, to a tap device with the server's address.
 
-    Of the UDP datagrams every `lose_every`-th is dropped, in both directions; none while it is 0.
+    Drops every `lose_every`-th UDP datagram, in both directions; 0 drops none.
     """
 
     def __init__(self) -> None:
@@ -126,7 +126,7 @@ class UBoot:
         self._process = subprocess.Popen(
             [*machine, *wiring], stdin=pipe, stdout=pipe, stderr=subprocess.STDOUT, pass_fds=[network]
         )
-        cable.end.close()  # QEMU's alone, so that the cable learns when it has ended
+        cable.end.close()  # only QEMU keeps it, so that the cable sees the end of QEMU
         self._heard = ""
 
     def interrupt_autoboot(self) -> None:
@@ -135,16 +135,16 @@ class UBoot:
         self._until(self.PROMPT)
 
     def run(self, command: str, seconds: float = 20) -> str:
-        """What U-Boot says to a command. Fails if the prompt is not back in time."""
+        """The output of a command in U-Boot. Fails if the prompt does not return in time."""
         self._type(command + "\n")
         return self._until(self.PROMPT, seconds)
 
     def load(self, name: str) -> str:
-        """Load a file to WHERE; what U-Boot says."""
+        """Load a file to WHERE; returns U-Boot's output."""
         return self.run(f"tftpboot {WHERE} {name}")
 
     def crc32(self) -> int:
-        """Of what was loaded last, by U-Boot's own count of its bytes."""
+        """The CRC-32 of the file loaded last, computed by U-Boot over its own count of bytes."""
         said = self.run(f"crc32 {WHERE} $filesize")
         match = re.search(r"==> ([0-9a-f]{8})", said)
         assert match, said
@@ -184,7 +184,7 @@ class Bench(NamedTuple):
     cable: Cable
 
     def loaded(self, name: str, window: int = 4) -> tuple[str, str]:
-        """Load a file and check it: what U-Boot said, and the board's line about it."""
+        """Load a file and check it; returns U-Boot's output and the board's journal line."""
         self.uboot.run(f"setenv tftpblocksize 1468; setenv tftpwindowsize {window}")
         seen = len(self.board.console)
         said = self.uboot.load(name)

@@ -1,4 +1,4 @@
-"""Uploads (WRQ) on the everyday board: what is taken, what is refused, and that nothing is ever half there."""
+"""Uploads (WRQ) on the everyday board: what is accepted, what is refused, and that no file is ever incomplete."""
 
 import shutil
 import socket
@@ -9,66 +9,19 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from conftest import SERVED, content
 
-from board import Board, TftpError, Wire, ack, blocks, fetch, parse_oack, request
+from board import Board, flash_files
+from client import Option, TftpError, Wire, ack, blocks, fetch, parse_oack, store
+from served import SERVED, content
 from tools import boards, filesystem
 from tools.relay import Relay
 
-Option = tuple[str, object]
 everyday = pytest.mark.everyday_only("the code is the same, a start of a genuine board takes seconds")
-
-
-def store(
-    server: tuple[str, int],
-    name: str,
-    data: bytes,
-    *options: Option,
-    mode: str = "octet",
-    patience: float | None = None,
-) -> None:
-    """Upload `data` as a client of RFC 1350 and 7440 does; with `patience` it repeats what is not answered within that
-    many seconds. Raises TftpError, TimeoutError."""
-    with Wire(server, timeout=patience) as wire:
-        word = [request(name, *options, mode=mode, opcode=2)]
-        blksize, windowsize, base, last = 512, 1, -1, 0
-        silence = 0
-        while True:
-            for datagram in word:
-                wire.send(datagram)
-            try:
-                packet = wire.receive()
-                silence = 0
-                while True:  # what is left over in the queue is older than the answer to come
-                    if packet[:2] == b"\0\5":
-                        raise TftpError(packet)
-                    ahead = (((packet[2] << 8 | packet[3]) if packet[1] == 4 else 0) - max(base, 0)) & 0xFFFF
-                    if base < 0 and (packet[1] == 6 or ahead == 0):
-                        granted = parse_oack(packet) if packet[1] == 6 else {}
-                        blksize, windowsize = int(granted.get("blksize", 512)), int(granted.get("windowsize", 1))
-                        base, last = 0, len(data) // blksize + 1
-                        break
-                    if base >= 0 and packet[1] == 4 and (0 < ahead <= windowsize or (ahead == 0 and windowsize > 1)):
-                        base += ahead
-                        break
-                    packet = wire.receive()
-            except TimeoutError:
-                silence += 1
-                if patience is None or silence > 40:
-                    raise
-                continue
-            if base == last:
-                wire.tid = wire.server
-                return
-            word = [
-                b"\0\3" + bytes((block >> 8 & 255, block & 255)) + data[(block - 1) * blksize : block * blksize]
-                for block in range(base + 1, min(base + windowsize, last) + 1)
-            ]
 
 
 @pytest.fixture(scope="module")
 def writable(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Board]:
-    """A board that takes uploads and replaces files by them."""
+    """A shared board that takes uploads, also over existing files."""
     folder = tmp_path_factory.mktemp("served")
     (folder / "sub").mkdir()
     for name in ("hello.txt", "size-5000", "size-100000"):
@@ -84,19 +37,12 @@ def writable(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Board]:
 
 @pytest.fixture
 def take(start: Callable[..., Board]) -> Callable[..., Board]:
-    """take(*arguments) starts a board of one's own that takes uploads of new files."""
+    """take(*arguments) starts a board for this test alone that takes uploads of new files."""
     return lambda *arguments, **more: start("--writable", *arguments, **more)
 
 
-def flash_files(image: Path) -> dict[str, bytes]:
-    """What lies on the flash, absolute paths and contents."""
-    files = filesystem.contents(boards.load("unix")["filesystem"], image.read_bytes())
-    assert files is not None
-    return files
-
-
 def refusal(board: Board, name: str | bytes, *options: Option) -> TftpError:
-    """The ERROR that an upload of that name gets, at once."""
+    """The ERROR in answer to a WRQ for `name`."""
     with Wire(board.address) as wire:
         return TftpError(wire.ask(name, *options, opcode=2))
 
@@ -128,7 +74,7 @@ def test_uploads_arrive_whole_on_every_kind_of_board(take):
 
 @pytest.mark.parametrize("windowsize", [1, 2, 3, 16, 64])
 @pytest.mark.parametrize("blksize", [8, 512, 1428])
-def test_every_window_arrives_whole(writable: Board, blksize: int, windowsize: int):
+def test_files_arrive_whole_in_every_window(writable: Board, blksize: int, windowsize: int):
     data = content(30_000, blksize + windowsize)
     store(writable.address, "window", data, ("blksize", blksize), ("windowsize", windowsize))
     assert fetch(writable.address, "window") == data
@@ -153,7 +99,7 @@ def test_block_numbers_roll_over_and_the_file_is_whole(writable: Board):
     assert fetch(writable.address, "rollover", ("blksize", 1468), ("windowsize", 16)) == data
 
 
-def test_netascii_becomes_the_text_it_was(writable: Board):
+def test_netascii_is_stored_with_the_original_line_ends(writable: Board):
     text = SERVED["text.txt"]
     stream = text.replace(b"\r", b"\r\0").replace(b"\n", b"\r\n")
     for options in ((), (("blksize", 8),), (("blksize", 9), ("windowsize", 4))):
@@ -174,14 +120,14 @@ def test_netascii_becomes_the_text_it_was(writable: Board):
         "busybox tftp -b 1468 -p -l FILE -r NAME HOST PORT",
     ],
 )
-def test_what_real_clients_put_is_read_back(writable: Board, tmp_path: Path, line: str):
+def test_files_put_by_real_clients_arrive_whole(writable: Board, tmp_path: Path, line: str):
     host, port = writable.address[0], str(writable.address[1])
     words = [word.replace("=", " ") if line.startswith("atftp") else word for word in line.split()]
     if not shutil.which(words[0]):
         pytest.skip(f"{words[0]} is not installed (Debian: curl, tftp-hpa, atftp, busybox)")
     for size in (0, 1, 512, 1428, 100_000):
         if size == 0 and words[0] == "curl":
-            continue  # sends nothing at all of an empty file
+            continue  # sends no WRQ for an empty file
         data = content(size, size + 2)
         (tmp_path / "file").write_bytes(data)
         values = {"FILE": str(tmp_path / "file"), "NAME": "put", "HOST": host, "PORT": port}
@@ -203,14 +149,14 @@ def test_tftp_hpa_puts_text_as_netascii(writable: Board, tmp_path: Path):
     assert fetch(writable.address, "text") == SERVED["text.txt"]
 
 
-def test_a_name_is_taken_without_regard_to_case_and_into_a_folder(writable: Board):
+def test_names_are_matched_without_regard_to_case_and_in_folders(writable: Board):
     store(writable.address, "\\SUB\\There", b"new")
     assert fetch(writable.address, "sub/there") == b"new"
     store(writable.address, "SUB/other", b"other")
     assert fetch(writable.address, "sub/other") == b"other"
 
 
-def test_the_journal_tells_of_an_upload_when_it_is_whole(writable: Board):
+def test_the_journal_reports_a_complete_upload(writable: Board):
     seen = len(writable.console)
     store(writable.address, "told", content(2000))
     line = writable.wait_for('WRQ "/told" octet: done, 2000 bytes', after=seen)
@@ -291,7 +237,7 @@ def test_only_the_listed_addresses_may_read(start):
 
 
 def own_address(host: str) -> socket.socket:
-    """A client's socket at another of this host's addresses."""
+    """A client socket on another address of this host."""
     sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     sock.bind((host, 0))
     sock.settimeout(2)
@@ -321,7 +267,7 @@ def test_an_upload_that_can_not_fit_is_refused_at_once(take):
 
 
 @everyday
-def test_uploads_together_leave_what_is_to_be_kept_free(take):
+def test_concurrent_uploads_together_leave_keep_free(take):
     # 4 MiB of flash with 1.7 MB in it, of which uploads may have some 250 KB.
     board = take("--flash-size", "4M", "--set", "keep_free=2000000")
     assert refusal(board, "large", ("tsize", 1_000_000)).code == 3
@@ -342,14 +288,14 @@ def test_uploads_together_leave_what_is_to_be_kept_free(take):
 
 
 @everyday
-def test_a_full_flash_is_told_and_the_old_file_stays(take, tmp_path: Path):
+def test_a_full_flash_gets_error_3_and_the_old_file_stays(take, tmp_path: Path):
     settings = ("--set", "overwrite=true", "--set", "keep_free=0")
     with take("--flash-size", "4M", *settings, "--save", str(tmp_path / "flash")) as board:
         for windowsize in (1, 16):
             with pytest.raises(TftpError, match="ERROR 3: the flash is full"):
                 store(board.address, "hello.txt", content(4_000_000), ("blksize", 1468), ("windowsize", windowsize))
             assert fetch(board.address, "hello.txt") == SERVED["hello.txt"]
-        # Two that fill it together: one may win, neither harms the other's old file.
+        # Two uploads fill it together: one may succeed, neither harms the old file of the other.
         with Wire(board.address) as idle:
             assert idle.ask("idle", opcode=2) == ack(0)
             idle.send(b"\0\3\0\1" + bytes(512))
@@ -365,7 +311,7 @@ def test_a_full_flash_is_told_and_the_old_file_stays(take, tmp_path: Path):
 
 
 @everyday
-def test_a_place_that_can_not_be(take):
+def test_names_that_can_not_be_a_file_are_refused(take):
     board = take("--set", "overwrite=true")
     for name in ("missing/new", "hello.txt/new", "hello.txt/a/b"):
         error = refusal(board, name)
@@ -375,7 +321,7 @@ def test_a_place_that_can_not_be(take):
         assert (error.code, error.text) == (2, "is a folder, not a file"), name
 
 
-def test_two_writers_of_one_name_the_second_is_refused(writable: Board):
+def test_a_second_writer_of_the_same_name_is_refused(writable: Board):
     with Wire(writable.address) as first:
         assert first.ask("twice", opcode=2) == ack(0)
         for name in ("twice", "/TWICE", ".\\Twice"):
@@ -383,7 +329,7 @@ def test_two_writers_of_one_name_the_second_is_refused(writable: Board):
             assert error.code == 0 and "somebody is writing" in error.text
         first.send(b"\0\3\0\1first")
         assert first.receive() == ack(1)
-        store(writable.address, "TWICE", b"second")  # while the first still dallies
+        store(writable.address, "TWICE", b"second")  # while the first upload still dallies
         first.send(b"\0\3\0\1first")
         assert first.receive() == ack(1)
     assert fetch(writable.address, "twice") == b"second"
@@ -391,11 +337,11 @@ def test_two_writers_of_one_name_the_second_is_refused(writable: Board):
 
 @pytest.mark.parametrize("again", [0, 1])
 def test_the_same_file_put_twice_from_one_port_is_two_uploads(writable: Board, again: int):
-    # tftp-hpa: two `put` in one session. The second within a second of the first, and while that dallies.
+    # tftp-hpa: two `put` in one session. The second comes within a second, while the first upload dallies.
     with Wire(writable.address) as wire:
         for data in (b"first", b"second"):
             wire.tid = wire.server
-            for _ in range(1 + again):  # a request that is repeated before its upload has begun is one all the same
+            for _ in range(1 + again):  # a repeated request before the first block is the same upload
                 assert wire.ask("same", opcode=2) == ack(0)
             wire.send(b"\0\3\0\1" + data)
             while (packet := wire.receive()) == ack(0):
@@ -482,7 +428,7 @@ def test_uploads_leave_free_what_they_shall(start, tmp_path: Path, size: int, co
 
 
 @everyday
-def test_what_an_upload_that_broke_off_had_taken_is_given_back_at_once(start, tmp_path: Path):
+def test_the_space_of_an_aborted_upload_is_free_at_once(start, tmp_path: Path):
     (tmp_path / "hello.txt").write_bytes(b"hello")
     with start("--flash-size", "512K", "--writable", files=tmp_path) as board:
         one, two = begin(board, "one", "127.0.0.1", 200), begin(board, "two", "127.0.0.1", 1)
@@ -497,7 +443,7 @@ def test_what_an_upload_that_broke_off_had_taken_is_given_back_at_once(start, tm
 
 
 @everyday
-def test_the_folder_of_a_client_is_its_own(start, tmp_path: Path):
+def test_only_its_client_writes_to_the_folder_of_a_client(start, tmp_path: Path):
     for name in ("127.0.0.2", "1.2.3.4.d", "incoming"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "boot.cfg").write_bytes(name.encode())
@@ -550,8 +496,8 @@ def test_a_long_name_moved_aside_comes_back_after_a_power_cut(take, tmp_path: Pa
 
 
 @everyday
-def test_a_large_block_asked_for_once_does_not_deafen_the_board(start):
-    # The listening port has to hear what this upload sends, and nothing so large any more when it has ended.
+def test_the_board_still_answers_after_a_large_block_was_asked_for(start):
+    # The listening port needs a large buffer for this upload, and a small one again after its end.
     board = start("--heap", "198048", "--set", "single_port=true", "--set", "blksize=32768", "--writable")
     for _ in range(3):
         with Wire(board.address) as wire:
@@ -571,11 +517,11 @@ def test_a_block_longer_than_agreed_is_illegal(writable: Board):
         fetch(writable.address, "long")
 
 
-# -- who reads meanwhile, who goes away --------------------------------------------------------------------------------
+# -- readers of a replaced file, clients that go away ------------------------------------------------------------------
 
 
-def test_readers_of_the_old_file_go_on_undisturbed(writable: Board):
-    # Twice over, so that each of two readers reads an old version that has no name any more.
+def test_readers_of_the_old_file_get_all_of_it(writable: Board):
+    # The file is replaced twice, so that each of two readers reads an old version without a name.
     versions = [content(60_000, seed) for seed in (1, 2, 3)]
     store(writable.address, "versions", versions[0])
     with Wire(writable.address) as one, Wire(writable.address) as two:
@@ -583,7 +529,7 @@ def test_readers_of_the_old_file_go_on_undisturbed(writable: Board):
         store(writable.address, "versions", versions[1], ("windowsize", 8))
         first_of_two = two.ask("versions")
         store(writable.address, "versions", versions[2], ("windowsize", 8))
-        # What would be written over the old versions if LittleFS thought their blocks free.
+        # These would overwrite the old versions if LittleFS counted their blocks as free.
         for number in range(100):
             store(
                 writable.address, f"filler-{number % 3}", content(60_000, number), ("blksize", 1468), ("windowsize", 8)
@@ -594,7 +540,7 @@ def test_readers_of_the_old_file_go_on_undisturbed(writable: Board):
 
 
 @everyday
-def test_what_readers_kept_is_gone_when_they_are(take, tmp_path: Path):
+def test_a_replaced_file_is_removed_after_its_last_reader(take, tmp_path: Path):
     with take("--set", "overwrite=true", "--save", str(tmp_path / "flash")) as board:
         with Wire(board.address) as one, Wire(board.address) as two:
             firsts = [wire.ask("size-5000") for wire in (one, two)]
@@ -608,7 +554,7 @@ def test_what_readers_kept_is_gone_when_they_are(take, tmp_path: Path):
 
 @pytest.mark.parametrize("goodbye", [b"\0\5\0\0enough\0", None])
 @everyday
-def test_a_client_that_goes_away_leaves_nothing(take, tmp_path: Path, goodbye: bytes | None):
+def test_an_aborted_upload_leaves_no_file(take, tmp_path: Path, goodbye: bytes | None):
     image = tmp_path / "flash"
     with take("--set", "overwrite=true", "--set", "timeout=1", "--set", "retries=2", "--save", str(image)) as board:
         wire = Wire(board.address)
@@ -621,14 +567,14 @@ def test_a_client_that_goes_away_leaves_nothing(take, tmp_path: Path, goodbye: b
         wire.socket.close()
         board.wait_for("ended by the client" if goodbye else "the client does not answer")
         assert fetch(board.address, "hello.txt") == SERVED["hello.txt"]
-        store(board.address, "hello.txt", b"by another")  # nobody is writing it any more
+        store(board.address, "hello.txt", b"by another")  # the name is free again
     files = flash_files(image)
     assert files["/files/hello.txt"] == b"by another"
     assert not any(name.startswith("/.uploads/") for name in files), (sorted(files), board.console[-8:])
 
 
 @everyday
-def test_a_server_that_stops_tells_the_client_and_leaves_nothing(take, tmp_path: Path):
+def test_a_server_that_stops_sends_an_error_and_leaves_no_part_of_an_upload(take, tmp_path: Path):
     with take("--save", str(tmp_path / "flash")) as board, Wire(board.address) as wire:
         wire.ask("new", opcode=2)
         wire.send(b"\0\3\0\1" + bytes(512))
@@ -639,9 +585,9 @@ def test_a_server_that_stops_tells_the_client_and_leaves_nothing(take, tmp_path:
 
 
 @everyday
-def test_what_a_power_cut_left_is_cleaned_at_the_next_start(take, files: Path, tmp_path: Path):
-    # As store.put() leaves it when the power goes between its two renames: one upload that was under way, and one old
-    # file moved aside for its reader whose successor had not yet its name.
+def test_the_next_start_cleans_up_after_a_power_cut(take, files: Path, tmp_path: Path):
+    # The state after a power cut between the two renames of an upload: one unfinished upload, and one old file that was
+    # moved aside for its reader while the new one did not have its name yet.
     layout = boards.load("unix")["filesystem"]
     left = {
         "/.uploads/00000007": b"half an upl",
@@ -658,7 +604,7 @@ def test_what_a_power_cut_left_is_cleaned_at_the_next_start(take, files: Path, t
 
 
 @everyday
-def test_what_was_uploaded_is_there_after_the_next_start(take, tmp_path: Path):
+def test_an_uploaded_file_is_there_after_the_next_start(take, tmp_path: Path):
     with take("--save", str(tmp_path / "flash")) as board:
         store(board.address, "kept", content(3000))
     with take("--save", str(tmp_path / "flash")) as board:
@@ -697,7 +643,7 @@ def test_a_stranger_on_a_tid_gets_error_5_and_the_upload_goes_on(writable: Board
         stranger.socket.sendto(b"\0\5\0\0no error to an error\0", wire.tid)
         wire.send(b"\0\3\0\1true")
         while (packet := wire.receive()) == ack(0):
-            pass  # the timer's
+            pass  # retransmitted by the timer
         assert packet == ack(1)
     assert fetch(writable.address, "strangers") == b"true"
 
@@ -720,7 +666,7 @@ def test_uploads_arrive_whole_over_a_bad_network(writable: Board, windowsize: in
 @pytest.mark.parametrize("delay_ms", [2, 20, 100])
 @pytest.mark.parametrize("windowsize", [1, 8])
 def test_uploads_arrive_whole_from_far_away(writable: Board, windowsize: int, delay_ms: int):
-    # Reordered, besides: at the longest delay several windows' worth of time lies between a block and its ACK.
+    # Also reordered. At the longest delay the round trip is several times as long as a window takes to send.
     with Relay(writable.address[1], loss=0.03, reorder=0.05, delay_ms=delay_ms, seed=delay_ms) as relay:
         data = content(15_000, delay_ms)
         options = (("blksize", 1000), ("windowsize", windowsize))
@@ -729,7 +675,7 @@ def test_uploads_arrive_whole_from_far_away(writable: Board, windowsize: int, de
 
 
 @everyday
-def test_an_upload_over_a_network_that_dies_is_whole_or_leaves_the_old_file(take):
+def test_an_upload_over_a_failing_network_is_whole_or_leaves_the_old_file(take):
     board = take("--set", "overwrite=true", "--set", "timeout=1", "--set", "retries=1")
     new = b"new " * 400
     for loss in ((0.5, 0.5), (0.9, 0.0), (0.0, 0.8)):
@@ -742,7 +688,7 @@ def test_an_upload_over_a_network_that_dies_is_whole_or_leaves_the_old_file(take
         after = fetch(board.address, "hello.txt")
         assert after == new or (outcome and after == before), loss
         if outcome:
-            time.sleep(1.1)  # until the board has given it up too
+            time.sleep(1.1)  # until the board has given the upload up too
 
 
 def test_a_duplicating_network_does_not_double_the_traffic(writable: Board):
@@ -752,11 +698,11 @@ def test_a_duplicating_network_does_not_double_the_traffic(writable: Board):
         passed = relay.passed
     line = writable.wait_for('WRQ "/double"', after=seen)
     assert int(line.split(", ")[-1].split()[0]) <= 100, line
-    assert passed < 98 * 2 * 4  # each of the 98 blocks and each ACK twice, and as much again
+    assert passed < 98 * 2 * 4  # 98 blocks and their ACKs, each duplicated by the relay, with a margin of two
     assert fetch(writable.address, "double") == content(50_000)
 
 
-def test_atftp_with_windows_over_a_network_that_loses(writable: Board, tmp_path: Path):
+def test_atftp_uploads_with_windows_over_a_lossy_network(writable: Board, tmp_path: Path):
     if not shutil.which("atftp"):
         pytest.skip("atftp is not installed (Debian: atftp)")
     (tmp_path / "file").write_bytes(content(30_000))

@@ -5,9 +5,10 @@ import socket
 import time
 
 import pytest
-from conftest import SERVED
 
-from board import Board, TftpError, Wire, ack, blocks, fetch, parse_oack, request
+from board import Board
+from client import TftpError, Wire, ack, blocks, fetch, parse_oack, request
+from served import SERVED
 from tools import boards
 
 everyday = pytest.mark.everyday_only("its arguments and its addresses are those of the everyday board")
@@ -17,13 +18,13 @@ everyday = pytest.mark.everyday_only("its arguments and its addresses are those 
 
 @pytest.mark.also_on_pico
 @pytest.mark.parametrize("mode", ["octet", "OCTET", "Octet", "binary", "BINARY"])
-def test_octet_in_any_case_and_binary_as_its_alias(board: Board, mode: str):
+def test_octet_is_taken_in_any_case_and_binary_is_its_alias(board: Board, mode: str):
     assert fetch(board.address, "size-513", mode=mode) == SERVED["size-513"]
 
 
 @pytest.mark.parametrize("mode", ["netascii", "NetASCII"])
 @pytest.mark.parametrize("options", [(), (("blksize", 8),), (("blksize", 1468), ("windowsize", 4))])
-def test_netascii_line_ends(board: Board, mode: str, options: tuple):
+def test_netascii_converts_line_ends(board: Board, mode: str, options: tuple):
     wanted = SERVED["text.txt"].replace(b"\r", b"\r\0").replace(b"\n", b"\r\n")
     sizes = dict(options)
     board.skip_if_too_slow(len(wanted) / sizes.get("blksize", 512) / sizes.get("windowsize", 1))
@@ -48,7 +49,7 @@ def test_no_option_granted_means_data_at_once(board: Board):
 
 
 @pytest.mark.also_on_pico
-def test_the_oack_holds_what_was_asked_in_that_order_to_the_byte(board: Board):
+def test_the_oack_holds_the_granted_options_in_the_order_asked(board: Board):
     with Wire(board.address) as wire:
         answer = wire.ask(
             "size-513", ("TimeOut", 7), ("nonsense", 1), ("tsize", 0), ("blksize", 1024), ("windowsize", 2)
@@ -119,7 +120,7 @@ def test_files_arrive_whole_in_every_window(board: Board, name: str, blksize: in
     ],
 )
 def test_options_that_are_off_for_a_client_are_not_granted(start, off: dict, left: dict):
-    # Old PXE ROMs choke on an OACK.
+    # Old PXE ROMs fail on an OACK.
     with start("--set", f"options_off={json.dumps(off)}") as board, Wire(board.address) as wire:
         first = wire.ask("size-513", ("blksize", 1000), ("WindowSize", 4), ("timeout", 2), ("tsize", 0))
         if left:
@@ -159,12 +160,12 @@ def test_a_duplicate_ack_sends_nothing_in_lock_step(board: Board):
             for _ in range(3):  # no more: a Pico W queues 4 datagrams
                 wire.send(ack(block))
             assert wire.receive()[3] == block + 1
-        assert wire.silent(0.015)  # and no copies before the timer's
+        assert wire.silent(0.015)  # no duplicates before the timer expires
 
 
 @pytest.mark.also_on_pico
 def test_one_ack_on_a_gap_rolls_the_window_back(board: Board):
-    # U-Boot: one ACK of the last good block, then it waits for 5 s.
+    # U-Boot sends one ACK of the last good block, then waits for 5 s.
     with Wire(board.address) as wire:
         wire.ask("size-100000", ("windowsize", 4))
         wire.send(ack(0))
@@ -174,7 +175,7 @@ def test_one_ack_on_a_gap_rolls_the_window_back(board: Board):
 
 
 def test_many_acks_on_a_gap_roll_the_window_back_once(board: Board):
-    # edk2: an ACK for every datagram that it can't use.
+    # edk2 sends an ACK for every datagram out of order.
     with Wire(board.address) as wire:
         wire.ask("size-100000", ("windowsize", 8))
         wire.send(ack(0))
@@ -186,16 +187,16 @@ def test_many_acks_on_a_gap_roll_the_window_back_once(board: Board):
         assert wire.silent(0.015)
 
 
-def test_a_lost_block_comes_again_in_well_under_a_second(board: Board):
+def test_a_lost_block_is_retransmitted_in_well_under_a_second(board: Board):
     with Wire(board.address, timeout=0.5) as wire:
         wire.ask("size-5000")
         first = wire.ack(1)
-        assert wire.receive() == first  # 2 again, though nothing was said
+        assert wire.receive() == first  # block 2 again, without an ACK
 
 
 @pytest.mark.also_on_pico
 def test_long_acks_are_accepted(board: Board):
-    # The Windows boot manager sends bytes behind the block number.
+    # The Windows boot manager sends more bytes after the block number.
     with Wire(board.address) as wire:
         wire.ask("size-5000")
         wire.send(ack(1) + b"and more")
@@ -209,7 +210,7 @@ def test_short_and_strange_datagrams_on_a_transfer_do_not_disturb_it(board: Boar
         for block in range(1, 10):
             for junk in (b"", b"\0", b"\0\4", b"\0\4\0", b"\0\3\0\1junk", b"\xff" * 600, request("hello.txt")):
                 wire.send(junk)
-            while packet[3] != block + 1:  # the junk may have cost the timer's patience: copies
+            while packet[3] != block + 1:  # the timer may have expired meanwhile: duplicates
                 packet = wire.ack(block)
             got += packet[4:]
         assert got == SERVED["size-5000"]
@@ -227,7 +228,7 @@ def test_the_last_block_is_repeated_until_its_ack_and_counts_as_done(start):
         assert "ERROR" not in board.console[-1]
 
 
-def test_a_size_probe_is_ended_by_the_client_without_a_complaint(board: Board):
+def test_a_size_probe_ended_by_the_client_is_not_logged_as_an_error(board: Board):
     for goodbye in (b"\0\5\0\0TFTP Aborted\0", b"\0\5\0\x08User aborted the transfer\0"):  # iPXE, edk2
         seen = len(board.console)
         with Wire(board.address) as wire:
@@ -262,7 +263,7 @@ def test_each_transfer_has_a_tid_of_its_own(board: Board):
     wires = [Wire(board.address) for _ in range(8)]
     for wire in wires:
         wire.ask("size-5000")
-    # Two sockets a transfer, as long as there are some.
+    # Two sockets for each transfer, as long as the board has enough.
     sockets = 3 if board.name == "hardware" else boards.load(board.name)["udp_sockets"] or 99
     assert len({wire.tid for wire in wires} | {board.address}) >= 1 + min(8, sockets // 2)
     for wire in wires:
@@ -295,7 +296,7 @@ def test_single_port_answers_from_the_listening_port(start):
 
 
 @everyday
-def test_a_refusal_comes_from_a_port_of_its_own_if_there_is_one(start):
+def test_a_refusal_comes_from_a_port_of_its_own_if_one_is_free(start):
     # RFC 1350 section 4: Apache Commons Net drops an answer from port 69.
     for arguments, own in ((), True), (("--set", "single_port=true"), False), (("--sockets", "1"), False):
         with start(*arguments) as board:
@@ -307,8 +308,8 @@ def test_a_refusal_comes_from_a_port_of_its_own_if_there_is_one(start):
 
 
 @everyday
-def test_a_client_of_a_shared_port_that_has_finished_is_no_stranger_there(start):
-    # On a Pico W with default settings: the next request from the same port would hear ERROR 5 first.
+def test_late_acks_of_a_finished_client_on_a_shared_port_get_no_error_5(start):
+    # On a Pico W with default settings the next request from the same port would get an ERROR 5 first.
     with start("--sockets", "3") as board, Wire(board.address) as other, Wire(board.address) as wire:
         other.ask("size-5000")
         for _ in range(3):
@@ -324,7 +325,7 @@ def test_a_client_of_a_shared_port_that_has_finished_is_no_stranger_there(start)
 
 
 @everyday
-def test_the_last_ack_twice_is_no_fault_on_a_single_port(start):
+def test_a_duplicate_last_ack_is_not_answered_on_a_single_port(start):
     with start("--set", "single_port=true") as board, Wire(board.address) as wire:
         for _ in range(3):
             wire.ask("hello.txt")
@@ -334,8 +335,8 @@ def test_the_last_ack_twice_is_no_fault_on_a_single_port(start):
 
 
 @everyday
-def test_two_servers_on_a_single_port_are_not_made_to_talk_to_each_other(start):
-    # A WRQ "from" port 69 of another one of this kind would store what that one is asked for in our name.
+def test_a_request_from_the_port_of_a_server_is_not_answered(start):
+    # A spoofed WRQ "from" port 69 of another such server would make the two exchange packets.
     with start("--set", "single_port=true", "--writable") as board:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as forged:
             forged.bind(("127.0.0.2", board.address[1]))
@@ -365,7 +366,7 @@ def test_two_servers_on_a_single_port_are_not_made_to_talk_to_each_other(start):
         ("Grüße.txt", "Grüße.txt"),
         ("x" * 255, "x" * 255),
         ("with space.txt", "with space.txt"),
-        (b"hello.txt\xff", "hello.txt"),  # old PXE ROMs behind some DHCP servers
+        (b"hello.txt\xff", "hello.txt"),  # old PXE ROMs with some DHCP servers
         (b"Boot\\bcd\xff", "Boot/BCD"),
     ],
 )
@@ -417,7 +418,7 @@ def test_uploads_are_refused(board: Board):
         assert answer.code == 2 and "upload" in answer.text
 
 
-# -- garbage and who is never answered --------------------------------------------------------------------------------
+# -- garbage, and datagrams that get no answer -------------------------------------------------------------------------
 
 
 def test_garbage_from_the_address_of_a_client_does_not_end_its_transfer(board: Board):
@@ -437,7 +438,7 @@ def test_garbage_on_the_listening_port_is_an_illegal_operation(board: Board, dat
 
 
 @pytest.mark.parametrize("datagram", [b"", b"\0", b"\0\5", b"\0\5\0\1file not found\0", b"\0\5" + b"x" * 2000])
-def test_errors_and_crumbs_are_not_answered(board: Board, datagram: bytes):
+def test_errors_and_truncated_datagrams_are_not_answered(board: Board, datagram: bytes):
     with Wire(board.address) as wire:
         wire.send(datagram)
         assert wire.silent(0.2)
@@ -446,7 +447,7 @@ def test_errors_and_crumbs_are_not_answered(board: Board, datagram: bytes):
 @pytest.mark.also_on_pico
 @pytest.mark.parametrize("datagram", [b"\0\3\0\1data", b"\0\3", b"\0\4\0\1", b"\0\6x\0y\0"])
 def test_data_acks_and_oacks_on_the_listening_port_are_not_answered(board: Board, datagram: bytes):
-    # A client that acknowledges an ERROR would be told of its error for ever.
+    # A client that acknowledges an ERROR would get ERRORs for ever.
     with Wire(board.address) as wire:
         wire.send(datagram)
         assert wire.silent(0.2)
@@ -454,7 +455,7 @@ def test_data_acks_and_oacks_on_the_listening_port_are_not_answered(board: Board
 
 @pytest.mark.also_on_pico
 @pytest.mark.parametrize("size", [513, 516, 600, 1024, 1468])
-def test_a_request_that_is_filled_with_nuls_is_served(board: Board, size: int):
+def test_a_request_padded_with_nuls_is_served(board: Board, size: int):
     with Wire(board.address) as wire:
         wire.send(request("size-5000", ("blksize", 1000)).ljust(size, b"\0"))
         assert parse_oack(wire.receive()) == {"blksize": "1000"}
@@ -481,8 +482,8 @@ def test_an_unproven_client_gets_at_most_three_datagrams(start):
 
 
 @everyday
-def test_a_client_that_has_gone_ends_its_transfer_at_once(board: Board):
-    # Linux tells of an ICMP "port unreachable"; the boards' network stacks do not.
+def test_port_unreachable_ends_a_transfer_at_once(board: Board):
+    # Linux reports an ICMP "port unreachable" to the socket; the boards' network stacks do not.
     seen = len(board.console)
     wire = Wire(board.address)
     wire.ask("size-5000", ("blksize", 1000))
@@ -495,7 +496,7 @@ def test_a_client_that_has_gone_ends_its_transfer_at_once(board: Board):
 
 
 @everyday
-def test_dead_transfers_of_a_host_give_way_to_it(start):
+def test_dead_transfers_of_a_client_give_way_to_its_next_request(start):
     with start("--set", "transfers=8") as board:
         dead = [Wire(board.address) for _ in range(8)]
         for wire in dead:
@@ -509,7 +510,7 @@ def test_dead_transfers_of_a_host_give_way_to_it(start):
             other.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
             other.socket.bind(("127.0.0.2", 0))
             other.socket.settimeout(2)
-            assert "busy" in TftpError(other.ask("hello.txt")).text, "they are not the other's own"
+            assert "busy" in TftpError(other.ask("hello.txt")).text, "another host's request must not end them"
             other.tid = other.server
         assert fetch(board.address, "hello.txt") == SERVED["hello.txt"]
         board.wait_for("has not answered, and gives way")
@@ -517,7 +518,7 @@ def test_dead_transfers_of_a_host_give_way_to_it(start):
             wire.__exit__()
 
 
-def test_the_board_listens_where_it_is_told_only(board: Board):
+def test_the_board_listens_only_on_the_address_it_is_given(board: Board):
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as elsewhere:
         elsewhere.settimeout(0.3)
         elsewhere.sendto(request("hello.txt"), ("127.0.0.2", board.address[1]))

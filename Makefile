@@ -27,7 +27,7 @@ $(STAMP): pyproject.toml
 		{ echo "Python 3.10 or later is needed, but $(PYTHON) is older or missing; choose another: make PYTHON=python3.12"; exit 1; }
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || \
 		{ echo "$(PYTHON) has no module venv: install it (Debian, Ubuntu: apt install python3-venv)"; exit 1; }
-	@echo "setting up $(VENV), once, which takes a minute"
+	@echo "setting up $(VENV), which takes a minute once"
 	@$(PYTHON) -m venv $(VENV)
 	@$(VENV)/bin/pip install -q --disable-pip-version-check 'pip>=25.1'
 	@$(VENV)/bin/pip install -q --disable-pip-version-check --group dev

@@ -741,7 +741,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(folder: Path, tmp_path: Path):
 
     assert "is for the esp32, but the Pico W has the rp2040" in bad(base=vfs)
     assert "is for the esp32, but the ESP32-C3 has the esp32c3" in bad(board="esp32_c3", base=vfs)
-    assert "is for the rp2040, and the Pico 2 W has the rp2350" in bad(board="rpi_pico2_w")
+    assert "is for the rp2040, but the Pico 2 W has the rp2350" in bad(board="rpi_pico2_w")
     assert "can't read" in bad(base=tmp_path / "missing")
     assert "is not firmware" in bad(base=file("text", b"a text"))
     assert "is not firmware" in bad(base=file("nothing", b""))

@@ -356,7 +356,7 @@ def test_bad_input_is_one_line_and_writes_nothing(uf2: Path, tmp_path: Path):
     assert "not a whole UF2 file" in bad(file("cut.uf2", uf2.read_bytes()[:-1]))
     assert "is not whole: it has 771 of 781 blocks" in bad(file("short.uf2", uf2.read_bytes()[: -10 * 512]))
     assert "it has no INFO_UF2.TXT" in bad(uf2, where=tmp_path / "nowhere")
-    assert f"the drive {other} is a RP2350, and the Pico W's is a RPI-RP2" in bad(uf2, where=other)
+    assert f"the drive {other} is a RP2350, but that of the Pico W is a RPI-RP2" in bad(uf2, where=other)
     assert "--drive is for RP2 boards" in bad(esp, board="esp32")
     assert "IMAGE" in complain("flash", "--board", "esp32")
     assert "can't open /nowhere/tty" in complain("monitor", "--device", "/nowhere/tty")

@@ -777,7 +777,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(folder: Path, tmp_path: Path):
         "--settings", file("twice.json", b'{"ssid": "a", "port": 69, "ssid": "b"}')
     )
     assert "are not JSON" in bad("--settings", file("deep.json", b"[" * 60_000))
-    assert "NaN is no JSON" in bad("--settings", file("nan.json", b'{"port": NaN}'))
+    assert "NaN is not JSON" in bad("--settings", file("nan.json", b'{"port": NaN}'))
     assert "are not UTF-8" in bad("--settings", file("half.json", b'{"ssid": "\\ud800"}'))
     assert "has more than 65,536 bytes" in bad("--settings", "/dev/zero")
     said = bad("--settings", file("both.json", b'{"blksize": 1, "retires": 7}'), "--set", "port=0")

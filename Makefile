@@ -1,11 +1,11 @@
-# Everything a newcomer types. Each target sets up what it needs; `make` alone lists them.
+# The commands for a newcomer. Each target sets up what it needs; `make` alone lists the targets.
 PYTHON ?= python3
 BOARD ?=
 FILES ?=
 PORT ?=
 FLASH ?=
 
-# $(call option,--name,value): nothing where the value is empty, else the option with the value as one word.
+# $(call option,--name,value): the option with its quoted value; nothing if the value is empty.
 option = $(if $(2),$(1)='$(subst ','\'',$(2))')
 
 VENV := .venv
@@ -17,16 +17,16 @@ help:
 	@echo 'make soak   a million datagrams and 10,000 transfers (15 minutes)'
 	@echo 'make bench  measure the server against its budgets and other servers (20 minutes)'
 	@echo 'make lint   ruff and the type checkers'
-	@echo 'make setup  only make .venv with all that the rest needs'
-	@echo 'make clean  remove what was made'
+	@echo 'make setup  only create .venv with what the other targets need'
+	@echo 'make clean  remove .venv, build/ and all caches'
 
 setup: $(STAMP)
 
 $(STAMP): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
-		{ echo "Python 3.10 or later is needed, and $(PYTHON) is not that; name one: make PYTHON=python3.12"; exit 1; }
+		{ echo "Python 3.10 or later is needed, but $(PYTHON) is older or missing; choose another: make PYTHON=python3.12"; exit 1; }
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || \
-		{ echo "$(PYTHON) has no venv: install it (Debian, Ubuntu: apt install python3-venv)"; exit 1; }
+		{ echo "$(PYTHON) has no module venv: install it (Debian, Ubuntu: apt install python3-venv)"; exit 1; }
 	@echo "setting up $(VENV), which takes a minute once"
 	@$(PYTHON) -m venv $(VENV)
 	@$(VENV)/bin/pip install -q --disable-pip-version-check 'pip>=25.1'

@@ -1,5 +1,4 @@
-"""`python -m tools COMMAND`: one module a command, each with add_arguments(parser) and run(arguments) -> exit
-status."""
+"""`python -m tools COMMAND`. Each command is a module with add_arguments(parser) and run(arguments) -> exit status."""
 
 import argparse
 import importlib
@@ -12,11 +11,11 @@ from . import ToolError, printable
 COMMANDS = {
     "emulate": "boot an emulated board that serves a folder",
     "boards": "list the boards",
-    "firmware": "get MicroPython's own firmware for a board into the cache",
-    "image": "make the one file that is flashed on a board",
-    "flash": "put that file on a board, and wait until it serves",
-    "deploy": "fill a running board without flashing it: only what changed",
-    "monitor": "show live what a board says",
+    "firmware": "download MicroPython's firmware for a board into the cache",
+    "image": "build the one file to flash on a board",
+    "flash": "flash that file on a board, and wait until the board serves",
+    "deploy": "update a running board without flashing it: copy only what changed",
+    "monitor": "show a board's console live",
     "bench": "measure the server against its budgets and against other servers",
 }
 
@@ -33,7 +32,7 @@ def main() -> int:
         description=f"The host side of micropython-tftpd.\n\ncommands:\n{listing}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("command", choices=COMMANDS, metavar="COMMAND", help="COMMAND --help tells its options")
+    parser.add_argument("command", choices=COMMANDS, metavar="COMMAND", help="COMMAND --help lists its options")
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")  # pyright: ignore[reportAttributeAccessIssue]
     if len(sys.argv) == 1:
@@ -47,7 +46,7 @@ def main() -> int:
         status = module.run(command.parse_args(sys.argv[2:]))
         sys.stdout.flush()
         return status
-    except BrokenPipeError:  # nobody reads on, as behind `| head`
+    except BrokenPipeError:  # the reader has gone, as with `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except (ToolError, OSError) as error:

@@ -1,6 +1,6 @@
 """List the boards.
 
-Their facts are in board/NAME/board.json; here is what reads them, and what a setting or a size looks like.
+This module reads board/NAME/board.json, the settings and the values of options such as sizes.
 """
 
 import argparse
@@ -21,11 +21,11 @@ from typing import Any
 from . import ToolError, printable
 
 ROOT = Path(__file__).resolve().parent.parent
-_HEADS = 61  # of blocks that the everyday board's flash keeps in memory (board/unix/run.py)
+_HEADS = 61  # block heads that the everyday board caches in memory (board/unix/run.py)
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20}
-MAX_FLASH_BYTES = 256 << 20  # more than any board has; what is larger is no image, and no folder for one
+MAX_FLASH_BYTES = 256 << 20  # more than any board has; larger images and folders are refused
 _MAX_SETTINGS_BYTES = 64 << 10
-_PIECE_BYTES = 1 << 20  # read at once: some files have no end
+_PIECE_BYTES = 1 << 20  # per read: some files, such as /dev/zero, have no end
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -63,13 +63,13 @@ def names() -> list[str]:
 
 
 def load(name: str) -> dict[str, Any]:
-    """The facts of the board called `name`. Raises ToolError."""
+    """The contents of board.json of the board called `name`. Raises ToolError."""
     if name not in names():
         raise ToolError(f"no board is called {name!r}; there are: {', '.join(names())}")
     return json.loads((ROOT / "board" / name / "board.json").read_text())
 
 
-# What argparse makes of the words on a command line. Each raises ArgumentTypeError, which names the option.
+# Types for argparse. Each raises ArgumentTypeError, to which argparse adds the name of the option.
 
 
 def parse_size(text: str) -> int:
@@ -83,7 +83,7 @@ def parse_size(text: str) -> int:
 
 
 def parse_number(low: int, high: int) -> Callable[[str], int]:
-    """What takes a whole number from `low` to `high`."""
+    """A parser of whole numbers from `low` to `high`."""
 
     def parse(text: str) -> int:
         if not re.fullmatch("[0-9]{1,9}", text) or not low <= int(text) <= high:
@@ -94,7 +94,7 @@ def parse_number(low: int, high: int) -> Callable[[str], int]:
 
 
 def parse_path(text: str) -> Path:
-    """The name of a file or folder, with its ~ expanded: a shell leaves it in --files=~/firmware."""
+    """The path of a file or folder, with ~ expanded: the shell does not expand it in --files=~/firmware."""
     if not text:
         raise argparse.ArgumentTypeError("expected the name of a file or folder, not an empty text")
     return Path(os.path.expanduser(text))
@@ -109,7 +109,7 @@ def parse_address(text: str) -> str:
 
 
 def format_size(size: int) -> str:
-    """The shortest form that parse_size reads back: "848K" for 868352."""
+    """The shortest text that parse_size accepts for `size`: "848K" for 868352."""
     for unit in ("M", "K"):
         if size and size % _UNITS[unit] == 0:
             return f"{size // _UNITS[unit]}{unit}"
@@ -117,7 +117,7 @@ def format_size(size: int) -> str:
 
 
 def print_table(table: Any) -> None:
-    """Print a rich.table.Table on standard output, never cut to a width that a pipe or a file doesn't have."""
+    """Print a rich.table.Table on standard output. A pipe or a file gets 200 columns, so that nothing is cut."""
     from rich.console import Console
 
     console = Console(highlight=False)
@@ -125,7 +125,7 @@ def print_table(table: Any) -> None:
 
 
 def progress(*columns: Any) -> Any:
-    """A rich.progress.Progress on standard error, gone at its end; nothing where that is no terminal."""
+    """A rich.progress.Progress on standard error, erased at its end. It shows nothing if that is not a terminal."""
     from rich.console import Console
     from rich.progress import Progress
 
@@ -134,7 +134,7 @@ def progress(*columns: Any) -> Any:
 
 
 def warn(text: str) -> None:
-    """Tell the user, on standard error, what is probably not as meant."""
+    """Warn the user on standard error about a probable mistake."""
     print(f"warning: {printable(text)}", file=sys.stderr, flush=True)
 
 
@@ -152,7 +152,7 @@ def read_bytes(path: Path, limit: int = MAX_FLASH_BYTES) -> bytes:
 
 
 def check_target(path: Path) -> None:
-    """Raises ToolError unless a file can be put at `path`: never in the place of a device, a pipe or a folder."""
+    """Raises ToolError unless a file can be written to `path`. Devices, pipes and folders are never replaced."""
     folder = path.parent
     if path.is_dir():
         raise ToolError(f"can't write {path}: it is a folder; give the name of a file")
@@ -165,7 +165,7 @@ def check_target(path: Path) -> None:
 
 
 def write_whole(path: Path, data: bytes, private: bool = False) -> None:
-    """Write a file so that it appears whole or not at all; `private`: its owner alone can read it. Raises ToolError."""
+    """Write a file atomically, through a temporary file; `private`: with mode 0600. Raises ToolError."""
     check_target(path)
     target = Path(os.path.realpath(path))  # a symbolic link stays one
     part = target.with_name(target.name + ".part")
@@ -183,24 +183,24 @@ def write_whole(path: Path, data: bytes, private: bool = False) -> None:
 
 
 def micropython() -> str:
-    """The program that is MicroPython's Unix port: $MICROPYTHON, or the one of this Python's environment."""
+    """The path of MicroPython's Unix port: $MICROPYTHON, or the one in this Python's environment. Raises ToolError."""
     beside = Path(sys.executable).with_name("micropython")
     chosen = os.environ.get("MICROPYTHON") or (str(beside) if beside.exists() else "micropython")
     found = shutil.which(chosen)
     if not found:
-        raise ToolError(f"{chosen} is not there: run 'make setup', or name MicroPython's Unix port in $MICROPYTHON")
+        raise ToolError(f"{chosen} is missing: run 'make setup', or set $MICROPYTHON to MicroPython's Unix port")
     return found
 
 
 def everyday(flash: object, layout: dict[str, int], heap: int, sockets: int = 0) -> list[str]:
-    """The command that runs the everyday board on the image in the file `flash`. Raises ToolError.
+    """The command that runs the everyday board from the image in the file `flash`. Raises ToolError.
 
     layout   block_size, read_size, prog_size in bytes (board.json, `filesystem`)
-    heap     bytes; what its flash keeps in memory, which no real one does, is added to them
-    sockets  UDP sockets that it gives, 0 for any number
+    heap     bytes; the cache of its flash, which no real board has, is added to them
+    sockets  the number of UDP sockets that it can open, 0 for no limit
     """
     values = [layout[size] for size in ("block_size", "read_size", "prog_size")]
-    heap += _HEADS * (layout["read_size"] + 80)  # with a bytearray, a memoryview, two words in a list
+    heap += _HEADS * (layout["read_size"] + 80)  # a bytearray, a memoryview and two words in a list each
     command = [micropython(), "-X", f"heapsize={heap}", ROOT / "board/unix/run.py", flash, *values, _HEADS, sockets]
     return [str(word) for word in command]
 
@@ -210,18 +210,18 @@ def read_settings(path: Path) -> dict[str, Any]:
     raw = read_bytes(path, _MAX_SETTINGS_BYTES)
     try:
         settings = json.loads(raw.decode("utf-8-sig"), object_pairs_hook=_without_repeats, parse_constant=_no_json)
-        to_json(settings)  # half a surrogate pair is no text
+        to_json(settings)  # raises on half a surrogate pair
     except UnicodeError:
         raise ToolError(f"the settings in {path} are not UTF-8 text") from None
     except (ValueError, RecursionError) as error:
         raise ToolError(f"the settings in {path} are not JSON: {error}") from None
     if not isinstance(settings, dict):
-        raise ToolError(f'the settings in {path} are not a JSON object, as {{"ssid": "lab"}} would be')
+        raise ToolError(f'the settings in {path} are not a JSON object such as {{"ssid": "lab"}}')
     return settings
 
 
 def to_json(value: object) -> bytes:
-    """JSON as MicroPython reads it: of letters beyond U+FFFF, escaped as Python does, it makes two that are none."""
+    """JSON for MicroPython, not escaped: it would decode an escaped surrogate pair as two invalid characters."""
     return json.dumps(value, ensure_ascii=False).encode()
 
 
@@ -233,20 +233,20 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _no_json(word: str) -> None:
-    raise ValueError(f"{word} is no JSON")
+    raise ValueError(f"{word} is not JSON")
 
 
 def check_settings(settings: dict[str, Any], pairs: list[str], source: object = None) -> dict[str, Any]:
-    """`settings` with the KEY=VALUE `pairs` put over them, checked by the firmware itself. Raises ToolError.
+    """`settings` updated with the KEY=VALUE `pairs`, and checked by the firmware's own rules. Raises ToolError.
 
-    source  where `settings` come from, for complaints about them
+    source  where `settings` come from, for messages
     """
     for pair in pairs:
         if not pair.partition("=")[0] or "=" not in pair:
             raise ToolError(f"--set takes KEY=VALUE, not {pair!r}")
-        if any("\ud800" <= letter <= "\udfff" for letter in pair):  # what Python makes of other bytes
+        if any("\ud800" <= letter <= "\udfff" for letter in pair):  # from bytes that are not UTF-8
             raise ToolError(f"--set takes UTF-8 text, not {pair!r}")
-    # On standard input, since anybody can read the command line of a process.
+    # Standard input keeps the password secret: every user can read the command line of a process.
     command = [micropython(), str(ROOT / "board/unix/check_settings.py"), str(ROOT / "firmware")]
     asked = to_json({"settings": settings, "pairs": pairs})
     result = subprocess.run(command, input=asked, capture_output=True)
@@ -254,7 +254,7 @@ def check_settings(settings: dict[str, Any], pairs: list[str], source: object = 
         answer = json.loads(result.stdout)
     except ValueError:
         last = (result.stderr or result.stdout).decode(errors="replace").strip().splitlines()[-1:]
-        raise ToolError(f"{command[0]} can't check the settings: {' '.join(last) or 'it says nothing'}") from None
+        raise ToolError(f"{command[0]} can't check the settings: {' '.join(last) or 'it printed nothing'}") from None
     by_hand = {pair.partition("=")[0] for pair in pairs}
     complaints = []
     for name, complaint in answer["complaints"]:

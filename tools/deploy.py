@@ -1,7 +1,7 @@
-"""Fill a board that runs already, without flashing it: the server, the settings and the files of a folder, as far as
-they changed.
+"""Update a board that already runs MicroPython, without flashing it: copy the server, the settings and the files of a
+folder, but only what changed.
 
-The server stops meanwhile, and starts again at the end. Each file arrives whole, or the board keeps the one it had.
+The server stops during the update and restarts at the end. Each file is replaced whole, or the board keeps the old one.
 """
 
 import argparse
@@ -26,24 +26,24 @@ from rich.table import Table
 from . import ToolError, boards, filesystem, monitor, printable
 
 _SETTINGS = "/settings.json"
-_FOR_FILES = ("root", "write_to", "write_from")  # settings that say where files and folders go
-_PART = "/.deploy-"  # what is not yet whole: beside nothing that is served, and hidden
-_CHUNK_BYTES = 3072  # a line of 4 KB for the board's compiler
+_FOR_FILES = ("root", "write_to", "write_from")  # the settings that decide where files and folders go
+_PART = "/.deploy-"  # prefix of temporary files: hidden, and outside the served folder
+_CHUNK_BYTES = 3072  # 4 KB in base64, one line of code for the board to compile
 _HASHED_AT_ONCE = 8
-_PROMPT_S = 10  # what the board gets to give its prompt
-_ATTEMPTS = 3  # to get it: one that is just starting may miss the first Ctrl-C
-_SILENCE_S = 60  # what the board gets for the next word about what it does
+_PROMPT_S = 10  # time limit for the board to show its prompt
+_ATTEMPTS = 3  # to get the prompt: a board that is starting may miss the first Ctrl-C
+_SILENCE_S = 60  # time limit between two outputs of the board
 _SERVING_S = 120
-_SPARE_BLOCKS = 2  # for what the filesystem itself may need
-_LOST = (TransportError, OSError, struct.error)  # what mpremote raises when the board does not answer as it should
+_SPARE_BLOCKS = 2  # for the filesystem itself
+_LOST = (TransportError, OSError, struct.error)  # raised by mpremote when the board does not answer as expected
 
-# Run on the board once. What it answers is Python literals, one a line.
+# Run once on the board. Its functions print Python literals, one a line.
 _HELPER = """
 import os, sys
 from binascii import a2b_base64 as _a, hexlify as _h
 from hashlib import sha256 as _s
 try:
-    _f.close()  # left open by one that was killed
+    _f.close()  # left open by an earlier run that was killed
 except NameError:
     pass
 def _list(folder, deep):
@@ -64,7 +64,7 @@ def _hash(path):
             if not size:
                 break
             digest.update(memoryview(part)[:size])
-            file.tell() % 32768 or print()  # a sign of life
+            file.tell() % 32768 or print()  # a line of output, so that the time limit starts again
     print((path, _h(digest.digest()).decode()))
 def _rmdir(path):
     try:
@@ -82,22 +82,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--settings",
         type=boards.parse_path,
         metavar="FILE",
-        help="a settings.json (default: the board keeps what it has)",
+        help="a settings.json (default: the board keeps its settings)",
     )
     parser.add_argument(
         "--set",
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help="a setting of docs/settings.md, over those of FILE or of the board; as many as you like",
+        help="override a setting (docs/settings.md); may be repeated",
     )
-    parser.add_argument("--delete", action="store_true", help="remove what the board serves and DIR does not have")
+    parser.add_argument("--delete", action="store_true", help="remove served files that are not in DIR")
 
 
 def run(arguments: argparse.Namespace) -> int:
     board = boards.load(arguments.board)
     if "firmware" not in board:
-        raise ToolError(f"{board['product']}: nothing to fill; python -m tools emulate takes its --files at each start")
+        raise ToolError(f"{board['product']}: not for deploy; python -m tools emulate copies --files at each start")
     settings = boards.read_settings(arguments.settings) if arguments.settings else None
     checked = boards.check_settings(settings or {}, arguments.set, arguments.settings)
     filesystem.served(arguments.files, checked)
@@ -105,7 +105,7 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         done = _fill(remote, board, arguments.files, settings, arguments.set, arguments.delete)
     except BaseException:
-        remote.reset().close()  # what was there before serves again
+        remote.reset().close()  # the previous server runs again
         raise
     port = remote.reset()
     try:
@@ -118,14 +118,14 @@ def run(arguments: argparse.Namespace) -> int:
 
 @dataclass
 class _Plan:
-    """What is to be done, and, once it is, what was: paths on the board and contents."""
+    """The changes to make, later the changes made: paths on the board and contents."""
 
     served: dict[str, bytes] = field(default_factory=dict)
-    server: dict[str, bytes] = field(default_factory=dict)  # with boot.py, main.py and the settings
+    server: dict[str, bytes] = field(default_factory=dict)  # includes boot.py, main.py and the settings
     unchanged: dict[str, bytes] = field(default_factory=dict)
-    removed: dict[str, int] = field(default_factory=dict)  # of the served, and sizes
-    replaced: dict[str, int] = field(default_factory=dict)  # what an earlier server has left
-    folders: list[str] = field(default_factory=list)  # that are made even if nothing is in them
+    removed: dict[str, int] = field(default_factory=dict)  # served files, with sizes
+    replaced: dict[str, int] = field(default_factory=dict)  # files of an earlier server version, with sizes
+    folders: list[str] = field(default_factory=list)  # created even if they are empty
     free: int = 0
 
 
@@ -186,7 +186,7 @@ def _plan(
         if size is None or path in wanted:
             continue
         below = path.removeprefix(f"{root}/")
-        # On import a source goes before its compiled module.
+        # import prefers a .py file to the .mpy file of that name.
         if path in sources or path.startswith("/lib/tftpd/"):
             plan.replaced[path] = size
         elif delete and below != path and not any(part.startswith(".") for part in below.split("/")):
@@ -196,22 +196,22 @@ def _plan(
 
 
 def _check_kinds(plan: _Plan, there: dict[str, int | None], served: dict[str, bytes]) -> None:
-    # A folder where a file is to be, or the other way round.
+    # Refuse a path that would be both a file and a folder.
     kept = {path for path, size in there.items() if size is not None and path not in plan.removed}
     taken = {str(parent) for path in kept for parent in PurePosixPath(path).parents}
     for path in (*served, *plan.folders):
         above = {str(parent) for parent in PurePosixPath(path).parents}
         if kept & above or path in (taken if path in served else kept):
-            raise ToolError(f"{path} would be a file and a folder: --delete removes what the board has of it")
+            raise ToolError(f"{path} would be both a file and a folder: --delete removes the one on the board")
 
 
 def _check_room(plan: _Plan, there: dict[str, int | None], space: tuple[int, int], layout: dict[str, int]) -> None:
-    """Raises ToolError unless all of it fits into `space`: bytes of a block, bytes free."""
+    """Raises ToolError unless the plan fits into `space`: bytes in a block, bytes free."""
     block, free = space
-    inline = min(4 * max(layout["read_size"], layout["prog_size"]), block // 8)  # so small a file needs no block
+    inline = min(4 * max(layout["read_size"], layout["prog_size"]), block // 8)  # such a small file needs no block
 
     def cost(size: int | None) -> int:
-        # In bytes. Of each block 8 bytes, on average, are the filesystem's own; a small file lies in its folder.
+        # In bytes. LittleFS uses 8 bytes of each block, on average; a small file takes no block.
         return 0 if size is None else size + 64 if size <= inline else -(-size // (block - 8)) * block
 
     coming = plan.served | plan.server
@@ -222,7 +222,7 @@ def _check_room(plan: _Plan, there: dict[str, int | None], space: tuple[int, int
     if missing > 0:
         raise ToolError(
             f"the files need {missing:,} bytes more than the board has free: leave some out"
-            + ("" if plan.removed else ", or let --delete remove what DIR does not have")
+            + ("" if plan.removed else ", or remove served files that are not in DIR with --delete")
         )
 
 
@@ -243,12 +243,12 @@ def _carry_out(remote: "_Remote", plan: _Plan, there: dict[str, int | None], roo
             for size in remote.write(part, data):
                 progress.advance(task, size)
 
-        # What shrinks goes before what grows.
+        # Files that shrink come first: they free space for those that grow.
         for path, data in sorted(plan.served.items(), key=lambda item: len(item[1]) - (there.get(item[0]) or 0)):
             block, free = remote.space()
             if there.get(path) and len(data) + _SPARE_BLOCKS * block > free:
                 progress.console.print(
-                    f"both versions of {printable(path)} don't fit: the old one goes first", markup=False
+                    f"both versions of {printable(path)} don't fit: removing the old one first", markup=False
                 )
                 remote.remove([path])
             put(path, data, f"{_PART}file")
@@ -256,7 +256,7 @@ def _carry_out(remote: "_Remote", plan: _Plan, there: dict[str, int | None], roo
         parts = {path: f"{_PART}{number}" for number, path in enumerate(plan.server)}
         for path, data in plan.server.items():
             put(path, data, parts[path])
-        remote.rename([(part, path) for path, part in parts.items()])  # the server's files belong together
+        remote.rename([(part, path) for path, part in parts.items()])  # together: they are one version
         remote.remove(plan.replaced)
 
 
@@ -276,7 +276,7 @@ def _summary(plan: _Plan) -> None:
 
 
 class _Remote:
-    """A board at its prompt, through mpremote: the server on it is stopped."""
+    """A board at its prompt, reached through mpremote. Its server is stopped."""
 
     def __init__(self, device: str) -> None:
         """`device`: a serial port, or socket://HOST:PORT. Raises ToolError."""
@@ -284,8 +284,8 @@ class _Remote:
             self._transport = SerialTransport(device, timeout=_PROMPT_S)
         except (TransportError, OSError, ValueError):
             raise ToolError(
-                f"can't open {device}: is the board plugged in, no other program at its port, "
-                "and the port yours to use (on Linux it is the group dialout's)?"
+                f"can't open {device}: is the board plugged in? Does another program use the port? "
+                "May you use it (on Linux: group dialout)?"
             ) from None
         try:
             for attempt in range(_ATTEMPTS):
@@ -299,26 +299,26 @@ class _Remote:
         except (*_LOST, ToolError) as error:
             self._port().close()
             raise ToolError(
-                f"the board at {device} does not give its prompt ({error}): "
-                "is it a board with MicroPython, and no other program at its port?"
+                f"the board at {device} shows no MicroPython prompt ({error}): "
+                "does it run MicroPython? Does another program use the port?"
             ) from None
 
     def _port(self) -> monitor.Port:
         return monitor.Port(lambda: self._transport.device_name, self._transport.serial)
 
     def _prompt(self) -> None:
-        with contextlib.redirect_stdout(io.StringIO()):  # mpremote prints what it does not understand
-            # A soft reset would leave the watchdog hungry.
+        with contextlib.redirect_stdout(io.StringIO()):  # mpremote prints unexpected output
+            # No soft reset: nothing would feed the watchdog after it.
             self._transport.enter_raw_repl(soft_reset=False, timeout_overall=_PROMPT_S)
 
     def _run(self, code: str) -> str:
-        """Run `code` on the board; returns what it prints. Raises ToolError if it fails there."""
+        """Run `code` on the board and return its output. Raises ToolError if it raises an exception there."""
         with contextlib.redirect_stdout(io.StringIO()):
             said, failed = self._transport.exec_raw(code, timeout=_SILENCE_S)
         if failed:
             reason = failed.decode(errors="replace").strip().splitlines()[-1]
             full = " (its flash is full)" if reason in ("OSError: 28", "OSError: [Errno 28] ENOSPC") else ""
-            raise ToolError(f"the board can't do it: {reason}{full}")
+            raise ToolError(f"the board failed: {reason}{full}")
         return said.decode()
 
     def _do(self, code: str) -> str:
@@ -326,14 +326,14 @@ class _Remote:
             return self._run(code)
         except _LOST as error:
             raise ToolError(
-                f"the board went away in the middle ({error}); what is whole on it stays: run it again"
+                f"lost the board during the update ({error}); files that were copied whole stay on it: run deploy again"
             ) from None
 
     def _literals(self, code: str) -> Iterator[Any]:
         return map(ast.literal_eval, filter(None, self._do(code).splitlines()))
 
     def check(self, board: dict[str, Any]) -> None:
-        """Raises ToolError unless this is the kind of board that `board` is."""
+        """Raises ToolError unless this board has the chip of `board` and can load our modules."""
         [(machine, version, mpy)] = self._literals(
             "i = sys.implementation\nprint((getattr(i, '_machine', ''), i.version[:3], getattr(i, '_mpy', 0)))"
         )
@@ -341,14 +341,14 @@ class _Remote:
         known = {boards.load(name)["mcu"] for name in boards.names()}
         if board["mcu"] != max((one for one in known if chip.startswith(one)), key=len, default=""):
             raise ToolError(
-                f"the board is a {machine or 'thing unknown'}, and the {board['product']} has the {board['mcu']}"
+                f"the board is a {machine or 'unknown device'}, but the {board['product']} has the {board['mcu']}"
             )
         if mpy & 0xFF != 6:
             number = ".".join(map(str, version))
             raise ToolError(f"MicroPython {number} on the board can't read our compiled modules: flash v1.23 or later")
 
     def settings(self) -> dict[str, Any] | None:
-        """What stands in its /settings.json, None if that is not there. Raises ToolError."""
+        """The contents of its /settings.json, None if there is none. Raises ToolError."""
         try:
             settings = json.loads(self._do(f"with open({_SETTINGS!r}) as f:\n print(f.read(), end='')"))
         except ToolError as error:
@@ -358,11 +358,11 @@ class _Remote:
         except ValueError:
             settings = None
         if not isinstance(settings, dict):
-            raise ToolError("the board's own settings are not a JSON object: give it whole ones with --settings FILE")
+            raise ToolError("the board's /settings.json is not a JSON object: replace it with --settings FILE")
         return settings
 
     def listing(self, folder: str, deep: bool = False) -> dict[str, int | None]:
-        """What is in `folder`: paths, and sizes in bytes, None for a folder."""
+        """The contents of `folder`: paths, and sizes in bytes, None for a folder."""
         return dict(self._literals(f"_list({folder!r}, {deep})"))
 
     def hashes(self, paths: list[str]) -> dict[str, str]:
@@ -373,12 +373,12 @@ class _Remote:
         return found
 
     def space(self) -> tuple[int, int]:
-        """The size of a block, and what is free, in bytes."""
+        """The size of a block and the free space, in bytes."""
         [stat] = self._literals("print(os.statvfs('/'))")
         return stat[1], stat[1] * stat[3]
 
     def write(self, path: str, data: bytes) -> Iterator[int]:
-        """Write a file, and read it again to be sure; yields the bytes of each step. Raises ToolError."""
+        """Write a file and verify its SHA-256; yields the bytes of each step. Raises ToolError."""
         self._do(f"_f = open({path!r}, 'wb')\n_w = _f.write")
         for start in range(0, len(data), _CHUNK_BYTES):
             chunk = data[start : start + _CHUNK_BYTES]
@@ -386,9 +386,7 @@ class _Remote:
             yield len(chunk)
         self._do("_f.close()")
         if self.hashes([path])[path] != hashlib.sha256(data).hexdigest():
-            raise ToolError(
-                "the board received something other than what was sent: try again, perhaps with another cable"
-            )
+            raise ToolError("the board received other bytes than were sent: try again, perhaps with another cable")
 
     def rename(self, pairs: list[tuple[str, str]]) -> None:
         self._do(f"for a, b in {pairs!r}:\n os.rename(a, b)")
@@ -397,18 +395,18 @@ class _Remote:
         self._do(f"for p in {list(paths)!r}:\n os.remove(p)")
 
     def remove_folders(self, paths: list[str]) -> None:
-        """Those of `paths` that are empty; inner ones come first."""
+        """Remove those of `paths` that are empty. Inner folders come first."""
         self._do(f"for p in {paths!r}:\n _rmdir(p)")
 
     def make_folders(self, paths: Iterable[str]) -> None:
-        """The folders in which `paths` lie, as far as they are not there."""
+        """Create the parent folders of `paths` that are missing."""
         folders = {str(parent) for path in paths for parent in PurePosixPath(path).parents} - {"/"}
         lines = ["for p in %r:", " try:", "  os.stat(p)", " except OSError:", "  os.mkdir(p)"]
         self._do("\n".join(lines) % sorted(folders))
 
     def reset(self) -> monitor.Port:
-        """Restart the board, so that the server runs again; returns its console. Never fails."""
+        """Restart the board, so that the server runs again, and return its console. Never fails."""
         with contextlib.suppress(*_LOST):
-            self._prompt()  # whatever was under way
+            self._prompt()  # ends whatever is running
             self._transport.exec_raw_no_follow("import machine, time\ntime.sleep_ms(100)\nmachine.reset()")
         return self._port()

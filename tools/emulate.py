@@ -1,4 +1,4 @@
-"""Boot an emulated board with the files of a folder on its flash, and say `ready tftp://HOST:PORT/` when it serves.
+"""Boot an emulated board with the files of a folder on its flash, and print `ready tftp://HOST:PORT/` when it serves.
 
 The board's console goes to standard error. SIGINT and SIGTERM end it cleanly.
 """
@@ -20,10 +20,10 @@ from typing import Any, BinaryIO, cast
 from . import ToolError, boards, filesystem, firmware, image, printable
 from .processes import die_with_parent
 
-_STOP_WAIT_S = 0.5  # for a moment in which Ctrl-C does no harm
+_STOP_WAIT_S = 0.5  # longest wait for a moment in which Ctrl-C does no harm
 _ADVICE = "leave some out, or take a larger flash: --flash-size {size} (make run FLASH={size})"
 _START = {"rpi_pico_w": "half a minute", "esp32": "10 s, or a minute or two on a busy computer"}
-_TO_HOST = b"\x1e"  # lines for us, not for the console: board/unix/shims/machine.py
+_TO_HOST = b"\x1e"  # starts a line to this program, not to the console (board/unix/shims/machine.py)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,7 +31,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--board", default="unix", metavar="NAME", help="one of python -m tools boards (default: %(default)s)"
     )
     parser.add_argument(
-        "--files", type=boards.parse_path, default=Path("files"), metavar="DIR", help="what to serve (default: ./files)"
+        "--files",
+        type=boards.parse_path,
+        default=Path("files"),
+        metavar="DIR",
+        help="folder to serve (default: ./files)",
     )
     parser.add_argument(
         "--host",
@@ -45,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=boards.parse_number(0, 65535),
         default=6969,
         metavar="PORT",
-        help="UDP port, 0 for any that is free (default: %(default)s)",
+        help="UDP port, 0 for any free one (default: %(default)s)",
     )
     parser.add_argument(
         "--flash-size",
@@ -60,12 +64,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--sockets",
         type=boards.parse_number(0, 1000),
         metavar="N",
-        help="UDP sockets that the board gives, 0 for any number (default: the board's)",
+        help="number of UDP sockets of the board, 0 for no limit (default: the board's)",
     )
     parser.add_argument(
-        "--save", type=boards.parse_path, metavar="FILE", help="keep the flash in FILE, and start from it the next time"
+        "--save", type=boards.parse_path, metavar="FILE", help="save the flash to FILE, and start from it the next time"
     )
-    parser.add_argument("--writable", action="store_true", help="let clients of this host upload new files")
+    parser.add_argument("--writable", action="store_true", help="let clients on this host upload new files")
     parser.add_argument(
         "--log", type=boards.parse_path, metavar="FILE", help="write the console to FILE, not to standard error"
     )
@@ -73,18 +77,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--serial",
         type=boards.parse_number(1, 65535),
         metavar="PORT",
-        help="the console also for mpremote connect socket://127.0.0.1:PORT",
+        help="also offer the console to mpremote connect socket://127.0.0.1:PORT",
     )
-    parser.add_argument("--pcap", type=boards.parse_path, metavar="FILE", help="record what goes over the air (ESP32)")
+    parser.add_argument("--pcap", type=boards.parse_path, metavar="FILE", help="record the Wi-Fi traffic (ESP32)")
     parser.add_argument(
-        "--base", type=boards.parse_path, metavar="FILE", help="MicroPython's file (default: the board's, cached)"
+        "--base",
+        type=boards.parse_path,
+        metavar="FILE",
+        help="MicroPython's file (default: the board's, from the cache)",
     )
     parser.add_argument(
         "--set",
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help="a setting of docs/settings.md; as many as you like",
+        help="a setting (docs/settings.md); may be repeated",
     )
 
 
@@ -92,11 +99,11 @@ def run(arguments: argparse.Namespace) -> int:
     board = boards.load(arguments.board)
     if "emulator" not in board:
         able = [name for name in boards.names() if "emulator" in boards.load(name)]
-        raise ToolError(f"{board['product']} has no emulator; those that have one: {', '.join(able)}")
+        raise ToolError(f"{board['product']} has no emulator; these boards have one: {', '.join(able)}")
     if arguments.save:
         boards.check_target(arguments.save)
     port = _free_port(arguments.host, arguments.port)
-    # The folder is this user's alone, for the settings in it may have a password.
+    # mkdtemp gives the folder mode 0700: the settings in it may hold a password.
     with tempfile.TemporaryDirectory(prefix="tftpd-") as name, contextlib.ExitStack() as stack:
         console = stack.enter_context(_log(arguments.log)).fileno() if arguments.log else 2
         machine = (_genuine if "firmware" in board else _everyday)(arguments, board, Path(name), port)
@@ -131,24 +138,24 @@ def _log(path: Path) -> BinaryIO:
 
 @dataclass
 class _Machine:
-    """How an emulated board is started, and where its flash is afterwards."""
+    """How to start an emulated board, and where its flash is afterwards."""
 
-    command: list[str]  # a process whose standard output is the console, and SIGINT Ctrl-C on it
+    command: list[str]  # its standard output is the console; SIGINT is Ctrl-C on it
     flash: Path
-    warnings: list[str]  # for the user, about what it serves
-    boot_seconds: int  # what it gets to serve
-    stop_seconds: int  # and to end
-    interrupt_asleep: bool = False  # Ctrl-C is for moments in which it waits
+    warnings: list[str]  # about the served files
+    boot_seconds: int  # time limit from start to serving
+    stop_seconds: int  # time limit to stop
+    interrupt_asleep: bool = False  # send Ctrl-C only while the process waits
 
 
 def _only(arguments: argparse.Namespace, board: dict[str, Any], *names: str) -> None:
     for name in names:
         if getattr(arguments, name) is not None:
-            raise ToolError(f"--{name} is not for --board {arguments.board} ({board['product']})")
+            raise ToolError(f"--{name} does not apply to --board {arguments.board} ({board['product']})")
 
 
 def _settings(arguments: argparse.Namespace, settings: dict[str, Any], local: str) -> dict[str, Any]:
-    """`settings` with what the command line adds, checked; `local`: as what the board sees clients at 127.0.0.0/8."""
+    """`settings` with those of the command line, checked; `local`: the range in which the board sees 127.0.0.0/8."""
     if arguments.writable:
         settings["write_from"] = [local]
     return boards.check_settings(settings, arguments.set)
@@ -166,7 +173,7 @@ def _everyday(arguments: argparse.Namespace, board: dict[str, Any], folder: Path
     kept = None
     if arguments.save and arguments.save.exists():
         kept = boards.read_bytes(arguments.save)
-        old = filesystem.names(layout, kept)  # what lies there already goes before the folder
+        old = filesystem.names(layout, kept)  # a file on the saved flash wins over the folder's
         files = {name: data for name, data in files.items() if name not in old}
     files |= filesystem.board_files(settings, board["settings"])
     flash = folder / "flash.img"
@@ -202,7 +209,7 @@ def _genuine(arguments: argparse.Namespace, board: dict[str, Any], folder: Path,
 
 
 class _Board:
-    """An emulated board as a process: its console, and for the everyday board its watchdog and reset."""
+    """An emulated board as a process: its console, and the everyday board's watchdog and reset."""
 
     def __init__(self, machine: _Machine, console: int) -> None:
         """`console`: the file descriptor to which the board's console is copied."""
@@ -210,10 +217,10 @@ class _Board:
         self._out = console
         self._stopping = False
         self._process: subprocess.Popen[bytes] | None = None
-        self._watchdog = 0.0  # seconds without a feed that it allows, 0 while it is off
+        self._watchdog = 0.0  # its timeout in seconds, 0 while it is off
         self._deadline = 0.0
         self._last_line = "nothing"
-        self._held: list[bytes] | None = []  # what the console says before the board serves; None once it does
+        self._held: list[bytes] | None = []  # console output before the board serves; None afterwards
 
     def serve(self, url: str) -> int:
         """Run the board until it ends or a signal ends it. Returns the exit status; raises ToolError."""
@@ -231,14 +238,14 @@ class _Board:
             elif time.monotonic() - started > self._machine.boot_seconds:
                 self._power_off()
                 raise ToolError(
-                    f"the board does not serve after {self._machine.boot_seconds} s; it last said: {self._last_line}"
+                    f"the board does not serve after {self._machine.boot_seconds} s; its last line: {self._last_line}"
                 )
         assert self._process
         status = self._process.wait()
-        if status and self._last_line.startswith("error: "):  # an emulator's own complaint
+        if status and self._last_line.startswith("error: "):  # from the emulator itself
             raise ToolError(self._last_line.removeprefix("error: "))
         if not self._stopping and (status or self._held):
-            raise ToolError(f"the board ended by itself with status {status}; it last said: {self._last_line}")
+            raise ToolError(f"the board ended by itself with status {status}; its last line: {self._last_line}")
         return 0
 
     def _stop(self, *_: object) -> None:
@@ -246,14 +253,14 @@ class _Board:
         self._deadline = time.monotonic() + self._machine.stop_seconds
         if self._process:
             end = time.monotonic() + _STOP_WAIT_S
-            # The Unix port raises KeyboardInterrupt in the very middle of what it does. In the middle of a collection
-            # of garbage that leaves the heap locked, and a server that has "crashed".
+            # The Unix port raises KeyboardInterrupt anywhere. During a garbage collection that leaves the heap locked,
+            # and the server appears to crash.
             while self._machine.interrupt_asleep and not self._asleep() and time.monotonic() < end:
                 time.sleep(0.001)
             self._process.send_signal(signal.SIGINT)  # Ctrl-C on its console
 
     def _asleep(self) -> bool:
-        """Whether it waits in a system call; True where the system does not tell (proc(5))."""
+        """Whether the process waits in a system call; True where /proc is missing (proc(5))."""
         assert self._process
         try:
             return Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()[0] != "R"
@@ -262,7 +269,7 @@ class _Board:
 
     def _power_on(self) -> None:
         self._watchdog = 0.0
-        # A session of its own: Ctrl-C in a terminal goes to us alone, and from us to the board once.
+        # In its own session: Ctrl-C in a terminal reaches only this process, which sends it to the board once.
         self._process = subprocess.Popen(
             self._machine.command,
             stdin=subprocess.DEVNULL,
@@ -280,7 +287,7 @@ class _Board:
         self._process.wait()
 
     def _line(self) -> bytes | None:
-        """The next line of the console, b"" if there was none for a while, None at its end."""
+        """The next line of the console, b"" if none came within 0.2 s, None at its end."""
         assert self._process and self._process.stdout
         while b"\n" not in self._pending:
             if not select.select([self._process.stdout], [], [], 0.2)[0]:
@@ -316,7 +323,7 @@ class _Board:
     def _console(self, line: bytes) -> None:
         if self._held is not None:
             self._held.append(line)
-        # As with a serial port, a console that nobody reads loses what is said and holds nothing up.
+        # As on a serial port, output that nobody reads is lost, and never blocks the board.
         elif select.select([], [self._out], [], 0)[1]:
-            with contextlib.suppress(OSError):  # nor does a full disk
+            with contextlib.suppress(OSError):  # a full disk does not stop the board either
                 os.write(self._out, line)

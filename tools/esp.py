@@ -1,4 +1,4 @@
-"""Images of the ESP32 family: the partition table, and whether a file is whole.
+"""Images of the ESP32 family: read the partition table, check that a file is complete.
 
 docs.espressif.com, ESP-IDF, "Partition Tables"; esptool, "Firmware Image Format".
 """
@@ -10,10 +10,10 @@ from typing import Any
 
 from . import ToolError
 
-SECTOR_BYTES = 4096  # what a flash erases at once
-_TABLE = 0x8000  # where the partition table is, and how long it may be
-_TABLE_BYTES = 0xC00
-_APP = 0  # type of a partition with a program in it
+SECTOR_BYTES = 4096  # the erase unit of the flash
+_TABLE = 0x8000  # offset of the partition table
+_TABLE_BYTES = 0xC00  # its largest size
+_APP = 0  # partition type of a program
 _DIGEST_BYTES = 32
 
 
@@ -34,7 +34,7 @@ class Partition:
 def partitions(flash: bytes, name: object) -> list[Partition]:
     """The partition table in the contents of a flash. Raises ToolError.
 
-    name  of the file that they come from, for complaints
+    name  of the file, for messages
     """
     table, found = flash[_TABLE : _TABLE + _TABLE_BYTES], []
     if len(table) < _TABLE_BYTES:
@@ -55,7 +55,7 @@ def partitions(flash: bytes, name: object) -> list[Partition]:
 
 
 def check_whole(chip: str, flash: bytes, name: object) -> None:
-    """Raises ToolError unless the program is there to its last byte, and what it says is its SHA-256 is that."""
+    """Raises ToolError unless the program is complete and its SHA-256 is the one stored with it."""
     from esptool.bin_image import LoadFirmwareImage
     from esptool.logger import log
 
@@ -65,12 +65,12 @@ def check_whole(chip: str, flash: bytes, name: object) -> None:
     log.set_verbosity("silent")
     try:
         program: Any = LoadFirmwareImage(chip, flash[app.offset : app.end])
-    except (RuntimeError, struct.error, IndexError, TypeError):  # whatever it meets first
+    except (RuntimeError, struct.error, IndexError, TypeError):  # esptool raises any of these on damaged data
         raise ToolError(f"{name} is truncated or damaged: its program at {app.offset:#x} is not whole") from None
     if not program.append_digest:
         return
     if program.stored_digest != program.calc_digest:
         raise ToolError(f"{name} is truncated or damaged: the SHA-256 of its program at {app.offset:#x} is wrong")
     rest = flash[app.offset + program.data_length + _DIGEST_BYTES :]
-    if len(rest) >= SECTOR_BYTES and not rest.strip(b"\xff"):  # MicroPython's file ends with the program
-        raise ToolError(f"{name} is truncated: it ends in the gap behind its program, before the filesystem")
+    if len(rest) >= SECTOR_BYTES and not rest.strip(b"\xff"):  # MicroPython's own file ends with the program
+        raise ToolError(f"{name} is truncated: it ends in the gap between its program and the filesystem")

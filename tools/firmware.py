@@ -1,7 +1,7 @@
-"""Get MicroPython's own firmware for a board, the base of its image, into the cache folder.
+"""Download MicroPython's firmware for a board, the base of its image, into the cache folder.
 
-Each file is checked by the SHA-256 that board/NAME/board.json has for it. Where that is not known, the hash of the
-first download is written down beside the file and holds from then on.
+Each file must have the SHA-256 that board/NAME/board.json states. If none is stated, the hash of the first download is
+recorded beside the file and required from then on.
 """
 
 import argparse
@@ -20,20 +20,20 @@ from . import ToolError, boards, esp, uf2
 
 _TIMEOUT_S = 15
 _CHUNK_BYTES = 1 << 16
-_VERSION = re.compile(rb"(v\d+\.\d+\.\d+[-.\w]*) on \d{4}-\d\d-\d\d")  # of MicroPython's banner, as is the machine
+_VERSION = re.compile(rb"(v\d+\.\d+\.\d+[-.\w]*) on \d{4}-\d\d-\d\d")  # from MicroPython's banner, as _MACHINE
 _MACHINE = re.compile(rb"([ -~]+ with (?:RP2|ESP32)[-\w]*)\0")
 _ESP_MAGIC = 0xE9
 
 
 @dataclass(frozen=True)
 class Base:
-    """A firmware file, understood.
+    """A parsed firmware file.
 
-    name     of the file, for complaints
-    chip     what it is for, named as `mcu` in board.json
-    flash    the contents of the flash from its first byte to the end of the firmware, gaps 0xff
+    name     of the file, for messages
+    chip     its chip, named as `mcu` in board.json
+    flash    contents of the flash from its first byte to the end of the firmware, gaps filled with 0xff
     version  of MicroPython, "v1.26.1"; "" if it is not MicroPython
-    machine  what it says that it runs on, "Raspberry Pi Pico W with RP2040"
+    machine  the board in its banner, "Raspberry Pi Pico W with RP2040"
     """
 
     name: str
@@ -43,17 +43,17 @@ class Base:
     machine: str
 
     def __str__(self) -> str:
-        return f"MicroPython {self.version} for {self.machine}" if self.version else "no MicroPython"
+        return f"MicroPython {self.version} for {self.machine}" if self.version else "not MicroPython"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--board", required=True, metavar="NAME", help="one of python -m tools boards")
     parser.add_argument("--version", metavar="V", help="of MicroPython, e.g. v1.25.0 (default: the board's first)")
     parser.add_argument(
-        "--from", dest="source", type=boards.parse_path, metavar="FILE", help="take this file, do not download"
+        "--from", dest="source", type=boards.parse_path, metavar="FILE", help="take this file, do not download one"
     )
     parser.add_argument(
-        "--allow-unknown", action="store_true", help="take a FILE that board.json does not know, of the same chip"
+        "--allow-unknown", action="store_true", help="take a FILE for the same chip that board.json does not list"
     )
     parser.add_argument(
         "--mirror", type=_parse_url, metavar="URL", help="download from this folder instead of micropython.org"
@@ -80,15 +80,15 @@ def _parse_url(text: str) -> str:
 
 
 def cache() -> Path:
-    """The folder for all that is kept between runs: $MICROPYTHON_TFTPD_CACHE, or one in the user's cache folder."""
+    """The folder of files kept between runs: $MICROPYTHON_TFTPD_CACHE, or one in the user's cache folder."""
     chosen = os.environ.get("MICROPYTHON_TFTPD_CACHE")
     return Path(chosen) if chosen else platformdirs.user_cache_path("micropython-tftpd", appauthor=False)
 
 
 def base_image(board: dict[str, Any], version: str | None = None, mirror: str | None = None) -> Path:
-    """The board's firmware file in the cache, checked; downloaded if it is not there. Raises ToolError.
+    """The board's firmware file in the cache, checked, and downloaded if it is missing. Raises ToolError.
 
-    board    its facts (boards.load)
+    board    its board.json (boards.load)
     version  "v1.26.1"; None for the board's default
     mirror   URL of a folder to download from, None for the file's own URL
     """
@@ -97,21 +97,21 @@ def base_image(board: dict[str, Any], version: str | None = None, mirror: str | 
     expected = entry["sha256"] or _recorded(path)
     if path.is_file():
         data = boards.read_bytes(path)
-        if expected is None:  # put there by hand
+        if expected is None:  # the user put it there
             check_chip(board, read_base(data, path))
             expected = _record(path, data)
         if _sha256(data) == expected:
             return path
     url = f"{mirror.rstrip('/')}/{entry['file']}" if mirror else entry["url"]
     if not url:
-        raise ToolError(f"{path} was changed since it was taken: take it again, python -m tools firmware --from FILE")
+        raise ToolError(f"{path} has changed since it was taken: take it again, python -m tools firmware --from FILE")
     return _download(board, url, path, expected)
 
 
 def read_base(data: bytes, name: object) -> Base:
-    """What is in a firmware file (.uf2, or .bin of an ESP32) or in an image made of one, whose program is whole.
+    """Parse a firmware file (.uf2, or .bin for an ESP32) or an image built from one.
 
-    Raises ToolError.
+    Raises ToolError, also if its program is incomplete.
     """
     if uf2.is_uf2(data):
         blocks = uf2.read(data, name)
@@ -135,12 +135,12 @@ def read_base(data: bytes, name: object) -> Base:
 def check_chip(board: dict[str, Any], base: Base) -> None:
     """Raises ToolError unless `base` is for the chip of `board`."""
     if base.chip != board["mcu"]:
-        raise ToolError(f"{base.name} is for the {base.chip}, and the {board['product']} has the {board['mcu']}")
+        raise ToolError(f"{base.name} is for the {base.chip}, but the {board['product']} has the {board['mcu']}")
 
 
 def _read_esp(data: bytes) -> tuple[str | None, bytes]:
-    # Espressif's image header: magic, ..., chip id at byte 12. A file from MicroPython begins where the boot ROM looks
-    # for it, an image of ours at the first byte of the flash.
+    # Espressif's image header: magic, ..., chip ID at byte 12. MicroPython's file begins at the bootloader, our image
+    # at the first byte of the flash.
     from esptool.targets import CHIP_DEFS
 
     for start in (0, 0x1000):
@@ -165,11 +165,11 @@ def _entry(board: dict[str, Any], version: str | None) -> dict[str, Any]:
             return entry
     stem, suffix = known[0]["file"].split("-")[0], Path(known[0]["file"]).suffix
     for path in sorted((cache() / "firmware").glob(f"{stem}-*{glob.escape(version)}{suffix}"), reverse=True):
-        if _recorded(path):  # taken with --allow-unknown
+        if _recorded(path):  # adopted with --allow-unknown
             return {"file": path.name, "sha256": None, "url": None}
     raise ToolError(
         f"no firmware {version} is known for this board, only {', '.join(entry['version'] for entry in known)}; "
-        "take a file of yours with python -m tools firmware --from FILE --allow-unknown"
+        "add your own file with python -m tools firmware --from FILE --allow-unknown"
     )
 
 
@@ -189,18 +189,18 @@ def _download(board: dict[str, Any], url: str, path: Path, expected: str | None)
             downloader: Any = pooch.HTTPDownloader(progressbar=bar, chunk_size=_CHUNK_BYTES, timeout=_TIMEOUT_S)
             pooch.retrieve(url, expected, fname=part.name, path=part.parent, downloader=downloader)
         data = part.read_bytes()
-        check_chip(board, read_base(data, f"what {url} sent"))
+        check_chip(board, read_base(data, f"the file from {url}"))
         part.replace(path)
     except RequestException as error:
         status = getattr(error.response, "status_code", None)
-        reason = f"status {status}" if status else f"{url.split('/')[2]} can't be reached or broke off"
-        damaged = "that file is there but damaged; " if path.exists() else ""
+        reason = f"status {status}" if status else f"{url.split('/')[2]} can't be reached, or the connection broke"
+        damaged = "the file in the cache is damaged; " if path.exists() else ""
         raise ToolError(
-            f"can't download {url} ({reason}): {damaged}get it on another machine and put it at {path}"
+            f"can't download {url} ({reason}): {damaged}download it elsewhere and copy it to {path}"
         ) from None
-    except ValueError:  # pooch's word for another hash
+    except ValueError:  # pooch: the hash differs
         raise ToolError(
-            f"what {url} sent is not the file that was expected: its SHA-256 is not {expected}; nothing of it is kept"
+            f"{url} sent another file than expected: its SHA-256 is not {expected}; it was discarded"
         ) from None
     except OSError as error:
         raise ToolError(f"can't write {path}: {error.strerror}") from None
@@ -212,7 +212,7 @@ def _download(board: dict[str, Any], url: str, path: Path, expected: str | None)
 
 
 class _Bar:
-    """What pooch asks of a progress bar, drawn by rich."""
+    """The progress bar interface of pooch, drawn by rich."""
 
     def __init__(self, progress: Any) -> None:
         self.total = 0
@@ -241,13 +241,10 @@ def _adopt(board: dict[str, Any], source: Path, allow_unknown: bool) -> Path:
         if entry["file"] == name and entry["sha256"]:
             raise ToolError(f"{source} is damaged or not what its name says: its SHA-256 is not {entry['sha256']}")
     if not allow_unknown and all(entry["file"] != name for entry in board["firmware"]):
-        raise ToolError(
-            f"{source} is none of the files in board.json (its SHA-256 is {digest}): "
-            "--allow-unknown takes it all the same"
-        )
+        raise ToolError(f"board.json does not list {source} (its SHA-256 is {digest}): --allow-unknown takes it anyway")
     earlier = _recorded(cache() / "firmware" / name)
     if earlier not in (None, digest):
-        raise ToolError(f"{source} is another file than the {name} taken earlier, whose SHA-256 is {earlier}")
+        raise ToolError(f"{source} differs from the {name} taken earlier, whose SHA-256 is {earlier}")
     path = _keep(name, data)
     _record(path, data)
     return path
@@ -264,7 +261,7 @@ def _make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ToolError(f"can't make {folder}: {error.strerror}") from None
+        raise ToolError(f"can't create {folder}: {error.strerror}") from None
 
 
 def _sha256(data: bytes) -> str:
@@ -272,7 +269,7 @@ def _sha256(data: bytes) -> str:
 
 
 def _note(path: Path) -> Path:
-    return path.with_name(path.name + ".sha256")  # in the form that `sha256sum -c` reads
+    return path.with_name(path.name + ".sha256")  # in the format of `sha256sum -c`
 
 
 def _record(path: Path, data: bytes) -> str:
@@ -287,5 +284,5 @@ def _recorded(path: Path) -> str | None:
         return None
     digest = re.match(rb"[0-9a-f]{64}\b", boards.read_bytes(note))
     if not digest:
-        raise ToolError(f"{note} has no SHA-256 in it: remove it, and {path.name} is recorded anew")
+        raise ToolError(f"{note} holds no SHA-256: remove it, and that of {path.name} is recorded again")
     return digest[0].decode()

@@ -1,7 +1,7 @@
-"""Put an image on a board that is plugged in, and wait until it serves.
+"""Flash an image on a connected board, and wait until the board serves.
 
-An RP2 board takes it as a drive, in its boot mode; one that runs MicroPython is sent there. An ESP32 takes it through
-its serial port, by esptool.
+An RP2 board in boot mode is a USB drive, to which the image is copied; a board that runs MicroPython is restarted into
+boot mode first. An ESP32 is flashed by esptool through its serial port.
 """
 
 import argparse
@@ -19,23 +19,21 @@ from . import ToolError, boards, firmware, monitor
 from .image import files_in
 
 _SERVING_S = 90
-_DRIVE_S = 20  # for a board to appear as a drive
+_DRIVE_S = 20  # time limit for the drive to appear
 _POLL_S = 0.2
-_STEP_BYTES = 64 << 10  # written to a drive between two looks at the progress
+_STEP_BYTES = 64 << 10  # written to a drive between two updates of the progress bar
 _INFO = "INFO_UF2.TXT"
-# Where systems mount drives: Linux by desktop, macOS, Windows.
+# Where Linux desktops, macOS and Windows mount drives.
 _MOUNTS = ("/media/*", "/media/*/*", "/run/media/*/*", "/mnt", "/mnt/*", "/Volumes/*", "[D-Z]:/")
 _BY_LABEL = "/dev/disk/by-label/"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--board", required=True, metavar="NAME", help="one of python -m tools boards")
-    parser.add_argument("image", type=boards.parse_path, metavar="IMAGE", help="what python -m tools image has made")
+    parser.add_argument("image", type=boards.parse_path, metavar="IMAGE", help="a file made by python -m tools image")
     monitor.add_device(parser)
-    parser.add_argument(
-        "--drive", type=boards.parse_path, metavar="DIR", help="the drive of an RP2 board in its boot mode"
-    )
-    parser.add_argument("--yes", action="store_true", help="do it without asking")
+    parser.add_argument("--drive", type=boards.parse_path, metavar="DIR", help="the drive of an RP2 board in boot mode")
+    parser.add_argument("--yes", action="store_true", help="do not ask for confirmation")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -71,11 +69,11 @@ def _agreed(question: str) -> bool:
         return input(f"{question}? [y/N] ").strip().lower() in ("y", "yes")
     except EOFError:
         print()
-        raise ToolError("nothing is done, since nobody answers: --yes does it without asking") from None
+        raise ToolError("nothing is done, since nobody answers: --yes flashes without asking") from None
 
 
 class _Work:
-    """What will be done, as a `question` to the user, and the doing."""
+    """A step to confirm: the `question` to the user, and the function that `do`es it."""
 
     def __init__(self, question: str, do: Callable[[], None]) -> None:
         self.question = question
@@ -98,13 +96,13 @@ def _uf2(board: dict[str, Any], path: Path, image: bytes, arguments: argparse.Na
         _check_drive(board, drive)
     elif not (drive := _find_drive(label)):
         device = arguments.device or _runs_micropython(board, label)
-        question = f"Restart the board at {device} into its boot mode, and write {path} to it"
+        question = f"Restart the board at {device} into boot mode, and write {path} to it"
         return _Work(question, lambda: _write(_boot_mode(device, label), path, image))
     return _Work(f"Write {path} to the {board['product']} at {drive}", lambda: _write(drive, path, image))
 
 
 def _label(drive: Path) -> str | None:
-    """What the boot ROM says that it is, None if that is no drive of one."""
+    """The board ID that the boot ROM gives on `drive`, None if it is no boot ROM's drive."""
     try:
         lines = (drive / _INFO).read_text(errors="replace").splitlines()
     except OSError:
@@ -115,10 +113,10 @@ def _label(drive: Path) -> str | None:
 def _check_drive(board: dict[str, Any], drive: Path) -> None:
     label = _label(drive)
     if label is None:
-        raise ToolError(f"{drive} is not the drive of a board in its boot mode: there is no {_INFO} in it")
+        raise ToolError(f"{drive} is not the drive of a board in boot mode: it has no {_INFO}")
     if label != board["flashing"]["drive"]:
         raise ToolError(
-            f"the drive {drive} is a {label}, and the {board['product']}'s is a {board['flashing']['drive']}"
+            f"the drive {drive} is a {label}, but that of the {board['product']} is a {board['flashing']['drive']}"
         )
 
 
@@ -130,10 +128,10 @@ def _drives() -> dict[Path, str]:
 def _find_drive(label: str) -> Path | None:
     found = [folder for folder, its in _drives().items() if its == label]
     if len(found) > 1:
-        raise ToolError(f"several boards are in boot mode, choose one with --drive: {', '.join(map(str, found))}")
+        raise ToolError(f"several boards are in boot mode; choose one with --drive: {', '.join(map(str, found))}")
     if not found and os.path.exists(_BY_LABEL + label):
         raise ToolError(
-            f"the board is there, but its drive is not mounted: udisksctl mount -b {_BY_LABEL}{label}, and try again"
+            f"the board is connected, but its drive is not mounted: run udisksctl mount -b {_BY_LABEL}{label}"
         )
     return found[0] if found else None
 
@@ -146,7 +144,7 @@ def _runs_micropython(board: dict[str, Any], label: str) -> str:
         if "several" in str(error):
             raise
         raise ToolError(
-            f"no {board['product']} is plugged in: {board['flashing']['press']}, and the drive {label} appears{others}"
+            f"no {board['product']} is connected: {board['flashing']['press']}, and the drive {label} appears{others}"
         ) from None
 
 
@@ -155,13 +153,13 @@ def _boot_mode(device: str, label: str) -> Path:
     result = subprocess.run(command, capture_output=True, text=True)
     if result.returncode:
         last = (result.stderr or result.stdout).strip().splitlines()[-1:]
-        raise ToolError(f"the board at {device} can't be sent to its boot mode: {' '.join(last)}")
+        raise ToolError(f"the board at {device} does not enter boot mode: {' '.join(last)}")
     end = time.monotonic() + _DRIVE_S
     while time.monotonic() < end:
         if drive := _find_drive(label):
             return drive
         time.sleep(_POLL_S)
-    raise ToolError(f"the board is in its boot mode, but no drive {label} has appeared: name its folder with --drive")
+    raise ToolError(f"the board is in boot mode, but no drive {label} has appeared: give its folder with --drive")
 
 
 def _write(drive: Path, path: Path, image: bytes) -> None:
@@ -175,10 +173,9 @@ def _write(drive: Path, path: Path, image: bytes) -> None:
                 os.fsync(file.fileno())
                 progress.update(task, completed=done)
     except OSError as error:
-        # The board restarts, and its drive is gone, with the last block, which may be before we are told that it is
-        # written.
+        # The board restarts when it has the last block, and its drive disappears, perhaps before the write returns.
         if len(image) - done > _STEP_BYTES or _label(drive) is not None:
-            raise ToolError(f"can't write {target}: {error.strerror}; unplug the board, and try again") from None
+            raise ToolError(f"can't write {target}: {error.strerror}; unplug the board and try again") from None
 
 
 # ESP32
@@ -187,10 +184,10 @@ def _write(drive: Path, path: Path, image: bytes) -> None:
 def _esptool(board: dict[str, Any], path: Path, image: bytes, arguments: argparse.Namespace) -> _Work:
     if arguments.drive:
         raise ToolError(f"--drive is for RP2 boards; the {board['product']} has a serial port: --device")
-    # A file of MicroPython's own begins with the bootloader, an image of ours with the first byte of the flash.
+    # MicroPython's own file begins with the bootloader, our image with the first byte of the flash.
     offset = int(board["deploy_options"]["flash_offset"], 0) if image[:1] == b"\xe9" else 0
     device = arguments.device or monitor.find_port(board["mcu"])
-    question = f"Write {path} to the {board['product']} at {device}, from {offset:#x} on"
+    question = f"Write {path} to the {board['product']} at {device}, from offset {offset:#x} on"
     return _Work(question, lambda: _flash_esp(board, device, offset, image))
 
 
@@ -215,9 +212,9 @@ def _flash_esp(board: dict[str, Any], device: str, offset: int, image: bytes) ->
         raise ToolError(f"{reason}; {flashing['press']}") from None
 
 
-@functools.cache  # esptool takes a logger once
+@functools.cache  # esptool accepts a logger only once
 def _logger() -> Any:
-    """Where esptool's words go: only its progress is shown, by `show`; what goes wrong it raises."""
+    """A logger for esptool that passes progress to `show` and drops all text. Errors arrive as exceptions."""
     from esptool.logger import TemplateLogger, log
 
     class Logger(TemplateLogger):

@@ -1,7 +1,7 @@
-"""Make the one file that is flashed on a board: MicroPython, the server, the settings and the files of a folder.
+"""Build the one file to flash on a board: MicroPython, the server, the settings and the files of a folder.
 
-For RP2 boards it is a UF2 file, to be copied to the drive of the boot mode. For the ESP32 family it is a .bin that
-goes to flash offset 0 with esptool.
+For RP2 boards it is a UF2 file, to copy to the drive of boot mode. For the ESP32 family it is a .bin file, which
+esptool writes to flash offset 0.
 """
 
 import argparse
@@ -18,17 +18,17 @@ from typing import Any
 from . import ToolError, boards, esp, filesystem, firmware, printable, uf2
 from .firmware import Base
 
-_SECTOR_BYTES = esp.SECTOR_BYTES  # a block of the filesystem too
+_SECTOR_BYTES = esp.SECTOR_BYTES  # also a block of the filesystem
 _SECRET = "password"
-_ADVICE = "leave some out, or give the size of a larger flash with --flash-size (make run FLASH=)"
+_ADVICE = "leave some out, or give a larger flash with --flash-size (make run FLASH=)"
 
-# Of the filesystem when it is only read: nothing but the block size matters then.
+# To read a filesystem, only the block size matters.
 _LAYOUT = {"block_size": _SECTOR_BYTES, "prog_size": 256, "read_size": 256}
 
 
 @dataclass(frozen=True)
 class Image:
-    """An image and what the summary says about it: sizes and offsets in bytes, `files` as they are on the board."""
+    """An image and the facts in its summary: sizes and offsets in bytes, `files` by absolute path on the board."""
 
     data: bytes
     base: Base
@@ -42,33 +42,31 @@ class Image:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--board", metavar="NAME", help="one of python -m tools boards")
-    parser.add_argument("--files", type=boards.parse_path, metavar="DIR", help="what to serve")
+    parser.add_argument("--files", type=boards.parse_path, metavar="DIR", help="the folder to serve")
     parser.add_argument(
-        "-o", dest="output", type=boards.parse_path, metavar="OUT", help="the file to make, .uf2 or .bin"
+        "-o", dest="output", type=boards.parse_path, metavar="OUT", help="the file to write, .uf2 or .bin"
     )
     parser.add_argument(
-        "--settings", type=boards.parse_path, metavar="FILE", help="a settings.json, with the Wi-Fi's name in it"
+        "--settings", type=boards.parse_path, metavar="FILE", help="a settings.json with the Wi-Fi's name"
     )
     parser.add_argument(
         "--set",
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help="a setting of docs/settings.md, over FILE; as many as you like",
+        help="override a setting of FILE (docs/settings.md); may be repeated",
     )
     parser.add_argument(
         "--flash-size", type=boards.parse_size, metavar="SIZE", help="of an ESP32 board, e.g. 8M (default: the board's)"
     )
     base = parser.add_mutually_exclusive_group()
     base.add_argument("--version", metavar="V", help="of MicroPython, e.g. v1.26.1 (default: the board's first)")
-    base.add_argument(
-        "--base", type=boards.parse_path, metavar="FILE", help="a MicroPython file of your own as the base"
+    base.add_argument("--base", type=boards.parse_path, metavar="FILE", help="your own MicroPython file as the base")
+    parser.add_argument(
+        "--whole", action="store_true", help="write the whole filesystem: old contents of its free part are erased"
     )
     parser.add_argument(
-        "--whole", action="store_true", help="write the whole filesystem, so that nothing old is left in its free part"
-    )
-    parser.add_argument(
-        "--inspect", type=boards.parse_path, metavar="FILE", help="list what is in an image, and do nothing else"
+        "--inspect", type=boards.parse_path, metavar="FILE", help="list the contents of an image, and do nothing else"
     )
 
 
@@ -122,13 +120,14 @@ def make(
 ) -> Image:
     """The flashable image of a board. Raises ToolError.
 
-    board       its facts (boards.load)
-    folder      what it serves
-    settings    what stands in its /settings.json, checked (boards.check_settings)
-    base        MicroPython's file; None for that of `version` from the cache, None there for the board's default
+    board       its board.json (boards.load)
+    folder      the files to serve
+    settings    for its /settings.json, checked (boards.check_settings)
+    base        MicroPython's file; None for that of `version` in the cache
+    version     None for the board's default
     flash_size  bytes, None for the board's own
-    whole       all of the filesystem is written, not only its used blocks; an ESP32 image reaches to its end then
-    kept        an earlier filesystem of this board (place() says where it lies) that the files are put over
+    whole       include all of the filesystem, not only its used blocks
+    kept        an earlier filesystem of this board (at place()); its files win over those of `folder`
     """
     if "firmware" not in board:
         raise ToolError(f"{board['product']}: there is nothing to flash; python -m tools emulate runs it")
@@ -141,7 +140,7 @@ def make(
     files, warnings = served.files, served.warnings
     layout = board["filesystem"]
     if kept is not None:
-        old = filesystem.names(layout, kept)  # what lies there already goes before the folder
+        old = filesystem.names(layout, kept)  # a file on the earlier filesystem wins
         files = {name: data for name, data in files.items() if name not in old}
     files |= filesystem.board_files(settings, board["settings"])
     rp2 = original.chip.startswith("rp2")
@@ -156,21 +155,21 @@ def make(
         data = _join_esp(original, offset, lfs[: (max(blocks) + 1) * _SECTOR_BYTES], actual)
         if not fixed:
             warnings.append(
-                "this MicroPython takes all of the flash behind it for the filesystem, so the flash must really have "
-                f"{boards.format_size(actual)}: esptool flash-id tells, --flash-size sets it"
+                "this MicroPython uses the rest of the flash for the filesystem, so the flash must really have "
+                f"{boards.format_size(actual)}: esptool flash-id shows its size, --flash-size sets it"
             )
     if not any(entry["sha256"] == hashlib.sha256(raw).hexdigest() for entry in board["firmware"]):
-        warnings.append(f"board.json does not know {path} by its SHA-256; it says that it is {original}")
+        warnings.append(f"board.json does not list the SHA-256 of {path}, which claims to be {original}")
     return Image(data, original, len(raw), files, warnings, offset, size, len(used) * _SECTOR_BYTES)
 
 
 def place(board: dict[str, Any], base: Base, flash_size: int | None = None) -> tuple[int, int]:
-    """Where `base` has its filesystem on a board: offset in the flash and size in bytes. Raises ToolError."""
+    """The place of the filesystem of `base` on a board: flash offset and size in bytes. Raises ToolError."""
     actual = flash_size or board["flash_size"]
     if base.chip.startswith("rp2"):
         if actual != board["flash_size"]:
             raise ToolError(
-                f"MicroPython for the {board['product']} is made for a flash of "
+                f"MicroPython for the {board['product']} is built for a flash of "
                 f"{boards.format_size(board['flash_size'])}, not {boards.format_size(actual)}"
             )
         offset, size = _place_rp2(base) or (board["filesystem"]["offset"], board["filesystem"]["size"])
@@ -178,19 +177,19 @@ def place(board: dict[str, Any], base: Base, flash_size: int | None = None) -> t
         offset, size = _place_esp(base, actual)
     if offset + size > actual:
         raise ToolError(
-            f"this MicroPython has its filesystem up to {boards.format_size(offset + size)} of the flash, "
-            f"and the flash has {boards.format_size(actual)}"
+            f"the filesystem of this MicroPython ends at {boards.format_size(offset + size)}, "
+            f"but the flash has {boards.format_size(actual)}"
         )
     if len(base.flash) > offset:
         raise ToolError(
             f"{base.name} reaches {len(base.flash) - offset:,} bytes into its own filesystem: "
-            "take MicroPython's file as it was downloaded, not an image made of it"
+            "give MicroPython's original file, not an image built from it"
         )
     return offset, size
 
 
 def how_to_flash(board: dict[str, Any], image: Path) -> str:
-    """What to do, or to type, to get `image` on a board."""
+    """Instructions, or the command, to flash `image`."""
     flashing = board["flashing"]
     if flashing["how"] == "uf2":
         return f"{flashing['press']}, then copy {image} to the drive {flashing['drive']}"
@@ -203,8 +202,8 @@ def how_to_flash(board: dict[str, Any], image: Path) -> str:
 
 
 def _place_rp2(base: Base) -> tuple[int, int] | None:
-    # The firmware says it itself, as a "block device" in its binary info (pico-sdk, binary_info/structure.h): type 7,
-    # tag "MP", name, address, size.
+    # The firmware states it as a "block device" in its binary info (pico-sdk, binary_info/structure.h): type 7, tag
+    # "MP", name, address, size.
     flash = base.flash
     found = flash.find(struct.pack("<H2s", 7, b"MP"))
     if not 0 <= found <= len(flash) - 16:
@@ -219,8 +218,8 @@ def _place_rp2(base: Base) -> tuple[int, int] | None:
 
 
 def _join_uf2(base: list[uf2.Block], offset: int, lfs: bytes, blocks: set[int]) -> bytes:
-    # Sector by sector and in full, in the order of their addresses: the boot ROM erases a sector when its first block
-    # comes. Blocks of another family (the one that works round erratum E10 of the RP2350) stay as and where they are.
+    # Whole sectors, in order of address: the boot ROM erases a sector when its first block arrives. Blocks of another
+    # family (the workaround for erratum RP2350-E10) stay first and unchanged.
     family = uf2.main_family(base)
     parts = [(one.address, one.payload) for one in base if one.family == family]
     for number in sorted(blocks):
@@ -240,18 +239,18 @@ def _vfs(base: Base) -> esp.Partition | None:
 
 
 def _place_esp(base: Base, flash_size: int) -> tuple[int, int]:
-    # As ports/esp32/main.c of MicroPython does it: `vfs` if there is one (up to v1.25 there is), else all behind the
-    # last partition.
+    # As in MicroPython's ports/esp32/main.c: the partition `vfs` if there is one (up to v1.25), else all flash after
+    # the last partition.
     end = max(partition.end for partition in esp.partitions(base.flash, base.name))
     if end > flash_size:
         raise ToolError(
-            f"the partition table of {base.name} reaches to {boards.format_size(end)}, "
-            f"and the flash has {boards.format_size(flash_size)}"
+            f"the partition table of {base.name} ends at {boards.format_size(end)}, "
+            f"but the flash has {boards.format_size(flash_size)}"
         )
     vfs = _vfs(base)
     offset, size = (vfs.offset, vfs.size) if vfs else (end, flash_size - end)
     if size < 2 * _SECTOR_BYTES:
-        raise ToolError(f"a flash of {boards.format_size(flash_size)} has no room for a filesystem behind MicroPython")
+        raise ToolError(f"a flash of {boards.format_size(flash_size)} has no room for a filesystem after MicroPython")
     return offset, size // _SECTOR_BYTES * _SECTOR_BYTES
 
 
@@ -265,18 +264,18 @@ def _join_esp(base: Base, offset: int, lfs: bytes, flash_size: int) -> bytes:
         raise ToolError(f"there is no {base.chip} with {boards.format_size(flash_size)} of flash")
     boot = chip.BOOTLOADER_FLASH_OFFSET
     log.set_verbosity("silent")
-    # It puts the size of the flash into the header of the bootloader and renews the hash behind it.
+    # merge_bin writes the flash size into the bootloader's header and updates its hash.
     try:
         data = esptool.merge_bin([(boot, base.flash[boot:]), (offset, lfs)], base.chip, flash_size=size)
     except esptool.FatalError as error:
-        raise ToolError(f"esptool can't make an image of {base.name}: {error}") from None
+        raise ToolError(f"esptool can't build an image from {base.name}: {error}") from None
     assert data
     if data[boot + 3] & 0xF0 != chip.FLASH_SIZES[size]:
         raise ToolError(f"the bootloader of {base.name} is damaged: esptool does not recognize it")
     return data
 
 
-# What is said about it
+# Summary and --inspect
 
 
 def _summary(image: Image, output: Path, uploads: bool) -> None:
@@ -332,17 +331,17 @@ def _inspect(path: Path) -> int:
 
 
 def files_in(base: Base) -> dict[str, bytes]:
-    """The files in an image, absolute paths and contents; none in a base. Raises ToolError unless they are whole."""
+    """The files in an image, absolute paths and contents; none in a base. Raises ToolError if they are incomplete."""
     offset, size = _find(base) or (0, 0)
     lfs = base.flash[offset : offset + size]
     files = filesystem.contents(_LAYOUT, lfs, size) if lfs.strip(b"\xff") else {}
     if files is None:
-        raise ToolError(f"{base.name} is truncated or damaged: the filesystem in it is not whole")
+        raise ToolError(f"{base.name} is truncated or damaged: its filesystem is not whole")
     return files
 
 
 def _find(base: Base) -> tuple[int, int] | None:
-    # As place(), but by what the file says alone.
+    # As place(), but only from the file itself.
     return _place_rp2(base) if base.chip.startswith("rp2") else _place_esp(base, _header_size(base))
 
 

@@ -1,4 +1,4 @@
-"""Show live what a board says on its console: its journal. Ctrl-C ends it; a board that goes away is waited for."""
+"""Show a board's console, with its journal, live. Ctrl-C ends it. It waits for a board that was unplugged."""
 
 import argparse
 import codecs
@@ -12,11 +12,11 @@ from typing import Any
 
 from . import ToolError, printable
 
-_BAUD = 115200  # of MicroPython's console on a UART; USB takes any
+_BAUD = 115200  # of MicroPython's UART console; USB accepts any rate
 _POLL_S = 0.2
-_SILENCE_S = 30  # after so long the board has said its address before anybody listened
+_SILENCE_S = 30  # a board silent for so long has probably printed its address before the port was open
 _RP2 = {0x2E8A}
-# Espressif's own USB, and the USB serial chips on ESP32 boards: Silicon Labs, WCH, FTDI, Prolific.
+# USB vendor IDs: Espressif, and the makers of the serial chips on ESP32 boards: Silicon Labs, WCH, FTDI, Prolific.
 _ESP32 = {0x303A, 0x10C4, 0x1A86, 0x0403, 0x067B}
 _PROMPT = b">>> "
 _LINK = "link: "
@@ -29,12 +29,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:
-    """The option --device, which several commands have."""
+    """Add --device, an option of several commands."""
     parser.add_argument(
         "--device",
         type=_parse_device,
         metavar="PORT",
-        help="serial port, or socket://HOST:PORT (default: that of the board plugged in)",
+        help="serial port, or socket://HOST:PORT (default: that of the connected board)",
     )
 
 
@@ -51,7 +51,7 @@ def run(arguments: argparse.Namespace) -> int:
     port.open()
     print(f"{port.name}: Ctrl-C ends", file=sys.stderr)
     here = True
-    # Not as it comes: what a stranger asks for is in the journal, and a terminal would obey it.
+    # Escape control characters: the journal shows names from strangers' requests, and a terminal would obey them.
     decoder = codecs.getincrementaldecoder("utf-8")(errors="backslashreplace")
     try:
         while True:
@@ -68,7 +68,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def find_port(chip: str | None = None) -> str:
-    """The name of the serial port of the board that is plugged in. Raises ToolError.
+    """The name of the connected board's serial port. Raises ToolError.
 
     chip  `mcu` of its board.json, None for any
     """
@@ -78,26 +78,24 @@ def find_port(chip: str | None = None) -> str:
     found = [port for port in list_ports.comports() if port.vid in vendors]
     found.sort(key=lambda port: port.device)
     if not found:
-        raise ToolError(
-            "no board is plugged in (if one is, its cable may carry power only); --device names its serial port"
-        )
+        raise ToolError("no board is connected (or its cable carries only power); give its serial port with --device")
     if len(found) > 1:
         several = ", ".join(f"{port.device} ({port.description})" for port in found)
-        raise ToolError(f"several serial ports could be the board, choose one with --device: {several}")
+        raise ToolError(f"several serial ports could be the board's; choose one with --device: {several}")
     return found[0].device
 
 
 class Port:
-    """A board's serial port, which may go away and come back: USB does when the board restarts.
+    """A board's serial port, which may disappear and return: a USB port does when the board restarts.
 
     name     of the port that is, or was last, open
-    is_open  False while it is away
+    is_open  False while the port is gone
     """
 
     def __init__(self, find: Callable[[], str], port: Any = None) -> None:
         """
-        find  returns the port's name, asked each time that it is opened; may raise ToolError
-        port  pyserial's, already open
+        find  returns the port's name; called at each open(); may raise ToolError
+        port  an open port of pyserial
         """
         self.name: str = port.name if port else ""
         self._find = find
@@ -120,7 +118,7 @@ class Port:
             raise ToolError(f"can't open {self.name}: {getattr(error, 'strerror', None) or error}") from None
 
     def read(self) -> bytes:
-        """What the board has said, b"" if nothing for a while or if the port is away."""
+        """New output of the board, b"" if there is none for 0.2 s or the port is gone."""
         try:
             if not self._port:
                 self.open()
@@ -131,7 +129,7 @@ class Port:
             return b""
 
     def write(self, data: bytes) -> None:
-        """Type `data` on the console, if it is there."""
+        """Type `data` on the console, if the port is open."""
         try:
             if self._port:
                 self._port.write(data)
@@ -141,7 +139,7 @@ class Port:
     def close(self) -> None:
         port, self._port = self._port, None
         if port:
-            # In this order the reset circuit of an ESP32 board does not take it for a reset.
+            # In this order the lines do not trigger the reset circuit of an ESP32 board.
             with contextlib.suppress(OSError):
                 port.rts = False
                 port.dtr = False
@@ -150,10 +148,10 @@ class Port:
 
 
 def wait_until_serving(port: Port, seconds: float, silence: float = _SILENCE_S) -> str:
-    """The tftp:// address that a board tells which is just starting. Raises ToolError.
+    """The tftp:// address of a board that is starting, read from its console. Raises ToolError.
 
-    seconds  what it gets to serve
-    silence  seconds without a word after which the server is restarted to hear its address
+    seconds  time limit for the board to serve
+    silence  seconds without output after which the server is restarted, so that it prints its address again
     """
     now = time.monotonic()
     end, quiet = now + seconds, now + silence
@@ -172,20 +170,20 @@ def wait_until_serving(port: Port, seconds: float, silence: float = _SILENCE_S) 
             if _READY in last:
                 number = last.split(_READY)[1].split(",")[0].rpartition(":")[2]
                 if "no ssid" in link:
-                    raise ToolError(f"the board serves, but nobody can reach it: {link}")
+                    raise ToolError(f"the server runs, but nobody can reach it: {link}")
         if address and number:
             return f"tftp://{address}/" if number == "69" else f"tftp://{address}:{number}/"
         if said == _PROMPT and not data:
             if not restarting:
-                raise ToolError(f"the board runs no server, it is at its prompt; it last said: {last}")
+                raise ToolError(f"the board runs no server, it is at its prompt; its last line: {last}")
             restarting, said = False, b""
             port.write(b"\x04")  # Ctrl-D: restart boot.py and main.py
         if time.monotonic() > quiet and port.is_open:
             quiet, restarting = math.inf, True
-            port.write(b"\r\x03")  # Ctrl-C: the server stops, the prompt comes
+            port.write(b"\r\x03")  # Ctrl-C: the server stops, the prompt appears
     where = f"on {port.name}" if port.name else "on any serial port"
     if number:
         raise ToolError(
-            f"the board serves, but has no address after {seconds:.0f} s: {link or 'it said nothing about its link'}"
+            f"the server runs, but has no address after {seconds:.0f} s: {link or 'it printed nothing about its link'}"
         )
-    raise ToolError(f"the board does not serve after {seconds:.0f} s; {where} it last said: {last}")
+    raise ToolError(f"the board does not serve after {seconds:.0f} s; its last line {where}: {last}")

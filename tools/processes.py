@@ -1,4 +1,4 @@
-"""What a child process needs so that it never outlives us."""
+"""Child processes that never outlive this one."""
 
 import ctypes
 import signal
@@ -6,6 +6,6 @@ import sys
 
 
 def die_with_parent() -> None:
-    """For preexec_fn: the child is killed when we end, however that happens. Linux only; elsewhere it does nothing."""
+    """For preexec_fn: the kernel kills the child when this process ends. Linux only; elsewhere it does nothing."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG

@@ -1,11 +1,11 @@
-"""A UDP relay between TFTP clients and a server on loopback that loses, repeats, reorders and delays datagrams.
+"""A UDP relay between TFTP clients and a server on loopback. It drops, duplicates, reorders and delays datagrams.
 
     with Relay(server_port, loss=0.02, seed=7) as relay:
         ...  # clients talk to 127.0.0.1 port relay.port
     print(relay.lost)
 
-TIDs survive (RFC 1350 section 4): to the server each client is a port of its own, and each server port that answers a
-client is to that client a port of its own. It runs in a thread; a seed decides the same about the same datagrams.
+It keeps TIDs apart (RFC 1350 section 4): the server sees each client at its own port, and a client sees each server
+port that answers it at its own port. The relay runs in a thread. The same seed treats the same datagrams alike.
 """
 
 import random
@@ -20,15 +20,15 @@ Address = tuple[str, int]
 
 _HOST = "127.0.0.1"
 _MAX_DATAGRAM = 65535
-_BURST = 64  # datagrams taken from one socket before the others have their turn
-_REORDERED_S = 0.005  # how much longer a reordered datagram takes: the rest of its window overtakes it
+_BURST = 64  # most datagrams read from one socket before the others are read
+_REORDERED_S = 0.005  # extra delay of a reordered datagram: the rest of its window overtakes it
 
 
 class Relay:
-    """Relays for any number of clients while it is used as a context manager.
+    """A context manager that relays for any number of clients.
 
     port        where the clients send their requests (int, on 127.0.0.1)
-    passed      datagrams delivered, the second copies included (int)
+    passed      datagrams delivered, duplicates included (int)
     lost        datagrams dropped (int)
     duplicated  datagrams sent twice (int)
     reordered   datagrams held back so that later ones overtake them (int)
@@ -46,24 +46,24 @@ class Relay:
     ) -> None:
         """`loss`, `duplicate`, `reorder`: probabilities for each datagram, 0..1; `delay_ms`: milliseconds each way.
 
-        `loss` is that of either way, or a pair: to the server, to the client.
+        `loss` applies both ways; or a pair: to the server, to the client.
         """
         self._server: Address = (_HOST, server_port)
         self._loss = loss if isinstance(loss, tuple) else (loss, loss)
         self._duplicate = duplicate
         self._reorder = reorder
         self._delay_s = delay_ms / 1000
-        # One for each way, so that what is decided does not depend on how the two ways interleave.
+        # One for each direction: the order in which the directions interleave changes nothing.
         self._dice = (random.Random(2 * seed), random.Random(2 * seed + 1))
         self.passed = self.lost = self.duplicated = self.reordered = 0
         self._selector = selectors.DefaultSelector()
         self._wake, self._woken = socket.socketpair()
         self._selector.register(self._woken, selectors.EVENT_READ)
-        self._upstreams: dict[Address, socket.socket] = {}  # client: the socket that is this client to the server
-        self._clients: dict[socket.socket, Address] = {}  # the same the other way round
-        self._faces: dict[tuple[Address, Address], socket.socket] = {}  # client, TID: what is this TID to the client
-        self._servers: dict[socket.socket, Address] = {}  # where a datagram to such a socket goes
-        # A heap of: when it is due (monotonic), in what order, from which socket, what, to whom.
+        self._upstreams: dict[Address, socket.socket] = {}  # client: the socket that represents it to the server
+        self._clients: dict[socket.socket, Address] = {}  # the inverse
+        self._faces: dict[tuple[Address, Address], socket.socket] = {}  # client, TID: the TID's socket to the client
+        self._servers: dict[socket.socket, Address] = {}  # the server address behind such a socket
+        # A heap of delayed datagrams: due time (monotonic), sequence number, socket to send from, datagram, target.
         self._waiting: list[tuple[float, int, socket.socket, bytes, Address]] = []
         self._order = 0
         listener = self._open()
@@ -94,7 +94,7 @@ class Relay:
 
     def _run(self) -> None:
         over = False
-        while self._waiting or not over:  # what is under way at the end still arrives, as a last ACK must
+        while self._waiting or not over:  # delayed datagrams still arrive at the end, such as a last ACK
             wait = max(self._waiting[0][0] - time.monotonic(), 0) if self._waiting else None
             for key, _ in self._selector.select(wait):
                 sock = key.fileobj
@@ -123,7 +123,7 @@ class Relay:
         if client not in self._upstreams:
             sock = self._upstreams[client] = self._open()
             self._clients[sock] = client
-        # A stranger who sends to another client's TID is answered from there.
+        # A stranger that sends to another client's TID gets the answer from that port.
         self._faces.setdefault((client, self._servers[face]), face)
         return self._upstreams[client]
 
@@ -135,7 +135,7 @@ class Relay:
 
     def _decide(self, way: int, sock: socket.socket, datagram: bytes, target: Address) -> None:
         dice = self._dice[way]
-        # All three are thrown for each datagram: what becomes of one doesn't shift what becomes of the next.
+        # Always draw all three, so that the fate of one datagram does not change that of the next.
         lose, double, late = dice.random(), dice.random(), dice.random()
         if lose < self._loss[way]:
             self.lost += 1
@@ -160,5 +160,5 @@ class Relay:
         try:
             sock.sendto(datagram, target)
             self.passed += 1
-        except OSError:  # the system's buffers are full: lost, as on any network
+        except OSError:  # full buffers: the datagram is lost, as on any network
             self.lost += 1

@@ -1,8 +1,8 @@
-"""UF2 files: their blocks, read and written (github.com/microsoft/uf2, README.md).
+"""Read and write the blocks of UF2 files (github.com/microsoft/uf2, README.md).
 
-A file is a row of 512-byte blocks, each with its own target address. The boot ROM of an RP2040 or RP2350 takes the
-blocks of its family, erases a flash sector when the first block for it comes, and restarts once it has as many as
-each block says there are.
+A file is a sequence of 512-byte blocks, each with its own target address. The boot ROM of an RP2040 or RP2350 takes the
+blocks of its family, erases a flash sector when its first block arrives, and restarts after the number of blocks that
+each block states.
 """
 
 import struct
@@ -11,11 +11,11 @@ from dataclasses import dataclass
 
 from . import ToolError
 
-SIZE = 512  # bytes of a block, 256 of them payload in all that we write
+SIZE = 512  # bytes in a block, of which we fill 256 with payload
 PAYLOAD = 256
-XIP = 0x10000000  # where the flash begins in the address space of an RP2040 or RP2350
-FLASH_BYTES = 16 << 20  # as much of it as they can address
-# Family: the chip that takes it (board.json, `mcu`), from github.com/microsoft/uf2, utils/uf2families.json.
+XIP = 0x10000000  # address of the flash on an RP2040 or RP2350
+FLASH_BYTES = 16 << 20  # the most they can address
+# Family ID: its chip (`mcu` in board.json), from github.com/microsoft/uf2, utils/uf2families.json.
 CHIPS = {0xE48BFF56: "rp2040", 0xE48BFF59: "rp2350", 0xE48BFF5A: "rp2350"}
 
 _HEAD = struct.Struct("<8I")
@@ -27,7 +27,7 @@ _MAX_PAYLOAD = 476
 
 @dataclass(frozen=True)
 class Block:
-    """One block: `address` and `payload` (bytes), its place `number` of `total`, `family`; `raw` is all 512 bytes."""
+    """One block: target `address`, `payload`, block `number` of `total`, `family` ID; `raw` is all 512 bytes."""
 
     address: int
     payload: bytes
@@ -42,9 +42,9 @@ def is_uf2(data: bytes) -> bool:
 
 
 def read(data: bytes, name: object) -> list[Block]:
-    """The blocks of a file in their order, whose main family is whole and for the flash. Raises ToolError.
+    """The blocks of a file in order. Raises ToolError unless its main family is complete and goes to the flash.
 
-    name  of the file, for complaints
+    name  of the file, for messages
     """
     blocks = []
     for start in range(0, len(data), SIZE):
@@ -67,9 +67,9 @@ def _check(blocks: list[Block], name: object) -> None:
         if not XIP <= one.address <= XIP + FLASH_BYTES - len(one.payload):
             raise ToolError(
                 f"{name} is not for a flash: block {one.number} goes to {one.address:#x}, "
-                f"and the flash is at {XIP:#x} to {XIP + FLASH_BYTES:#x}"
+                f"but the flash is at {XIP:#x} to {XIP + FLASH_BYTES:#x}"
             )
-    # The boot ROM would wait for the rest for ever.
+    # The boot ROM would wait forever for missing blocks.
     if sorted(one.number for one in ours) != list(range(len(ours))) or {one.total for one in ours} != {len(ours)}:
         raise ToolError(f"{name} is not whole: it has {len(ours):,} of {ours[0].total:,} blocks")
 
@@ -81,12 +81,12 @@ def block(address: int, payload: bytes, number: int, total: int, family: int) ->
 
 
 def main_family(blocks: list[Block]) -> int:
-    """The family of the firmware itself: RP2350 files have a block of another one before it (erratum E10)."""
+    """The family of the firmware: RP2350 files begin with a block of another family (erratum RP2350-E10)."""
     return Counter(one.family for one in blocks).most_common(1)[0][0]
 
 
 def flash(blocks: list[Block]) -> bytes:
-    """What the main family leaves in the flash from its first byte on, 0xff where nothing is written."""
+    """The flash contents that the main family writes, from the first byte on; 0xff where nothing is written."""
     family = main_family(blocks)
     ours = [one for one in blocks if one.family == family]
     contents = bytearray(b"\xff" * max((one.address - XIP + len(one.payload) for one in ours), default=0))

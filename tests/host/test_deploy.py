@@ -197,7 +197,7 @@ def test_a_folder_replaces_a_file_of_the_same_name_and_vice_versa(prompt, folder
     board.remove(["/files/empty/-"])
     before = board.tree()
     for names in ({"a": b"file"}, {"c/d": b"folder"}):
-        with pytest.raises(ToolError, match=r"/files/[ac](/d)? would be a file and a folder: --delete"):
+        with pytest.raises(ToolError, match=r"/files/[ac](/d)? would be both a file and a folder: --delete"):
             fill(board, folder(names), settings={})
     assert board.tree() == before
     fill(board, folder({"a": b"file", "c/d": b"folder", "empty": b"file"}), settings={}, delete=True)
@@ -213,7 +213,7 @@ def test_folders_for_uploads_are_created(prompt, folder):
         "/files/in",
         "/files/in/sub",
     }
-    with pytest.raises(ToolError, match="/files/x would be a file and a folder"):
+    with pytest.raises(ToolError, match="/files/x would be both a file and a folder"):
         fill(board, where, 'write_to=["/x"]')
     with pytest.raises(ToolError, match=r"write_to names the folder /a, but a in .* is a file"):
         fill(board, where, 'write_to=["/a"]')
@@ -239,7 +239,7 @@ def test_wherever_the_board_disconnects_each_file_is_the_old_or_the_new_one(prom
             fill(board, where, settings={}, delete=True)
             break
         except ToolError as error:
-            assert "the board went away in the middle (gone); what is whole on it stays" in str(error)
+            assert "lost the board during the update (gone); files that were copied whole stay on it" in str(error)
         board.connect()
         tree = board.tree()
         for path in allowed.keys() & tree.keys():
@@ -256,7 +256,7 @@ def test_wherever_the_board_disconnects_each_file_is_the_old_or_the_new_one(prom
 def test_files_that_do_not_fit_are_refused_before_any_change(prompt, folder):
     board = prompt({"/files/a": content(100_000), "/files/b": content(200_000)})
     before = board.tree()
-    with pytest.raises(ToolError, match=r"need [\d,]+ bytes more than the board has free: .*let --delete"):
+    with pytest.raises(ToolError, match=r"need [\d,]+ bytes more than the board has free: .*with --delete"):
         fill(board, folder({"c": content(300_000)}), settings={})
     with pytest.raises(ToolError, match=r"need [\d,]+ bytes more than the board has free: leave some out$"):
         fill(board, folder({"c": content(500_000)}), settings={}, delete=True)
@@ -286,7 +286,7 @@ def test_a_damaged_copy_is_detected(prompt, folder, monkeypatch):
     board = prompt({"/files/a": b"old"})
     run = Prompt._run
     monkeypatch.setattr(Prompt, "_run", lambda self, code: run(self, code.replace("bmV3", "bmV4")))
-    with pytest.raises(ToolError, match="something other than what was sent"):
+    with pytest.raises(ToolError, match="other bytes than were sent"):
         fill(board, folder({"a": b"new"}), settings={})
     assert board.tree()["/files/a"] == sha256(b"old")
 
@@ -301,7 +301,7 @@ def test_bad_input_is_one_line(tmp_path: Path):
     (tmp_path / "bad.json").write_text('{"ssid": ')
     assert "can't open /nowhere/tty: is the board plugged in" in bad()
     assert "no board is called 'nope'" in bad(board="nope")
-    assert "nothing to fill" in bad(board="unix")
+    assert "not for deploy" in bad(board="unix")
     assert "is not a folder" in bad(files=tmp_path / "missing")
     assert "are not JSON" in bad("--settings", tmp_path / "bad.json")
     assert "can't read" in bad("--settings", tmp_path / "missing.json")
@@ -316,7 +316,7 @@ def test_a_missing_board_is_reported(monkeypatch):
     nothing = argparse.Namespace(
         board="esp32_c3", files=ROOT / "files", device=None, settings=None, set=[], delete=False
     )
-    with pytest.raises(ToolError, match="no board is plugged in"):
+    with pytest.raises(ToolError, match="no board is connected"):
         deploy.run(nothing)
 
 
@@ -324,7 +324,7 @@ def test_a_port_that_is_not_a_board_is_reported(monkeypatch):
     monkeypatch.setattr(deploy, "_PROMPT_S", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as server:
         device = f"socket://127.0.0.1:{server.getsockname()[1]}"
-        with pytest.raises(ToolError, match=f"{device} does not give its prompt .*is it a board with MicroPython"):
+        with pytest.raises(ToolError, match=f"{device} shows no MicroPython prompt .*does it run MicroPython"):
             deploy._Remote(device)
 
 
@@ -431,5 +431,5 @@ def test_bad_input_is_one_line_and_the_board_continues_to_serve(live: Live, fold
         return said
 
     assert "bytes more than the board has free" in bad(folder({"big.bin": bytes(3_000_000)}))
-    assert "is a ESP32C3 module with ESP32C3, and the Pico W has the rp2040" in bad(folder({}), board="rpi_pico_w")
+    assert "is a ESP32C3 module with ESP32C3, but the Pico W has the rp2040" in bad(folder({}), board="rpi_pico_w")
     assert fetch(live.board.address, "same") == b"same"

@@ -68,7 +68,7 @@ def test_bad_input_is_one_line_and_a_status(files: Path, tmp_path: Path):
         assert f"{option}: expected the name of a file or folder" in complain("emulate", option, "")
     assert "--host: expected an IPv4 address" in complain("emulate", "--host", "localhost")
     assert "--sockets: expected a whole number from 0 to" in complain("emulate", "--sockets", "-1")
-    assert "has no room for a filesystem" in complain("emulate", "--files", files, "--flash-size", "4K")
+    assert "is too small for a filesystem" in complain("emulate", "--files", files, "--flash-size", "4K")
     for save in ("/dev/full", tmp_path, tmp_path / "no" / "flash.img"):
         assert f"can't write {save}: " in complain("emulate", "--files", files, "--save", save)
     said = complain("emulate", "--files", files, "--set", "windowsize=0", "--set", "nope=1")
@@ -76,7 +76,7 @@ def test_bad_input_is_one_line_and_a_status(files: Path, tmp_path: Path):
     assert "invalid choice" in complain("fly")
     assert "unrecognized arguments: --fly" in complain("emulate", "--fly")
     missing = {"MICROPYTHON": "/nowhere/micropython"}
-    assert "/nowhere/micropython is not there" in complain("emulate", "--files", files, environment=missing)
+    assert "/nowhere/micropython is missing" in complain("emulate", "--files", files, environment=missing)
 
 
 def test_tools_without_a_command_list_the_commands():
@@ -164,7 +164,7 @@ def test_save_keeps_the_flash_for_the_next_start(tmp_path: Path):
     with Board("--save", str(saved), files=served) as board:
         assert fetch(board.address, "a") == b"first", "what lies on the flash goes before the folder"
         assert fetch(board.address, "b") == b"new"
-    assert "give the --flash-size it had" in complain(
+    assert "give its --flash-size" in complain(
         "emulate", "--files", served, "--save", saved, "--flash-size", "1M", "--port", 0
     )
     saved.write_bytes(bytes(868_352))
@@ -181,7 +181,7 @@ def test_a_saved_file_in_the_place_of_a_folder_is_reported(tmp_path: Path):
     (served / "a").mkdir()
     (served / "a" / "b").write_bytes(b"in a folder")
     said = complain("emulate", "--files", served, "--save", saved, "--port", 0)
-    assert "the saved flash has a file where a folder is to be" in said
+    assert "the saved flash has a file where a folder should be" in said
 
 
 def test_files_that_are_not_served_cause_a_warning(tmp_path: Path):
@@ -194,8 +194,8 @@ def test_files_that_are_not_served_cause_a_warning(tmp_path: Path):
         "warning: hidden, so not served: .hidden",
         "warning: a control character in the name, so not served: new\\nline",
         "warning: a link out of the folder, so not served: out",
-        "warning: looks like a board's settings, and every client can fetch it: settings.json",
-        "warning: differ only in upper and lower case, so a client may get the wrong one: A and a",
+        "warning: every client can fetch what looks like a board's settings: settings.json",
+        "warning: names differ only in case, so a client may get the wrong file: A and a",
     ]
 
 

@@ -109,7 +109,7 @@ def test_a_genuine_file_is_downloaded_checked_and_kept(mirror: Mirror, tmp_path:
     # A damaged file in the cache is downloaded again, or reported without a connection.
     kept.write_bytes(b"damaged")
     mirror.files.clear()
-    assert "that file is there but damaged" in complain(
+    assert "the file in the cache is damaged" in complain(
         "firmware", "--board", "rpi_pico_w", "--mirror", mirror.url.rstrip("/")
     )
     mirror.files[PICO] = genuine.read_bytes()
@@ -126,12 +126,12 @@ def test_a_corrupt_download_leaves_no_file(mirror: Mirror, cache: Path):
     known = boards.load("rpi_pico_w")["firmware"][0]["sha256"]
     mirror.files[PICO] = made_uf2()
     said = complain("firmware", "--board", "rpi_pico_w", "--mirror", mirror.url)
-    assert f"its SHA-256 is not {known}; nothing of it is kept" in said and left(cache) == []
+    assert f"its SHA-256 is not {known}; it was discarded" in said and left(cache) == []
     mirror.cut.add(PICO)
-    assert "broke off" in complain("firmware", "--board", "rpi_pico_w", "--mirror", mirror.url)
+    assert "the connection broke" in complain("firmware", "--board", "rpi_pico_w", "--mirror", mirror.url)
     mirror.files[S3] = made_esp("esp32s3", table(NVS, FACTORY))
     mirror.cut.add(S3)
-    assert "broke off" in complain("firmware", "--board", "esp32_s3", "--mirror", mirror.url)
+    assert "the connection broke" in complain("firmware", "--board", "esp32_s3", "--mirror", mirror.url)
     mirror.cut.clear()
     mirror.files[S3] = b"<html>Log in to the network of this hotel</html>"
     assert "is not firmware" in complain("firmware", "--board", "esp32_s3", "--mirror", mirror.url)
@@ -142,15 +142,17 @@ def test_a_corrupt_download_leaves_no_file(mirror: Mirror, cache: Path):
 
 def test_without_a_connection_the_message_says_which_file_to_put_where(mirror: Mirror, cache: Path):
     said = complain("firmware", "--board", "rpi_pico_w", "--mirror", mirror.url)
-    assert f"(status 404): get it on another machine and put it at {cache / PICO}" in said
+    assert f"(status 404): download it elsewhere and copy it to {cache / PICO}" in said
     said = complain("firmware", "--board", "rpi_pico_w", "--mirror", "http://127.0.0.1:9/")
-    assert f"(127.0.0.1:9 can't be reached or broke off): get it on another machine and put it at {cache}" in said
+    assert (
+        f"(127.0.0.1:9 can't be reached, or the connection broke): download it elsewhere and copy it to {cache}" in said
+    )
     # The command that needs the file gives the same message.
     proxies = {"https_proxy": "http://127.0.0.1:9/", "HTTPS_PROXY": "http://127.0.0.1:9/"}
     arguments = ("image", "--board", "rpi_pico_w", "--files", ROOT / "files", "-o", cache.parent / "out.uf2")
     said = complain(*arguments, environment=proxies)
     assert f"can't download https://micropython.org/resources/firmware/{PICO}" in said
-    assert f"put it at {cache / PICO}" in said
+    assert f"copy it to {cache / PICO}" in said
     assert not cache.parent.exists() or not (cache.parent / "out.uf2").exists()
 
 
@@ -167,7 +169,7 @@ def test_an_unknown_hash_is_recorded_at_the_first_download_and_checked_later(mir
     assert f"is not {sha256(data)}" in complain("firmware", "--board", "esp32_s3", "--mirror", mirror.url)
     other = cache.parent / S3
     other.write_bytes(data + b"x")
-    assert "another file than the" in complain("firmware", "--board", "esp32_s3", "--from", other)
+    assert "differs from the" in complain("firmware", "--board", "esp32_s3", "--from", other)
 
 
 @pytest.mark.parametrize("note", [b"", b"\n", b"\xff\xfe", b"0123  name\n", b"x" * 70])
@@ -176,7 +178,7 @@ def test_a_record_without_a_hash_is_one_line(cache: Path, note: bytes):
     (cache / S3).write_bytes(made_esp("esp32s3", table(NVS, FACTORY)))
     (cache / f"{S3}.sha256").write_bytes(note)
     said = complain("firmware", "--board", "esp32_s3")
-    assert f"{S3}.sha256 has no SHA-256 in it: remove it, and {S3} is recorded anew" in said
+    assert f"{S3}.sha256 holds no SHA-256: remove it, and that of {S3} is recorded again" in said
 
 
 def test_a_file_that_is_put_into_the_cache_by_hand_is_recorded(cache: Path):
@@ -231,8 +233,8 @@ def test_bad_input_is_one_line(cache: Path, tmp_path: Path):
     own = tmp_path / "own.uf2"
     own.write_bytes(made_uf2())
     arguments = ("firmware", "--board", "rpi_pico_w", "--from", own, "--allow-unknown")
-    assert "can't make" in complain(*arguments, environment={"MICROPYTHON_TFTPD_CACHE": str(blocked)})
-    assert "can't make" in complain(
+    assert "can't create" in complain(*arguments, environment={"MICROPYTHON_TFTPD_CACHE": str(blocked)})
+    assert "can't create" in complain(
         *("firmware", "--board", "rpi_pico_w", "--mirror", "http://127.0.0.1:9/"),
         environment={"MICROPYTHON_TFTPD_CACHE": str(blocked)},
     )

@@ -276,7 +276,7 @@ def test_bin_on_a_synthetic_base_has_all_files(board: str, chip: str, partitions
         size = boards.format_size(flash_size)
         options = ("--board", board, "--base", base, "--files", folder, "--flash-size", size, "-o", output)
         said, warned = make(*options)
-        assert "v9.9.9 for Test board" in said and "board.json does not know" in warned and "no ssid is set" in warned
+        assert "v9.9.9 for Test board" in said and "board.json does not list" in warned and "no ssid is set" in warned
         assert ("must really have" in warned) == (not vfs)
         lfs = check_esp(output.read_bytes(), base.read_bytes(), chip, place, flash_size, tmp_path)
         check_tree(lfs, board, {})
@@ -304,7 +304,7 @@ def test_names_that_clients_cannot_ask_for_are_left_out_with_a_warning(folder: P
     output = tmp_path / "out.uf2"
     _, warned = make("--board", "rpi_pico_w", "--base", pico(tmp_path), "--files", folder, "-o", output)
     assert "hidden, so not served: .git, .hidden" in warned
-    assert "a backslash, which clients mean as /, so not served: back\\slash" in warned
+    assert "a backslash, which the server reads as /, so not served: back\\slash" in warned
     assert "not UTF-8, so not served: not-utf-8-" in warned
     assert "HELLO.txt and hello.txt" in warned and "Deep and deep" in warned
     pages = {block[1]: block[2] for block in parse_uf2(output.read_bytes())}
@@ -361,8 +361,8 @@ def test_outside_links_special_files_and_control_characters_are_left_out_with_a_
 def test_settings_among_the_served_files_cause_a_warning(folder: Path, name: str, text: str, told: bool):
     (folder / name).parent.mkdir(exist_ok=True)
     (folder / name).write_text(text)
-    told_of = [warning for warning in filesystem.served(folder, {}).warnings if "every client can fetch it" in warning]
-    assert told_of == [f"looks like a board's settings, and every client can fetch it: {name}"] * told
+    told_of = [warning for warning in filesystem.served(folder, {}).warnings if "every client can fetch" in warning]
+    assert told_of == [f"every client can fetch what looks like a board's settings: {name}"] * told
 
 
 def test_a_folder_too_large_for_any_flash_is_refused_before_it_is_read(folder: Path):
@@ -403,8 +403,8 @@ def test_folders_for_uploads_are_created_empty(folder: Path, tmp_path: Path, set
     [
         ("/hello.txt", "write_to names the folder /hello.txt, but hello.txt in .* is a file"),
         ("/deep/er/file.bin/x", "but deep/er/file.bin in .* is a file"),
-        ("/in/../x", r"no client can name \(hidden\): in/../x"),
-        ("/.in", r"no client can name \(hidden\): .in"),
+        ("/in/../x", r"no client can ask for \(hidden\): in/../x"),
+        ("/.in", r"no client can ask for \(hidden\): .in"),
     ],
 )
 def test_an_impossible_folder_for_uploads_is_refused(folder: Path, write_to: str, complaint: str):
@@ -561,7 +561,7 @@ DAMAGED: dict[str, tuple[bytes, str]] = {
     "cut in the hash": (ESP[:-1], "the SHA-256 of its program at 0x10000 is wrong"),
     "a huge partition": (
         made_esp("esp32", table(NVS, FACTORY, ("vfs", 1, 0x81, 0x200000, 0xFFE00000))),
-        "reaches to 4096M, and the flash has 4M",
+        "ends at 4096M, but the flash has 4M",
     ),
     "a partition out of step": (
         made_esp("esp32", table(NVS, FACTORY, ("vfs", 1, 0x81, 0x200001, 0x1000))),
@@ -681,15 +681,15 @@ def test_bad_input_is_one_line_and_leaves_no_file(folder: Path, tmp_path: Path):
     assert "--flash-size (make run FLASH=)" in bad(board="esp32", base=rest, files=big)
     make("--board", "esp32", "--base", rest, "--files", big, "-o", tmp_path / "fits", "--flash-size", "8M")
 
-    assert "is for the esp32, and the Pico W has the rp2040" in bad(base=vfs)
-    assert "is for the esp32, and the ESP32-C3 has the esp32c3" in bad(board="esp32_c3", base=vfs)
-    assert "is for the rp2040, and the Pico 2 W has the rp2350" in bad(board="rpi_pico2_w")
+    assert "is for the esp32, but the Pico W has the rp2040" in bad(base=vfs)
+    assert "is for the esp32, but the ESP32-C3 has the esp32c3" in bad(board="esp32_c3", base=vfs)
+    assert "is for the rp2040, but the Pico 2 W has the rp2350" in bad(board="rpi_pico2_w")
     assert "can't read" in bad(base=tmp_path / "missing")
     assert "is not firmware" in bad(base=file("text", b"a text"))
     assert "is not firmware" in bad(base=file("nothing", b""))
     assert "not a whole UF2 file" in bad(base=file("cut", uf2.read_bytes()[:-1]))
     assert "1,024 bytes into its own filesystem" in bad(base=file("long", made_uf2(size=0x12C000 + 1024)))
-    assert "take MicroPython's file as it was downloaded" in bad(board="esp32", base=made)
+    assert "give MicroPython's original file" in bad(board="esp32", base=made)
     assert "its MD5 is wrong" in bad(board="esp32", base=file("md5", made_esp("esp32", wrong_md5)))
     assert "no partition table" in bad(board="esp32", base=file("none", made_esp("esp32", b"\xff" * 0xC00)))
     damaged = bytearray(vfs.read_bytes())
@@ -698,11 +698,11 @@ def test_bad_input_is_one_line_and_leaves_no_file(folder: Path, tmp_path: Path):
         "--flash-size", "8M", board="esp32", base=file("boot", bytes(damaged))
     )
 
-    assert "made for a flash of 2M, not 4M" in bad("--flash-size", "4M")
-    assert "reaches to 4M, and the flash has 2M" in bad("--flash-size", "2M", board="esp32", base=vfs)
+    assert "built for a flash of 2M, not 4M" in bad("--flash-size", "4M")
+    assert "ends at 4M, but the flash has 2M" in bad("--flash-size", "2M", board="esp32", base=vfs)
     assert "has no room" in bad("--flash-size", "2M", board="esp32", base=rest)
     assert "there is no esp32 with 5M of flash" in bad("--flash-size", "5M", board="esp32", base=rest)
-    assert "has its filesystem up to 4M" in bad(base=file("far", made_uf2(place=(0x200000, 0x200000))))
+    assert "filesystem of this MicroPython ends at 4M" in bad(base=file("far", made_uf2(place=(0x200000, 0x200000))))
 
     assert "can't read" in bad("--settings", tmp_path / "missing.json")
     assert "are not JSON" in bad("--settings", file("broken.json", b'{"ssid": '))
@@ -719,7 +719,7 @@ def test_bad_input_is_one_line_and_leaves_no_file(folder: Path, tmp_path: Path):
         "--settings", file("twice.json", b'{"ssid": "a", "port": 69, "ssid": "b"}')
     )
     assert "are not JSON" in bad("--settings", file("deep.json", b"[" * 60_000))
-    assert "NaN is no JSON" in bad("--settings", file("nan.json", b'{"port": NaN}'))
+    assert "NaN is not JSON" in bad("--settings", file("nan.json", b'{"port": NaN}'))
     assert "are not UTF-8" in bad("--settings", file("half.json", b'{"ssid": "\\ud800"}'))
     assert "has more than 65,536 bytes" in bad("--settings", "/dev/zero")
     said = bad("--settings", file("both.json", b'{"blksize": 1, "retires": 7}'), "--set", "port=0")

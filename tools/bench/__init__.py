@@ -26,15 +26,19 @@ Comparisons = list[tuple[Case, dict[str, Samples]]]  # throughput of each server
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--quick", action="store_true", help="few rounds: does it all work? The figures are rough")
+    parser.add_argument(
+        "--quick", action="store_true", help="few rounds, to see that everything works; the figures are rough"
+    )
     parser.add_argument(
         "--field",
         action="store_true",
-        help="tables of seven servers and of the Pico W too, and plots",
+        help="also compare seven servers, measure the Pico W, and draw plots",
     )
     output = ROOT / "build/bench.json"
     parser.add_argument(
-        "--keep", action="store_true", help="keep the speed gauge's new figures, gauge.json, and the plots, docs/bench/"
+        "--keep",
+        action="store_true",
+        help="store the new figures of the speed gauge (gauge.json) and the plots (docs/bench/)",
     )
     parser.add_argument("--output", type=Path, default=output, metavar="FILE", help="default: build/bench.json")
 
@@ -43,7 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
     console = Console(width=None if os.isatty(1) else 150)
     busy = processors.busy()
     processors.for_servers()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: the servers end with us
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C, so that the servers end too
     with console.status("starting") as status, ExitStack() as stack:
         served = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
         served.chmod(0o755)  # peers may serve as another user
@@ -64,7 +68,7 @@ def run(arguments: argparse.Namespace) -> int:
         comparisons: Comparisons = []
         for case in measures.CASES:
             if case.together and not processors.two():
-                continue  # the other case is the same
+                continue  # the same as the other case
             status.update(case.what)
             what = f"throughput against {case.peer}, {case.what}"
             if case.peer in absent:
@@ -74,7 +78,7 @@ def run(arguments: argparse.Namespace) -> int:
             samples = measures.compare(case, client, {OURS: board, case.peer: ports[case.peer]}, rounds)
             comparisons.append((case, samples))
             ratio = samples[OURS].against(samples[case.peer])
-            method = f"median ratio of {rounds} rounds in turns, {measures.FILES[case.name] >> 10:,} KiB"
+            method = f"median ratio of {rounds} interleaved rounds, {measures.FILES[case.name] >> 10:,} KiB"
             budgets.append(Budget(what, ratio, "times", case.at_least, method, at_least=True))
         status.update("clients that pause")
         budgets += pauses.budgets(board, 2 if arguments.quick else 5)
@@ -109,14 +113,14 @@ def run(arguments: argparse.Namespace) -> int:
         console.print(f"{name} was not measured: {reason}", style="yellow")
     console.print(_budget_table(budgets))
     if busy:
-        console.print("The machine was busy when this began: speeds and ratios are not to be trusted.", style="yellow")
+        console.print("The machine was busy at the start: do not trust speeds and ratios.", style="yellow")
     _write(arguments.output, {"quick": arguments.quick, "busy": busy, "pico": pico_figures}, comparisons, rows, budgets)
     console.print(f"all samples: {arguments.output}")
     return int(any(budget.verdict == "FAIL" for budget in budgets))
 
 
 def _start_peers(stack: ExitStack, folder: Path, names: Iterable[str]) -> tuple[dict[str, int], dict[str, str]]:
-    """The ports of the peers that run, and of the others why they don't."""
+    """The ports of the peers that run, and the reasons why others don't."""
     ports, absent = {}, {}
     for name in names:
         try:
@@ -127,7 +131,7 @@ def _start_peers(stack: ExitStack, folder: Path, names: Iterable[str]) -> tuple[
 
 
 def _field_table(rows: list[field.Row]) -> Table:
-    table = Table(title="All servers: medians, under loss means; the best in each row bold", title_justify="left")
+    table = Table(title="All servers: medians, with loss means; the best in each row bold", title_justify="left")
     servers = list(dict.fromkeys(server for row in rows for server in (*row.samples, *row.granted)))
     table.add_column("case")
     for server in servers:
@@ -140,7 +144,7 @@ def _field_table(rows: list[field.Row]) -> Table:
         for server in servers:
             value = medians.get(server)
             if server not in medians:
-                granted = row.granted.get(server, "no window")  # what was wrong is in the JSON file, whole
+                granted = row.granted.get(server, "no window")  # the JSON file has the whole message
                 cells.append(f"({granted})" if len(granted) < 15 else "(failed)")
             else:
                 text = f"> {field.PATIENCE}" if value is None else f"{value:.3g}"

@@ -1,9 +1,9 @@
-"""What the parts of a transfer cost by themselves: goes before main.py on the board (gauge.py). Prints a line of JSON.
+"""Measures the parts of a transfer without the server. Runs on the board before main.py (gauge.py). Prints JSON.
 
 read_B, send_B  microseconds for `readinto` of B bytes of a file, and for `write` of B + 4 on a connected socket
 
-Then, until an empty answer is asked for, whoever sends two bytes to port 69 gets a datagram of so many bytes: the turn
-of a bare echo.
+Then it is a bare echo server: a two-byte datagram to port 69 is answered with a datagram of that many bytes. A request
+for 0 bytes ends it.
 """
 
 import json
@@ -36,7 +36,7 @@ for size in _SIZES:
             for _ in range(_COUNT):
                 echo.write(packet)
             figures[f"send_{size}"] = time.ticks_diff(time.ticks_us(), started) / _COUNT
-        except OSError:  # ENOMEM: the network has more than it can send just now
+        except OSError:  # ENOMEM: the network's send buffers are full
             time.sleep_ms(100)
 print("bare:", json.dumps(figures))
 

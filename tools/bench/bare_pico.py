@@ -1,14 +1,14 @@
-"""Goes before main.py (pico.py): what a block costs at least on this board, and where the server's time goes.
+"""Measures the least cost of a block on this board, and where the server's time goes. Runs before main.py (pico.py).
 
-Prints lines of JSON, times in microseconds of the board. For each blksize, medians of _COUNT, but the mean of `read`,
-for LittleFS reads ahead:
+Prints lines of JSON, times in microseconds of the board. For each blksize the median of _COUNT (of `read` the mean,
+because LittleFS reads ahead):
 read    `readinto` of a block of a file
 send    `write` of a full DATA on a connected socket
-turn    the same, until a reply has been read: the peer answers a datagram that begins with 1
-shared  the same with `sendto` and `recvfrom`, as where sockets are short
-Then, for a transfer in lock-step and one at windowsize 4, the sums over all its calls of `send`, `hear` and `read`; at
-last how long it takes to collect garbage, and the milliseconds from reset until the Wi-Fi was joined and until the
-server was loaded too.
+turn    `send` and the read of its reply: the peer answers a datagram that begins with 1
+shared  the same with `sendto` and `recvfrom`, as on a shared socket
+Then for a transfer in lock-step and one at windowsize 4: the total time of its calls of `send`, `hear` (receive) and
+`read`. Last the time of a garbage collection, and the milliseconds from reset until the Wi-Fi was joined and until the
+server was loaded.
 """
 
 import gc
@@ -25,7 +25,7 @@ ready_ms = time.ticks_ms()
 _BLKSIZES = (512, 1468)
 _COUNT = 44
 _FILE = "/files/gauge.bin"
-_PAUSE_MS = 300  # before a line that pico.py waits for: it takes its time over the one before
+_PAUSE_MS = 300  # before a line that pico.py waits for, while it still handles the previous one
 
 
 def timed(one):
@@ -82,7 +82,7 @@ def bare():
 
 
 class Watched(tftpd.ports.Ports):
-    """Notes in `spent` how long the calls of a transfer to the outside take (us)."""
+    """Records in `spent` the time of a transfer's calls of send, hear and read, in microseconds."""
 
     def _open_twin(self, session):
         super()._open_twin(session)

@@ -1,16 +1,16 @@
 /*
- * A strict TFTP client for measuring: fetches one file from 127.0.0.1 again and again, and checks every packet.
+ * A strict TFTP client for measurements. It fetches a file from 127.0.0.1 repeatedly, and checks every packet.
  *
  *     client [-b blksize] [-w windowsize] [-n fetches] [-t milliseconds] [-p portion] PORT NAME SIZE CRC32
  *
- * RFC 1350, 2347, 2348, 7440. -t is the wait before the last ACK or the request is repeated. SIZE is in bytes, CRC32 in
- * hexadecimal; the content is checked after the clock has stopped. Each fetch prints a line:
+ * RFC 1350, 2347, 2348, 7440. -t is the timeout after which the last ACK or the request is retransmitted. SIZE is in
+ * bytes, CRC32 in hexadecimal; the content is checked after the clock has stopped. Each fetch prints a line:
  *
  *     BEGAN SECONDS FIRST LAST BLKSIZE WINDOWSIZE REPEATS
  *
  * BEGAN in seconds of the monotonic clock, FIRST and LAST the seconds for the first and last `portion` bytes, BLKSIZE
- * and WINDOWSIZE what was granted, REPEATS how often the client had to wait in vain. Anything wrong ends it with a line
- * on standard error and status 1.
+ * and WINDOWSIZE the granted values, REPEATS the number of timeouts. On an error it exits with a line on standard error
+ * and status 1.
  */
 #define _POSIX_C_SOURCE 200809L
 
@@ -28,7 +28,7 @@
 #include <unistd.h>
 
 enum { RRQ = 1, DATA = 3, ACK = 4, ERROR = 5, OACK = 6, HEADER = 4, MAX_REQUEST = 512, MAX_PACKET = 65468 };
-enum { PATIENCE = 20 }; /* vain waits without progress */
+enum { PATIENCE = 20 }; /* timeouts without progress */
 
 static long asked_blksize = 512, asked_windowsize = 1, timeout_ms = 1000;
 static size_t portion, size;
@@ -67,7 +67,7 @@ static uint32_t crc32(const unsigned char *data, size_t length)
     return ~sum;
 }
 
-/* The request, with the options that differ from the defaults; returns its length. */
+/* Build the request, with the options that differ from the defaults; return its length. */
 static size_t write_request(unsigned char *packet)
 {
     char options[64] = "";
@@ -85,7 +85,7 @@ static size_t write_request(unsigned char *packet)
     return (size_t)(2 + head + 1 + length);
 }
 
-/* One value of an OACK: it must have been asked for, and must not exceed what was asked. */
+/* Check one value of an OACK: the option must have been requested, and the value must not exceed the request. */
 static long granted(const char *option, const char *value, long asked, long unasked)
 {
     char *end;
@@ -117,7 +117,7 @@ static void fetch(void)
 {
     static unsigned char packet[MAX_PACKET], request[MAX_REQUEST];
     size_t request_size = write_request(request), have = 0;
-    long blksize = 512, windowsize = 1, block = 0; /* block: the last one in order, not wrapped */
+    long blksize = 512, windowsize = 1, block = 0; /* block: the last one received in order, not wrapped */
     long in_window = 0, gap = -1, repeats = 0, patience = PATIENCE;
     int answered = 0, finished = 0;
     double began = seconds(), first = 0, last = 0;
@@ -134,7 +134,7 @@ static void fetch(void)
         ssize_t got = recvfrom(sock, packet, sizeof packet, 0, (struct sockaddr *)&server, &length);
         if (got < 0 && errno != EAGAIN && errno != EWOULDBLOCK && errno != EINTR)
             fail("block %ld: %s", block, strerror(errno));
-        if (got < 0) { /* waited in vain: the request again, or the last good block */
+        if (got < 0) { /* timeout: retransmit the request or the ACK of the last good block */
             repeats++;
             if (--patience < 0)
                 fail("no answer after block %ld", block);
@@ -148,7 +148,7 @@ static void fetch(void)
             fail("ERROR %d: %.*s", packet[2] << 8 | packet[3], (int)got - HEADER, (char *)packet + HEADER);
         } else if (packet[1] == OACK) {
             if (block)
-                continue; /* a late repeat */
+                continue; /* a delayed duplicate */
             read_oack((char *)packet + 2, (char *)packet + got, &blksize, &windowsize);
             acknowledge = 1;
         } else if (packet[1] != DATA) {
@@ -169,7 +169,7 @@ static void fetch(void)
             finished = data < (size_t)blksize;
             acknowledge = finished || ++in_window >= windowsize;
         } else if (gap < 0 || gap == (packet[2] << 8 | packet[3])) {
-            gap = packet[2] << 8 | packet[3]; /* once for each time that the server has gone back or run ahead */
+            gap = packet[2] << 8 | packet[3]; /* ACK once each time that the server has gone back or run ahead */
             acknowledge = 1;
         }
         if (!answered && got >= 0) { /* the port of the first answer is the server's TID */
@@ -219,7 +219,7 @@ int main(int count, char **words)
     crc = (uint32_t)strtoul(words[optind + 3], NULL, 16);
     if (portion > size || !(content = malloc(size + 1)))
         fail("SIZE is too large, or smaller than the portion");
-    memset(content, 0, size + 1); /* its pages are there before the clock starts */
+    memset(content, 0, size + 1); /* touch its pages before the clock starts */
     while (fetches--)
         fetch();
     return 0;

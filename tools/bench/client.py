@@ -20,11 +20,11 @@ class Fetch:
 
     began: float
     seconds: float
-    first: float  # for the first and the last `portion` bytes
+    first: float  # seconds for the first `portion` bytes; `last`: for the last
     last: float
-    blksize: int  # what the server granted
+    blksize: int  # granted by the server
     windowsize: int
-    repeats: int  # times that the client waited in vain
+    repeats: int  # timeouts of the client
 
     @property
     def ended(self) -> float:
@@ -32,10 +32,10 @@ class Fetch:
 
 
 class Client:
-    """Fetches files that lie in `folder` on the host too, and fails unless they come whole, packet by packet."""
+    """Fetches files and compares them with those in `folder` on the host. It fails on any wrong packet or byte."""
 
     def __init__(self, folder: Path, patience: float = _FETCH_SECONDS) -> None:
-        """Compiles the client where need be; `patience`: seconds that a fetch may take. Raises ToolError."""
+        """Compiles the client if needed; `patience`: time limit of a fetch in seconds. Raises ToolError."""
         self._folder = folder
         self._patience = patience
         self._program = _build()
@@ -44,9 +44,9 @@ class Client:
     def start(
         self, port: int, name: str, *, blksize: int = 512, windowsize: int = 1, portion: int = 0
     ) -> "subprocess.Popen[str]":
-        """A fetch of `name` from 127.0.0.1 that has been started; `finish` waits for it.
+        """Start a fetch of `name` from 127.0.0.1; `finish` waits for it.
 
-        portion  bytes at both ends that are timed on their own, 0 for none
+        portion  bytes at both ends of the file to time separately, 0 for none
         """
         if name not in self._expected:
             data = (self._folder / name).read_bytes()
@@ -58,7 +58,7 @@ class Client:
         return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
     def finish(self, process: "subprocess.Popen[str]") -> Fetch:
-        """What the started fetch measured. Raises ToolError."""
+        """The result of a started fetch. Raises ToolError."""
         try:
             output, complaint = process.communicate(timeout=self._patience)
         except subprocess.TimeoutExpired:
@@ -74,12 +74,12 @@ class Client:
         )
 
     def fetch(self, port: int, name: str, *, blksize: int = 512, windowsize: int = 1, portion: int = 0) -> Fetch:
-        """Fetch `name`, and insist that blksize and windowsize are granted as asked. Raises ToolError."""
+        """Fetch `name`. Raises ToolError, also unless the server grants exactly this blksize and windowsize."""
         got = self.finish(self.start(port, name, blksize=blksize, windowsize=windowsize, portion=portion))
         if (got.blksize, got.windowsize) != (blksize, windowsize):
             raise ToolError(
                 f"the server grants blksize {got.blksize} and windowsize {got.windowsize}, "
-                f"{blksize} and {windowsize} were asked"
+                f"not {blksize} and {windowsize}"
             )
         return got
 
@@ -90,13 +90,13 @@ def _build() -> str:
         return str(program)
     compiler = shutil.which(os.environ.get("CC", "cc"))
     if not compiler:
-        raise ToolError("the measuring client needs a C compiler: install one (Debian: gcc), or name it in $CC")
+        raise ToolError("the measuring client needs a C compiler: install one (Debian: gcc), or set $CC")
     program.parent.mkdir(exist_ok=True)
     fresh = program.with_suffix(f".{os.getpid()}")
     command = [compiler, "-std=c99", "-O2", "-Wall", "-Wextra", "-o", str(fresh), str(_SOURCE)]
     result = subprocess.run(command, check=False, capture_output=True, text=True)
     if result.returncode:
-        said = result.stderr.strip().splitlines() or ["nothing was said"]
+        said = result.stderr.strip().splitlines() or ["no output"]
         raise ToolError(f"{compiler} can't compile {_SOURCE.name}: {said[-1]}")
-    fresh.replace(program)  # whole or not at all, should two build at once
+    fresh.replace(program)  # atomic, in case two processes build at once
     return str(program)

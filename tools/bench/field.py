@@ -1,8 +1,7 @@
-"""The whole field: this server beside six others over blksize and windowsize, with many clients, and over a network
-that loses datagrams or is far away.
+"""Compares this server with six others: by blksize and windowsize, with many clients, with loss, and with delay.
 
-A server that does not grant what is asked has no figure there. Times are those of the strict client in client.c, which
-repeats its last word after a second of silence.
+A server that does not grant the requested options has no figure in that row. The strict client in client.c measures
+the times; it retransmits its last packet after a second of silence.
 """
 
 import multiprocessing
@@ -25,20 +24,20 @@ WINDOWSIZES = (1, 4, 16, 64)
 CLIENTS = (1, 8, 32)
 LOSSES = (0.0, 0.005, 0.01, 0.02, 0.05, 0.1)  # probability, each way
 ROUND_TRIPS_MS = (0, 2, 5, 20, 100)
-_WINDOWED = 8  # windowsize of the second half of the tables below
+_WINDOWED = 8  # windowsize of the second half of the routes
 _BLKSIZE = 1428
-PATIENCE = 30  # seconds; whoever takes longer has not delivered
-_NEVER = 2.0 * PATIENCE  # counted for him, where a number is needed
-_NEAR_MS = 5  # of round trip, up to which servers are measured in turns: later ones mostly wait, and do so all at once
-_ROUNDS = 3  # of that
-_SEEDS = 15  # at most, by which a network loses: what is lost of a window matters more than how much
-_SPEND = 4  # seconds for all of them
-_EQUAL = 0.95  # as in measures: what noise lets two equals differ by
+PATIENCE = 30  # seconds; a slower transfer counts as not delivered
+_NEVER = 2.0 * PATIENCE  # its time, where a number is needed
+_NEAR_MS = 5  # round trip up to which servers are measured in turns; above, they mostly wait, and run at the same time
+_ROUNDS = 3  # of those in turns
+_SEEDS = 15  # at most, for random loss: which block of a window is lost matters more than how many
+_SPEND = 4  # seconds for all seeds
+_EQUAL = 0.95  # as in measures: noise lets two equal servers differ by so much
 
 
 @dataclass(frozen=True)
 class Route:
-    """One row of the tables: what is fetched, over which network."""
+    """The file and the network of one row of the tables."""
 
     loss: float
     round_trip_ms: float
@@ -59,8 +58,7 @@ class Row:
     """A row with its figures.
 
     samples  server: values, one a round or seed, in `unit`; None: not delivered within PATIENCE
-    granted  server: "blksize x windowsize" of those that did not grant what was asked, or what was wrong with them;
-             they have no samples
+    granted  server: "blksize x windowsize" if it granted other values than requested, or its error; it has no samples
     """
 
     what: str
@@ -70,9 +68,9 @@ class Row:
     granted: dict[str, str] = field(default_factory=dict)
 
     def typical(self, server: str) -> float | None:
-        """The median; under loss the mean, for there one wait in ten transfers is what a user remembers.
+        """The median; with loss the mean, because a user remembers the one long wait in ten transfers.
 
-        None where it did not deliver in most rounds.
+        None if the server did not deliver in half of the rounds or more.
         """
         values = self.samples[server]
         if sum(one is None for one in values) * 2 >= len(values):
@@ -90,7 +88,7 @@ def _routes() -> Iterator[Route]:
             for loss in LOSSES[1:]:
                 yield Route(loss, 0, file, windowsize)
             for round_trip in ROUND_TRIPS_MS:
-                # 735 times 100 ms is more than anybody's patience.
+                # 735 round trips of 100 ms exceed PATIENCE.
                 if windowsize > 1 or round_trip <= 20 or file == "lossy.bin":
                     yield Route(0, round_trip, file, windowsize)
         yield Route(0.1, 5, "mebi.bin", windowsize)
@@ -111,7 +109,7 @@ def throughput(client: Client, ports: dict[str, int], rounds: int) -> list[Row]:
                     started = client.start(ports[server], "speed.bin", blksize=blksize, windowsize=windowsize)
                     try:
                         got = client.finish(started)
-                    except ToolError as error:  # an OACK with what was not asked, or other bytes
+                    except ToolError as error:  # an OACK with options not requested, or wrong content
                         row.granted[server] = str(error).removeprefix("a fetch failed: ")
                         continue
                     if (got.blksize, got.windowsize) != (blksize, windowsize):
@@ -143,8 +141,8 @@ def crowds(client: Client, ports: dict[str, int], rounds: int) -> list[Row]:
 
 
 def routes(folder: Path, ports: dict[str, int]) -> list[Row]:
-    """Seconds over networks that lose or are far away."""
-    processors.for_clients()  # beside the server the relay would wait until that is idle, not for what it sends
+    """Seconds over networks with loss or delay."""
+    processors.for_clients()  # on the server's processor the relay would wait until the server is idle
     rows = {route: Row(route.what, "s", asdict(route)) for route in _routes()}
     client = Client(folder, PATIENCE)
     windowed = {server for server, port in ports.items() if _grants_windows(client, port)}
@@ -177,7 +175,7 @@ def _grants_windows(client: Client, port: int) -> bool:
 
 
 def _over_routes(folder: Path, port: int, far: list[Route]) -> dict[Route, list[float | None]]:
-    """Each with as many seeds as there is time for; one where nothing is left to chance."""
+    """Each route with as many seeds as _SPEND allows; with one if it has no loss."""
     client = Client(folder, PATIENCE)
     measured: dict[Route, list[float | None]] = {}
     for route in far:
@@ -189,7 +187,7 @@ def _over_routes(folder: Path, port: int, far: list[Route]) -> dict[Route, list[
 
 
 def _over_route(client: Client, port: int, route: Route, seed: int) -> float | None:
-    """Seconds; None if it was not delivered in time."""
+    """Seconds; None if the file was not delivered in time."""
     with Relay(port, loss=route.loss, delay_ms=route.round_trip_ms / 2, seed=seed) as relay:
         try:
             return client.fetch(relay.port, route.file, blksize=_BLKSIZE, windowsize=route.windowsize).seconds
@@ -198,7 +196,7 @@ def _over_route(client: Client, port: int, route: Route, seed: int) -> float | N
 
 
 def budgets(rows: list[Row]) -> list[Budget]:
-    """Being first: in each table the row in which the best other server comes nearest."""
+    """The lead over the best other server: in each table, the row where it is smallest."""
     result = []
     for what, wanted, limit in (
         ("lock-step on loopback", lambda facts: facts.get("windowsize") == 1 and "loss" not in facts, _EQUAL),
@@ -241,7 +239,7 @@ def budgets(rows: list[Row]) -> list[Budget]:
 
 
 def _ahead(row: Row) -> float:
-    """How far we are ahead of the best other server: above 1 if we are."""
+    """Our lead over the best other server as a ratio: above 1 if we are faster."""
     medians = {server: row.typical(server) or _NEVER for server in row.samples}
     ours = medians.pop(OURS)
     return ours / max(medians.values()) if row.unit == "MB/s" else min(medians.values()) / ours

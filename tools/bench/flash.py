@@ -1,4 +1,4 @@
-"""The flash of a genuine board that is to be measured."""
+"""Build the flash of an emulated genuine board to measure."""
 
 import random
 from pathlib import Path
@@ -11,9 +11,9 @@ CONTENT = random.Random(1350).randbytes(64 << 10)
 
 
 def whole(board: dict[str, Any], script: str = "", served: dict[str, bytes] | None = None) -> bytes:
-    """All of the flash from address 0: MicroPython, the server, and `script` of this folder, if any, before main.py.
+    """The whole flash from address 0: MicroPython, the server, and `script` of this folder before main.py.
 
-    served  name: content; else FILE. Raises ToolError.
+    served  name: content of the served files; by default only FILE. Raises ToolError.
     """
     path = firmware.base_image(board)
     base = firmware.read_base(boards.read_bytes(path), path)

@@ -1,7 +1,7 @@
-"""A folder of 1,500 files on the emulated ESP32-C3: what a name that is not there costs, and what it leaves to others.
+"""A folder of 1,500 files on the emulated ESP32-C3: the cost of a request for a missing name, and of many for others.
 
-Times are of the board's clock, which counts its instructions (gauge.py), and names that are not there come by that
-clock too: how busy the host is hardly matters.
+Times are of the board's clock, which counts its instructions (gauge.py). Requests for missing names are timed by that
+clock too, so a busy host hardly changes the figures.
 """
 
 import random
@@ -22,23 +22,23 @@ from .measures import Budget
 
 _NAMES = 1500
 _LARGE = "large.bin"
-_AS_IT_IS, _OTHER_CASE = "zebra.BIN", "zebra.bin"  # LittleFS sorts: it looks through all names for them
+_AS_IT_IS, _OTHER_CASE = "zebra.BIN", "zebra.bin"  # LittleFS sorts names: it searches the whole folder for these
 _LAST, _MISSING = f"file-{_NAMES - 1}.bin", "missing-"
 _CAPITALS = _LAST.upper()
 _ASKED = 20
-_LISTED = 3  # times that the folder is
-_PAUSE_S = 0.02  # in which the board begins to wait
-_EVERY_US = 50_000  # a name that is not there, beside an honest client
+_LISTED = 3  # requests for which the folder is listed
+_PAUSE_S = 0.02  # until the board sleeps
+_EVERY_US = 50_000  # between requests for missing names beside an honest client
 _BLKSIZE = 1428
 _WINDOWS = (1, 4)
-_SMALL = 12  # blksize of a transfer that is under way while the folder is listed
+_SMALL = 12  # blksize of a transfer that runs while the folder is listed
 _PATIENCE = 60  # seconds
 
 _Exchange = list[gauge.Frame]  # from a client's request to its last frame
 
 
 def budgets(rounds: int) -> list[Budget]:
-    """`rounds`: of an honest client alone and beside names that are not there."""
+    """`rounds`: of an honest client, alone and then beside requests for missing names."""
     with tempfile.TemporaryDirectory(prefix="folder-") as name:
         try:
             exchanges = _measure(Path(name), rounds)
@@ -48,7 +48,7 @@ def budgets(rounds: int) -> list[Budget]:
 
 
 def _measure(folder: Path, rounds: int) -> dict[str, list[_Exchange]]:
-    """What was said about each name ("" for those that are not there), in order. Raises ToolError."""
+    """The exchanges for each name ("" for missing ones), in order. Raises ToolError."""
     served = {f"file-{number:04}.bin": b"%016d" % number for number in range(_NAMES)}
     served |= {_AS_IT_IS: bytes(100), flash.FILE: flash.CONTENT, _LARGE: random.Random(1350).randbytes(1 << 20)}
     for name in (flash.FILE, _LARGE):
@@ -68,7 +68,7 @@ def _measure(folder: Path, rounds: int) -> dict[str, list[_Exchange]]:
             stranger.sendto(b"\0\4\0\1", tid)
 
         wait_for(" ready on ")
-        for _ in range(1 + _ASKED):  # the first is answered when all names are known
+        for _ in range(1 + _ASKED):  # the first is answered once all names are collected
             ask(next(missing))
             stranger.recv(516)
             time.sleep(_PAUSE_S)
@@ -106,7 +106,7 @@ def _measure(folder: Path, rounds: int) -> dict[str, list[_Exchange]]:
 
 
 def _clock(record: Path) -> Iterator[int]:
-    """Microseconds of the board's clock at the last frame that is in the record, each time anew."""
+    """Yields the time of the newest frame in the record, in microseconds of the board's clock."""
     now = 0
     with record.open("rb") as file:
         file.seek(gauge.PCAP_HEADER)
@@ -122,7 +122,7 @@ def _clock(record: Path) -> Iterator[int]:
 
 
 def _answers(exchanges: dict[str, list[_Exchange]]) -> list[Budget]:
-    """What single requests cost."""
+    """The cost of single requests."""
     refused = [_answered_ms(one) for one in exchanges[""][1 : 1 + _ASKED]]
     last, capitals, listed = (
         statistics.median(_answered_ms(one) for one in exchanges[name][:times])
@@ -132,17 +132,17 @@ def _answers(exchanges: dict[str, list[_Exchange]]) -> list[Budget]:
     asked = exchanges[_CAPITALS][-1][0].us
     under_way = [frame for frame in crawling if frame.us >= asked]
     hold = max((after.us - before.us) / 1000 for before, after in pairwise(under_way) if before.inbound)
-    what, many = f"ESP32-C3, {_NAMES:,} files", f"of {_ASKED}, by the board's clock; up to 10 ms of it the board sleeps"
+    what, many = f"ESP32-C3, {_NAMES:,} files", f"of {_ASKED}, by the board's clock; includes up to 10 ms of sleep"
     turns = (
         f"{len(under_way) // 2:,} turns of a transfer, {_answered_ms(exchanges[_OTHER_CASE][-1]):,.0f} ms of listing"
     )
     return [
-        Budget(f"{what}: a name that is not there is refused", statistics.median(refused), "ms", 30, f"median {many}"),
+        Budget(f"{what}: a missing name is refused", statistics.median(refused), "ms", 30, f"median {many}"),
         Budget(f"{what}: the same, the slowest", max(refused), "ms", 30, f"worst {many}"),
         Budget(f"{what}: the last name of the folder", last, "ms", None, f"median {many}"),
         Budget(f"{what}: the same, asked for in capitals", capitals, "ms", None, f"median {many}"),
         Budget(f"{what}: a name in mixed case", listed, "ms", None, f"the folder is listed, median of {_LISTED}"),
-        Budget(f"{what}: how long these hold the loop at most", hold, "ms", 100, turns),
+        Budget(f"{what}: longest time that these block the loop", hold, "ms", 100, turns),
     ]
 
 
@@ -151,7 +151,7 @@ def _answered_ms(exchange: _Exchange) -> float:
 
 
 def _shares(exchanges: dict[str, list[_Exchange]]) -> list[Budget]:
-    """What names that are not there leave of an honest client's throughput."""
+    """The throughput of an honest client beside requests for missing names."""
     result = []
     for windowsize in _WINDOWS:
         asked = b"windowsize\0%d\0" % windowsize if windowsize > 1 else b"blksize\0%d\0" % _BLKSIZE
@@ -163,8 +163,12 @@ def _shares(exchanges: dict[str, list[_Exchange]]) -> list[Budget]:
                 spans.append(data[-1] - data[0])
                 rates.append(sum(data[0] <= other[0].us <= data[-1] for other in exchanges[""]) / spans[-1] * 1e6)
         share = statistics.median(alone / beside for alone, beside in zip(spans[::2], spans[1::2], strict=True))
-        method = f"1 MiB in {spans[0] / 1e6:.2f} s alone, beside {statistics.median(rates[1::2]):.0f} names a second"
+        method = (
+            f"1 MiB in {spans[0] / 1e6:.2f} s alone; then beside {statistics.median(rates[1::2]):.0f} names a second"
+        )
         method += f", by the board's clock; median of {len(spans) // 2} rounds"
-        what = f"ESP32-C3, {_NAMES:,} files: throughput kept beside names that are not there, {_BLKSIZE} x {windowsize}"
+        what = (
+            f"ESP32-C3, {_NAMES:,} files: throughput kept beside requests for missing names, {_BLKSIZE} x {windowsize}"
+        )
         result.append(Budget(what, share, "times", 0.5, method, at_least=True))
     return result

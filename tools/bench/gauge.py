@@ -1,9 +1,9 @@
-"""A speed gauge that repeats: the server on an emulated ESP32-C3 whose clock counts its instructions.
+"""A repeatable speed gauge: the server on an emulated ESP32-C3 whose clock counts its instructions.
 
-Under -icount a board's time is its work and nothing of the host's, and the packet record is stamped with it. So the
-cost of a block on the genuine firmware is known to half a percent, and gauge.json holds it: what grows by more than
-3 % fails. The model is fair for the processor (125 million instructions a second; the chip has 160 MHz), and says
-nothing of the flash and the air. What the board waits for the host is left out: only turns of the board count.
+With QEMU's -icount the board's time depends only on its own work, and the packet record has timestamps of that clock.
+So the cost of a block on the genuine firmware repeats to half a percent. gauge.json keeps it, and a figure that grows
+by more than 3 % fails. The model is fair for the processor (125 million instructions a second; the chip has 160 MHz)
+but not for the flash and the air. Only the board's turns count, from a packet to its answer, not waits for the host.
 """
 
 import itertools
@@ -31,11 +31,11 @@ from .measures import Budget
 BOARD = "esp32_c3"
 KEPT = Path(__file__).with_name("gauge.json")
 _GROWTH = 1.03
-_GOAL = 1.15  # of what the parts cost by themselves
-_AIR_US = 200  # that QEMU's access point takes for a frame to the board: INTER_FRAME_TIME in hw/misc/esp32_wifi_ap.c
+_GOAL = 1.15  # times the cost of the parts without the server
+_AIR_US = 200  # of QEMU's access point, for each frame to the board: INTER_FRAME_TIME in hw/misc/esp32_wifi_ap.c
 _SIZES = (512, 1428, 1468)  # blksize
 _WINDOWS = (1, 4, 16)
-_AT_ONCE = 1464  # blksize of the eight clients that come at once: so they are known in the record
+_AT_ONCE = 1464  # blksize of the eight simultaneous clients, to find them in the record
 _ECHOES = 20
 _BOOT_SECONDS = 60
 DATA = 3
@@ -53,7 +53,7 @@ class Frame(NamedTuple):
 
 
 def measure() -> dict[str, float]:
-    """All figures in microseconds of the board's clock. Raises ToolError where the board can't be emulated here."""
+    """All figures in microseconds of the board's clock. Raises ToolError if the board can't be emulated here."""
     with tempfile.TemporaryDirectory(prefix="gauge-") as name:
         folder = Path(name)
         (folder / flash.FILE).write_bytes(flash.CONTENT)
@@ -69,7 +69,7 @@ def measure() -> dict[str, float]:
 
 @contextmanager
 def board(whole: Path, record: Path, port: int) -> Iterator[Callable[[str], str]]:
-    """The board while it runs; the value waits for a line of its console that holds a text, and returns it."""
+    """Run the board. The value is a function that waits for a console line with a given text, and returns the line."""
     command = [sys.executable, "-m", "tools.emulators.qemu", str(whole), "--chip", "esp32c3", "--port", str(port)]
     command += ["--icount", "--pcap", str(record)]
     with subprocess.Popen(
@@ -89,7 +89,7 @@ def board(whole: Path, record: Path, port: int) -> Iterator[Callable[[str], str]
                 if not one:
                     break
             last = said.decode(errors="replace").strip().splitlines() or ["nothing"]
-            raise ToolError(f"the emulated board did not say '{text}'; it last said: {last[-1]}")
+            raise ToolError(f"the emulated board did not print '{text}'; its last line: {last[-1]}")
 
         try:
             yield wait_for
@@ -98,7 +98,7 @@ def board(whole: Path, record: Path, port: int) -> Iterator[Callable[[str], str]
 
 
 def _bare(port: int, wait_for: Callable[[str], str]) -> dict[str, float]:
-    """What the parts cost by themselves (bare.py), and the echoes, whose turns are in the record."""
+    """The figures of bare.py; and the echoes, whose times are in the record."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
         client.settimeout(5)
         client.connect(("127.0.0.1", port))
@@ -106,7 +106,7 @@ def _bare(port: int, wait_for: Callable[[str], str]) -> dict[str, float]:
         figures = json.loads(wait_for("bare: {").partition(": ")[2])
         client.settimeout(0.3)
         with suppress(TimeoutError):
-            while True:  # what the sends have left behind
+            while True:  # discard what bare.py has sent
                 client.recv(2048)
         client.settimeout(5)
         for size in _SIZES:
@@ -127,7 +127,7 @@ def _fetch_all(folder: Path, port: int) -> None:
         for _ in range(_ECHOES):
             stranger.sendto(b"\0\1missing\0octet\0", ("127.0.0.1", port))
             stranger.recv(512)
-    # Last, for a request that one of so many repeats may begin a transfer that nobody wants.
+    # Last: a retransmitted request of one of them may start a transfer that nobody wants.
     for fetch in [client.start(port, flash.FILE, blksize=_AT_ONCE) for _ in range(8)]:
         client.finish(fetch)
 
@@ -153,7 +153,7 @@ def _figures(record: list[Frame]) -> dict[str, float]:
     clients = defaultdict(list)
     for frame in record:
         clients[frame.client].append(frame)
-    turns = defaultdict(list)  # microseconds by what the board did in them
+    turns = defaultdict(list)  # what the board did: microseconds
     at_once = []
     for one in clients.values():
         if one[0].data[:2] != b"\0\1":
@@ -176,10 +176,10 @@ def _figures(record: list[Frame]) -> dict[str, float]:
             if window == 1:
                 data = [frame.us for run in sent for frame in run]
                 turns[f"lock_step_{size}"] = [after - before for before, after in itertools.pairwise(data)]
-            else:  # a mean for each window, for several blocks are read at once
+            else:  # a mean for each window, because several blocks are read at once
                 means = [(run[-1].us - run[0].us) / (len(run) - 1) for run in sent if len(run) == window]
                 turns[f"window_{window}_{size}"] = [statistics.median(means)]
-    # The quickest tenth: a board that finds nothing to do sleeps, and for how long is the host's affair.
+    # The fastest tenth: a board without work sleeps for a time that depends on the host.
     figures = {
         what: statistics.quantiles(values, n=10)[0] if values[1:] else values[0] for what, values in turns.items()
     }
@@ -188,7 +188,7 @@ def _figures(record: list[Frame]) -> dict[str, float]:
 
 
 def budgets(keep: bool = False) -> list[Budget]:
-    """The figures against those kept, and against what the parts cost by themselves; `keep`: keep the new ones."""
+    """The figures against gauge.json and against the cost of the parts; `keep`: store the new ones."""
     try:
         figures = measure()
     except ToolError as reason:

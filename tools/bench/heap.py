@@ -1,8 +1,8 @@
-"""Heap figures, on the board itself: boot.py of an everyday board with an empty main.py. Prints a line of JSON.
+"""Heap figures, measured on the board: the boot.py of an everyday board with an empty main.py. Prints a line of JSON.
 
-prompt      heap in use before anything of the server is loaded, in bytes
-code, data  what its modules and settings add, and what its objects and its open port add
-transfer    what each further transfer at blksize 1468 adds
+prompt      heap in use before the server is loaded, in bytes
+code, data  added by its modules and settings; added by its objects and its open port
+transfer    added by each further transfer at blksize 1468
 lock_step, windowed   bytes allocated while _BLOCKS blocks of 1,468 bytes were sent
 """
 
@@ -38,7 +38,7 @@ idle = gc.mem_alloc()
 _BLKSIZE = 1468
 _BLOCKS = 480
 _WARM_UP = 48
-_LISTEN_MS = 50  # by then the server has looked for other requests
+_LISTEN_MS = 50  # by then the server has polled for other requests
 _WINDOWSIZE = 8
 _TRANSFERS = 6
 
@@ -59,7 +59,7 @@ def begin(sock, windowsize):
 
 
 def receive(sock, block, windowsize, count):
-    """Take `count` blocks in turns with the server, from the one after `block` on. Allocates nothing itself."""
+    """Receive `count` blocks after `block`, in turns with the server. Allocates nothing itself."""
     while count:
         acknowledgement[2] = block >> 8
         acknowledgement[3] = block & 0xFF
@@ -67,9 +67,9 @@ def receive(sock, block, windowsize, count):
         server.poll(1000)
         for _ in range(windowsize):
             block += 1
-            sock.readinto(data)  # reads on until the buffer is full: it has the size of a full block
+            sock.readinto(data)  # readinto waits until the buffer is full, so it has the size of a full DATA
             if data[2] << 8 | data[3] != block:
-                raise ValueError("another block than the next one")
+                raise ValueError("not the next block")
         count -= windowsize
 
 
@@ -78,7 +78,7 @@ def allocated(windowsize):
     sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     begin(sock, windowsize)
     receive(sock, 0, windowsize, _WARM_UP)
-    time.sleep_ms(_LISTEN_MS)  # the first look at a poll set makes room for its sockets, once
+    time.sleep_ms(_LISTEN_MS)  # the first poll of a poll set allocates room for its sockets, once
     receive(sock, _WARM_UP, windowsize, _WARM_UP)
     gc.collect()
     gc.disable()
@@ -91,7 +91,7 @@ def allocated(windowsize):
 
 
 def transfer():
-    """Bytes that each transfer after the first one holds."""
+    """Bytes in use by each transfer after the first."""
     socks = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(_TRANSFERS + 1)]
     begin(socks[0], 1)
     gc.collect()

@@ -1,4 +1,4 @@
-"""What is measured, and how: speed against other servers, many clients at once, reads far into a file, heap, size."""
+"""Measurements: speed against other servers, many clients at once, reads far into a file, heap, code size."""
 
 import json
 import random
@@ -39,7 +39,7 @@ class Samples:
         return statistics.median(self.values)
 
     def against(self, other: "Samples") -> float:
-        """Median of the ratios, round by round: what slows a whole round slows both."""
+        """Median of the ratios round by round: a slow round slows both servers."""
         return statistics.median(ours / theirs for ours, theirs in zip(self.values, other.values, strict=True))
 
     def text(self, form: str = ".1f") -> str:
@@ -49,10 +49,10 @@ class Samples:
 
 @dataclass
 class Budget:
-    """A figure that is held against a limit, or only told where there is none.
+    """A figure with its limit, if it has one.
 
-    figure    None where it could not be measured; `method` then says why
-    at_least  the limit is a lower one
+    figure    None if it could not be measured; then `method` says why
+    at_least  the limit is a minimum
     """
 
     what: str
@@ -78,7 +78,7 @@ class Budget:
 class Case:
     """A comparison of throughput with one other server, in `rounds` rounds (`quick_rounds` with --quick).
 
-    together  client and server on one processor, not on one each
+    together  client and server share one processor
     """
 
     what: str
@@ -93,7 +93,7 @@ class Case:
     together: bool = False
 
 
-_EQUAL = 0.95  # what round-trip noise on one machine lets two equals differ by in lock-step
+_EQUAL = 0.95  # noise lets two equal servers in lock-step differ by so much
 
 CASES = (
     Case("blksize 512, lock-step", "tftpd-hpa", "speed.bin", 512, 1, 0, 41, 5, _EQUAL),
@@ -107,14 +107,14 @@ CASES = (
 
 
 def make_files(folder: Path) -> None:
-    """The files of FILES with a content that is the same in each run."""
+    """Create FILES, with the same content in each run."""
     dice = random.Random(1350)
     for name, size in FILES.items():
         (folder / name).write_bytes(dice.randbytes(size))
 
 
 def compare(case: Case, client: Client, ports: dict[str, int], rounds: int) -> dict[str, Samples]:
-    """Throughput in MB/s (10^6 bytes) of each server in `ports` (name: port), in turns. Raises ToolError."""
+    """Throughput in MB/s (10^6 bytes) of each server in `ports` (name: port), interleaved. Raises ToolError."""
     processors.for_clients(case.together)
     samples = {server: Samples() for server in ports}
     warm_up = 0 if case.loss else 1
@@ -131,7 +131,7 @@ def compare(case: Case, client: Client, ports: dict[str, int], rounds: int) -> d
 
 
 def many_clients(client: Client, port: int, rounds: int, together: bool = False, number: int = 8) -> list[Budget]:
-    """`number` clients that fetch the same file at once, in turns with one alone; lock-step at blksize 1428."""
+    """`number` clients that fetch a file at once, interleaved with a single one; lock-step at blksize 1428."""
     size = FILES["many.bin"]
     processors.for_clients(together)
     alone, all_of_them, slowest = Samples(), Samples(), Samples()
@@ -165,7 +165,7 @@ def many_clients(client: Client, port: int, rounds: int, together: bool = False,
 
 
 def far_reads(client: Client, port: int, rounds: int) -> Budget:
-    """The last MiB of a large file against its first."""
+    """The time of the last MiB of a large file against its first."""
     processors.for_clients(together=True)
     first, last = Samples(), Samples()
     for _ in range(rounds):
@@ -182,7 +182,7 @@ def far_reads(client: Client, port: int, rounds: int) -> Budget:
 
 
 def relay_cost(client: Client, port: int, rounds: int) -> Budget:
-    """What the relay itself costs, so that the figure under loss can be judged."""
+    """The cost of the relay itself, to judge the figure with loss."""
     processors.for_clients()
     direct, relayed = Samples(), Samples()
     for _ in range(rounds):
@@ -199,7 +199,7 @@ def relay_cost(client: Client, port: int, rounds: int) -> Budget:
 
 
 def heap(port: int) -> list[Budget]:
-    """The figures of heap and code, taken inside an everyday board, its own client (heap.py). `port`: a free one."""
+    """Heap and code size, measured by heap.py inside an everyday board. `port`: a free one."""
     figures = _run_heap_script(port)
     blocks = figures["blocks"]
     per_block = f"gc.mem_alloc() over {blocks} blocks of 1,468 bytes, collector off"
@@ -229,7 +229,7 @@ def _module(path: str) -> str:
 
 
 def _run_heap_script(port: int) -> dict[str, Any]:
-    pico = boards.load("rpi_pico_w")  # whose budgets these are: its settings, its cache for each open file
+    pico = boards.load("rpi_pico_w")  # the budgets are for its settings and its cache for each open file
     layout = pico["filesystem"]
     settings = {"ssid": "emulated", "address": "127.0.0.1", "port": port, "log": "warning"}
     files = filesystem.board_files(settings, pico["settings"])
@@ -246,7 +246,7 @@ def _run_heap_script(port: int) -> dict[str, Any]:
             result = subprocess.run(command, check=False, capture_output=True, text=True, timeout=_HEAP_SECONDS)
         except subprocess.TimeoutExpired:
             raise ToolError(f"the heap was not measured within {_HEAP_SECONDS} s") from None
-    said = (result.stdout + result.stderr).strip().splitlines() or ["nothing was said"]
+    said = (result.stdout + result.stderr).strip().splitlines() or ["no output"]
     if result.returncode:
         raise ToolError(f"the heap could not be measured: {said[-1]}")
     return json.loads(said[-1])

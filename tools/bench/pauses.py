@@ -1,6 +1,6 @@
-"""Packets that a client gets twice although nothing was lost: because it was late, as one that writes to its flash is.
+"""Counts needless retransmissions: nothing is lost, but the client pauses, as one that writes to its flash.
 
-Some boot loaders take the second copy for the next block, so the server is to learn how late its client may be.
+Some boot loaders take a duplicate for the next block. So the server should learn how slow its client can be.
 """
 
 import asyncio
@@ -15,11 +15,11 @@ from .measures import FILES, Budget
 
 _FILE, _BLKSIZE = "mebi.bin", 512
 _BLOCKS = FILES[_FILE] // _BLKSIZE + 1
-_EVERY = 50  # blocks, one that the client is late with
+_EVERY = 50  # blocks: the client pauses before it acknowledges every 50th
 _PAUSE_S = 0.03, 0.3
 _PATIENCE_S = 10
 _DATA, _ACK = 3, 4
-# What the client does, windowsize, whether it acknowledges a copy again, and how many copies it may get.
+# Kind of client, windowsize, whether it acknowledges duplicates, limit of duplicates.
 _KINDS = (
     ("lock-step", 1, True, 3),
     ("windowsize 4", 4, True, None),
@@ -28,14 +28,16 @@ _KINDS = (
 
 
 def budgets(port: int, seeds: int) -> list[Budget]:
-    """Clients of each kind, by so many `seeds`, all at once. Raises ToolError."""
+    """`seeds` clients of each kind, all at once. Raises ToolError."""
     processors.for_clients()
     copies = asyncio.run(_all(port, seeds))
     result = []
     for number, (kind, _, _, limit) in enumerate(_KINDS):
         some = copies[number * seeds :][:seeds]
         method = f"worst of {seeds} clients, median {statistics.median(some):g}; {_BLOCKS:,} blocks of {_BLKSIZE}"
-        result.append(Budget(f"needless repeats, a client that pauses, {kind}", max(some), "packets", limit, method))
+        result.append(
+            Budget(f"needless retransmissions, a client that pauses, {kind}", max(some), "packets", limit, method)
+        )
     return result
 
 
@@ -45,7 +47,7 @@ async def _all(port: int, seeds: int) -> list[int]:
 
 
 async def _fetch(port: int, windowsize: int, echoes: bool, seed: int) -> int:
-    """How many blocks came that the client had; `echoes`: it acknowledges them again."""
+    """The number of duplicate blocks that came; `echoes`: the client acknowledges them."""
     dice = random.Random(seed)
     loop = asyncio.get_running_loop()
     block = acked = repeats = 0
@@ -60,7 +62,7 @@ async def _fetch(port: int, windowsize: int, echoes: bool, seed: int) -> int:
             try:
                 packet = await asyncio.wait_for(loop.sock_recv(client, 4 + _BLKSIZE), _PATIENCE_S)
             except asyncio.TimeoutError:
-                raise ToolError(f"a transfer stands still after {block} blocks") from None
+                raise ToolError(f"a transfer stopped after {block} blocks") from None
             opcode, number = struct.unpack_from("!HH", packet)
             if opcode != _DATA or number > block + 1:
                 raise ToolError(f"packet {opcode} with number {number} came after block {block}")

@@ -1,4 +1,4 @@
-"""The servers that are measured, each on a loopback port: the everyday board, three of Debian's, three in Python."""
+"""Starts the servers to measure, each on a loopback port: the everyday board, three of Debian, three in Python."""
 
 import getpass
 import os
@@ -37,11 +37,11 @@ PYTHON = {
     ),
 }
 LARGEST_BLKSIZE = 8192  # that is measured
-_DNSMASQ_PORT = 69  # it knows no other
+_DNSMASQ_PORT = 69  # its TFTP port can't be changed
 
 
 class NotMeasured(Exception):
-    """A peer can't run here: why, and what would help."""
+    """A peer can't run here. The message says why, and what to do."""
 
 
 @contextmanager
@@ -57,7 +57,7 @@ def everyday_board(folder: Path, flash_size: str) -> Iterator[int]:
             line = process.stdout.readline().decode() if ready else ""
             if not line.startswith("ready "):
                 console.seek(0)
-                said = console.read().strip().splitlines() or ["it says nothing"]
+                said = console.read().strip().splitlines() or ["no output"]
                 raise ToolError(f"the everyday board does not start: {said[-1].removeprefix('error: ')}")
             yield int(line.rstrip("/\n").rpartition(":")[2])
         finally:
@@ -84,14 +84,14 @@ def peer(name: str, folder: Path) -> Iterator[int]:
         command = [find(name), "--no-daemon", "--conf-file=/dev/null", "--port=0", f"--user={user}"]
         command += ["--listen-address=127.0.0.1", "--bind-interfaces", "--enable-tftp", f"--tftp-root={folder}"]
     with tempfile.TemporaryFile("w+") as console:
-        # A session of its own, so that what it forks for each transfer ends with it.
+        # In its own session, so that the processes that it forks for transfers end with it.
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=console, stderr=console, start_new_session=True
         )
         try:
             if not _answers(port, process):
                 console.seek(0)
-                said = console.read().strip().splitlines() or ["it says nothing (it may need to be run as root)"]
+                said = console.read().strip().splitlines() or ["no output (it may need root)"]
                 raise NotMeasured(f"{name} does not serve: {said[-1]}")
             yield port
         finally:
@@ -99,24 +99,24 @@ def peer(name: str, folder: Path) -> Iterator[int]:
 
 
 def find(package: str) -> str:
-    """The program of that Debian package, which is fetched into build/peers if it is not installed.
+    """The path of the program of a Debian package. Downloads the package into build/peers if it is not installed.
 
-    Where it lies can be set in $TFTPD_HPA, $ATFTPD and $DNSMASQ_BASE. Raises NotMeasured.
+    $TFTPD_HPA, $ATFTPD and $DNSMASQ_BASE override the paths. Raises NotMeasured.
     """
     program = DEBIAN[package]
     variable = package.upper().replace("-", "_")
     unpacked = _UNPACKED / "usr/sbin" / program
     for place in (os.environ.get(variable), f"/usr/sbin/{program}", program, str(unpacked)):
         found = shutil.which(place) if place else None
-        # The package atftpd puts itself in the place of in.tftpd.
+        # The package atftpd replaces in.tftpd with itself.
         if found and (package == "atftpd" or Path(found).resolve().name != "atftpd"):
             return found
-    advice = f"{package} is not here and can't be fetched: install it, or name its program in ${variable}"
+    advice = f"{package} is missing and can't be downloaded: install it, or set ${variable} to its program"
     try:
         _UNPACKED.mkdir(parents=True, exist_ok=True)
         _quietly("apt-get", "download", package)
         _quietly("dpkg-deb", "-x", next(_UNPACKED.glob(f"{package}_*.deb")).name, ".")
-        _quietly(str(unpacked), "--version")  # are its libraries here?
+        _quietly(str(unpacked), "--version")  # fails if a library is missing
     except (OSError, StopIteration, subprocess.SubprocessError):
         unpacked.unlink(missing_ok=True)
         raise NotMeasured(advice) from None
@@ -128,14 +128,14 @@ def _quietly(*command: str) -> None:
 
 
 def free_port() -> int:
-    """A UDP port of 127.0.0.1 that nobody has."""
+    """A free UDP port of 127.0.0.1."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
 
 
 def _answers(port: int, process: "subprocess.Popen[bytes]") -> bool:
-    """Whether the server answers a request for a file that is not there, within a few seconds."""
+    """Whether the server answers a request for a missing file within 5 seconds."""
     deadline = time.monotonic() + 5
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         probe.settimeout(0.2)
@@ -150,9 +150,9 @@ def _answers(port: int, process: "subprocess.Popen[bytes]") -> bool:
 
 
 def _end(process: "subprocess.Popen[bytes]", send: Callable[[int], object]) -> None:
-    """Ask the process to end, and make it end if it does not."""
+    """End the process with SIGTERM, or with SIGKILL if that does not help."""
     for number in (signal.SIGTERM, signal.SIGKILL):
-        with suppress(ProcessLookupError):  # it has ended already
+        with suppress(ProcessLookupError):  # already ended
             send(number)
         try:
             process.wait(_STOP_SECONDS)

@@ -1,10 +1,9 @@
 """The server on an emulated Pico W with its genuine firmware, measured by the board's own clock.
 
-The clients live in the bridge: their answers cost the board no time, or a round trip of its own time. What a block must
-cost at least is measured in the same run (bare_pico.py): a bare read of the file, a bare send, a bare send with its
-reply.
+The clients run in the emulator's bridge: their answers take no board time, or exactly one round trip of it. The same
+run measures the least cost of a block (bare_pico.py): a bare read of the file, a bare send, a bare send with its reply.
 
-`python -m tools.bench.pico` prints the figures as a line of JSON, with `--all` those of all combinations of blksize,
+`python -m tools.bench.pico` prints the figures as a line of JSON; `--all` measures all combinations of blksize,
 windowsize and round trip.
 """
 
@@ -29,9 +28,9 @@ _BLKSIZE = 1468
 _CLIENT = bytes((10, 0, 0, 1))
 _FIRST_PORT = 40000
 _CROWD = 8
-_HOLD = b"hold"  # what a client of a crowd yields once it has its OACK
-_AGAIN_US = 500_000  # after which a client asks again
-_PATIENCE = 600  # seconds for all of it
+_HOLD = b"hold"  # yielded by a client of a crowd (simultaneous clients) when it has its OACK
+_AGAIN_US = 500_000  # after which a client repeats its request
+_PATIENCE = 600  # time limit in seconds for the whole run
 _CASES = [(_BLKSIZE, windowsize, round_trip_us) for round_trip_us in (0, 5000) for windowsize in (1, 4)]
 _ALL_CASES = [
     (blksize, windowsize, round_trip_us)
@@ -41,25 +40,25 @@ _ALL_CASES = [
 ]
 _TFTP = 69
 _PART_OF_BOUND = 0.85
-_PART_SHARED = 0.75  # the same where a crowd shares sockets
+_PART_SHARED = 0.75  # the same for a crowd that shares sockets
 
-# A client: yields what it sends, b"" for nothing, returns what it sends at the end, and is sent what comes.
+# A client: it is sent each datagram, yields its answer (b"" for none), and returns its last one.
 Peer = Generator[bytes, bytes, bytes]
 
 
 class _Bench(PicoW):
-    """The board with clients in its bridge, which come one after the other."""
+    """The board with clients in its bridge, which run one after the other."""
 
     def __init__(self, base: Path, whole: Path, cases: list[tuple[int, int, int]]) -> None:
         arguments = argparse.Namespace(image=base, flash=whole, host="127.0.0.1", port=0, board_port=_TFTP, serial=None)
         super().__init__(arguments)
         self._cases = cases
         self.figures: dict[str, Any] = {"block": []}
-        self._clients: dict[int, tuple[Peer, int]] = {}  # by port: and the round trip in microseconds
+        self._clients: dict[int, tuple[Peer, int]] = {}  # by port: client, round trip in microseconds
         self._port = _FIRST_PORT
-        self._asking: set[int] = set()  # ports of clients that have not been answered
-        self._held: dict[int, tuple[Peer, int]] = {}  # by port: those of a crowd that wait for the rest of it
-        self._crowd = 0  # clients that are still to end before the play goes on
+        self._asking: set[int] = set()  # ports of clients whose request is unanswered
+        self._held: dict[int, tuple[Peer, int]] = {}  # by port: clients of a crowd that wait for the others
+        self._crowd = 0  # clients that must end before the script continues
         self._script = self._play()
         self._waiting: str | None = next(self._script)
         self._console = ""
@@ -86,7 +85,7 @@ class _Bench(PicoW):
     def _after(self, us: float, do: Callable[[], None]) -> None:
         self._mcu.clock.create_alarm(do).schedule(int(us * 1000))
 
-    # -- the clients
+    # The clients
 
     def _start(self, peer: Peer, round_trip: int) -> None:
         self._port += 1
@@ -94,7 +93,7 @@ class _Bench(PicoW):
         self._ask(self._port, next(peer))
 
     def _ask(self, port: int, request: bytes) -> None:
-        """Send it, and again until it is answered: of a crowd's requests the board's queue may lose one."""
+        """Send a request until it is answered: the board's receive queue may lose some of a crowd's."""
         self._asking.add(port)
         self._put(port, _TFTP, request)
         self._after(_AGAIN_US, lambda: self._ask(port, request) if port in self._asking else None)
@@ -127,12 +126,12 @@ class _Bench(PicoW):
             self._put(port, board_port, answer)
 
     def _release(self) -> None:
-        """The crowd goes on, one after the other: all at once they were more than the board's queue holds."""
+        """Let the crowd continue, one by one: all at once would overflow the board's receive queue."""
         held, self._held = self._held, {}
         for number, (port, (peer, board_port)) in enumerate(held.items()):
             self._after(1 + 3_000 * number, lambda p=port, b=board_port, peer=peer: self._put(p, b, next(peer)))
 
-    # -- what is measured
+    # The measurements
 
     def _play(self) -> Generator[str | None, str, None]:
         """Yields a text to wait for on the console, or None to wait for all clients."""
@@ -153,7 +152,7 @@ class _Bench(PicoW):
             times: list[float] = []
             self._start(self._client(blksize, windowsize, times), round_trip)
             yield None
-            # From its first ACK to the end of its last whole window: a part of one costs a round trip too.
+            # From its first ACK to the end of its last whole window: a partial one costs a whole round trip too.
             blocks = len(times) - 1
             self.figures["block"].append([blksize, windowsize, round_trip, (times[-1] - times[0]) / blocks])
         for windowsize in (1, 4):
@@ -163,7 +162,7 @@ class _Bench(PicoW):
                 self._after(1 + 20_000 * number, lambda client=client: self._start(client, 0))
             self._crowd = _CROWD
             yield None
-            # While all of them are under way.
+            # Only the time in which all of them transfer.
             first, last = max(times[0] for times in crowd), min(times[-1] for times in crowd)
             blocks = sum(first < at <= last for times in crowd for at in times)
             self.figures[f"crowd_{windowsize}"] = (last - first) / blocks
@@ -175,9 +174,9 @@ class _Bench(PicoW):
             data = yield b"\0\4\0\0" if data[0] else b""
 
     def _client(self, blksize: int, windowsize: int, times: list[float], crowd: bool = False) -> Peer:
-        """Fetches the file, and notes when it sent its first ACK and when each block of a whole window came.
+        """Fetch the file. Append to `times` when the first ACK was sent and when each block of a whole window came.
 
-        crowd  it waits with its first ACK until all of the crowd have their OACK
+        crowd  send the first ACK only when the whole crowd has its OACKs
         """
         asked = b"\0\1%s\0octet\0blksize\0%d\0windowsize\0%d\0"
         data = yield asked % (flash.FILE.encode(), blksize, windowsize)
@@ -206,12 +205,12 @@ class _Bench(PicoW):
 def measure(cases: list[tuple[int, int, int]]) -> dict[str, Any]:
     """The figures, by the board's clock; microseconds for a block. Raises ToolError.
 
-    bare      what bare_pico.py measures, by blksize
-    parts_1, parts_4   the same, what it sums up over a transfer in lock-step and at windowsize 4
-    collect   how long it takes to collect garbage
+    bare      the parts without the server, by blksize (bare_pico.py)
+    parts_1, parts_4   total time of the parts in a transfer in lock-step and at windowsize 4 (bare_pico.py)
+    collect   time of a garbage collection
     joined_ms, ready_ms   from reset until the Wi-Fi is joined, and until the server is loaded
-    block     blksize, windowsize, round trip, and what a block cost, for each of `cases` (the first three)
-    crowd_1, crowd_4   what a block cost while _CROWD clients were served, in lock-step and at windowsize 4
+    block     for each of `cases`: blksize, windowsize, round trip, cost of a block
+    crowd_1, crowd_4   cost of a block while _CROWD clients are served, in lock-step and at windowsize 4
     """
     board = boards.load(BOARD)
     with tempfile.TemporaryDirectory() as folder:
@@ -223,13 +222,13 @@ def measure(cases: list[tuple[int, int, int]]) -> dict[str, Any]:
 
 
 def bound(figures: dict[str, Any], blksize: int, windowsize: int, turn: str = "turn") -> float:
-    """What a block costs at least: its read and its send, and of each window the reply."""
+    """The least cost of a block: its read, its send, and its share of the reply to its window."""
     bare = figures["bare"][str(blksize)]
     return bare["read"] + bare["send"] + (bare[turn] - bare["send"]) / windowsize
 
 
 def parts(figures: dict[str, Any]) -> str:
-    """Where the time of a block goes, in words."""
+    """The parts of the time of a block, as text."""
     lines = []
     blocks = len(flash.CONTENT) // _BLKSIZE + 1
     for windowsize, how in ((1, "lock-step"), (4, "windowsize 4")):
@@ -238,15 +237,15 @@ def parts(figures: dict[str, Any]) -> str:
         rest = block - sum(each.values())
         told = ", ".join(f"{spent:.0f} {what}" for what, spent in each.items())
         lines.append(f"{how} at {_BLKSIZE}: of {block:.0f} us a block {told}, {rest:.0f} the server")
-    lines.append(f"a collection of garbage, between transfers only: {figures['collect'] / 1000:.1f} ms")
+    lines.append(f"a garbage collection, between transfers only: {figures['collect'] / 1000:.1f} ms")
     lines.append(f"from reset to the Wi-Fi: {figures['joined_ms']} ms, to the server: {figures['ready_ms']} ms")
     return "\n".join(lines)
 
 
 def budgets(whole: bool) -> tuple[list[Budget], dict[str, Any]]:
-    """What a block costs against what it must cost at least, measured by a process of its own; and the figures.
+    """The cost of a block against its bound, measured in a separate process; and all figures.
 
-    whole  with all combinations of blksize, windowsize and round trip
+    whole  all combinations of blksize, windowsize and round trip
     """
     command = [sys.executable, "-m", "tools.bench.pico", *(["--all"] if whole else [])]
     trouble = f"not done within {_PATIENCE} s"

@@ -1,4 +1,4 @@
-"""The pictures of docs/performance.md, drawn from the tables of field.py."""
+"""Draws the plots of docs/performance.md from the tables of field.py."""
 
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ _BLKSIZE = 1428
 def draw(rows: list[Row], folder: Path) -> None:
     """throughput.png, loss.png and delay.png in `folder`. Raises ToolError."""
     try:
-        import matplotlib  # pyright: ignore[reportMissingImports]  # of the group bench
+        import matplotlib  # pyright: ignore[reportMissingImports]  # in the dependency group bench
     except ImportError:
         raise ToolError("the plots need matplotlib: make bench installs it (dependency group bench)") from None
     matplotlib.use("Agg")
@@ -81,7 +81,7 @@ def _curves(axis: Any, rows: list[Row], colours: dict[str, str], x: str, factor:
 
 
 def _two(pyplot: Any, rows: list[Row], colours: dict[str, str], x: str, factor: float, label: str) -> Any:
-    """Time for 256 KiB over `x`, in lock-step and with a window, and what the model foretells (docs/performance.md)."""
+    """Time for 256 KiB over `x`, in lock-step and with a window, with the model of docs/performance.md."""
     windows = sorted({row.facts["windowsize"] for row in rows})
     figure, axes = pyplot.subplots(1, len(windows), figsize=(11, 4), layout="constrained", sharey=True)
     for axis, windowsize in zip(axes, windows, strict=True):
@@ -107,10 +107,10 @@ def _delay(pyplot: Any, rows: list[Row], colours: dict[str, str]) -> Any:
 
 
 def model_seconds(facts: dict[str, Any], base: float) -> float:
-    """Seconds for a file over a route as docs/performance.md foretells them; `base`: those without loss or delay."""
+    """Seconds for a file over a route by the model of docs/performance.md; `base`: seconds without loss and delay."""
     window, loss, round_trip = facts["windowsize"], facts["loss"], facts["round_trip_ms"] / 1000
     blocks = FILES[facts["file"]] // _BLKSIZE + 1
-    turn = base / blocks * window  # what a window costs without the network
+    turn = base / blocks * window  # cost of a window without the network
     repeat = round_trip + turn + _RTO_MARGIN_S
     gap = (window - 1) * loss * (round_trip + turn / 2)
     tail = (1 / (1 - loss) ** 2 - 1) * repeat

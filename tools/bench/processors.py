@@ -1,7 +1,7 @@
-"""Which processor servers and clients run on. Left to the system, that changes a lock-step figure fourfold.
+"""Binds servers and clients to processors. If the system chooses, a lock-step figure changes fourfold.
 
-Together: every packet is handed over on one processor, which shows what client and server cost. Apart: every packet
-wakes the other processor, as one from the network would. Servers always have the first processor, clients that or the
+Together: client and server share one processor, which shows their processing cost. Apart: every packet wakes the other
+processor, as a packet from a network would. Servers always run on the first processor, clients on the first or the
 last.
 """
 
@@ -13,31 +13,31 @@ _AVAILABLE = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity")
 
 
 def two() -> bool:
-    """Whether servers and clients can be set apart."""
+    """Whether there are two processors, one each for servers and clients."""
     return len(_AVAILABLE) > 1
 
 
 def for_servers() -> None:
-    """What this process starts from now on runs on the servers' processor."""
+    """Run child processes started from now on on the servers' processor."""
     if _AVAILABLE:
         os.sched_setaffinity(0, {_AVAILABLE[0]})
 
 
 def for_clients(together: bool = False) -> None:
-    """What this thread starts from now on runs on the clients' processor, or with the servers on theirs."""
+    """Run child processes of this thread on the clients' processor, or `together` with the servers on theirs."""
     if _AVAILABLE:
         os.sched_setaffinity(0, {_AVAILABLE[0 if together else -1]})
 
 
 def busy() -> bool:
-    """Whether something else is at work just now, so that speeds are not to be trusted. Takes half a second."""
+    """Whether other work runs now, which makes speeds unreliable. Takes half a second."""
     before = _used()
     time.sleep(0.5)
     return _used() - before > 0.1 * 0.5 * os.sysconf("SC_CLK_TCK")
 
 
 def _used() -> int:
-    """Ticks that all processors together have worked since the start; Linux, see proc(5)."""
+    """Clock ticks that all processors have worked since boot; Linux only (proc(5)), elsewhere 0."""
     try:
         user, nice, system = Path("/proc/stat").read_text().split()[1:4]
     except OSError:

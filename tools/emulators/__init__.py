@@ -1,12 +1,12 @@
-"""Emulators of real boards that run the genuine MicroPython: one program a family, all with the same contract.
+"""Emulators of real boards that run the genuine MicroPython firmware: one program a family, all with one contract.
 
 `python -m tools.emulators.picow IMAGE.uf2 ...`, `python -m tools.emulators.qemu --chip CHIP FLASH.bin ...`
 - Standard output is the board's serial console, and nothing else.
-- Datagrams to --host and --port reach the board's port 69, and its answers come back (bridge.py).
-- SIGINT is Ctrl-C on the console; the program ends with status 0 when the board has said that it stopped, or after a
-  while. SIGTERM pulls the plug: it ends at once, with the flash as it was in that moment.
+- Datagrams to --host and --port reach the board's port 69 and are answered (bridge.py).
+- SIGINT is Ctrl-C on the console. The program exits with status 0 when the console shows that the server stopped, or
+  after a time limit. SIGTERM is a power cut: the program exits at once, with the flash as it is at that moment.
 - A reset of the board reboots it inside the emulator.
-- What can't be done is one line on standard error and status 1.
+- An error is one line on standard error and status 1.
 """
 
 import argparse
@@ -21,9 +21,9 @@ from .console import Console
 
 
 class Wiring:
-    """What an emulated board is connected to: its network, its console, and the signals of this process.
+    """Connects an emulated board to its network, its console and the signals of this process.
 
-    over  True once the emulator is to end
+    over  True once the emulator should exit
     """
 
     def __init__(
@@ -35,9 +35,9 @@ class Wiring:
     ) -> None:
         """
         arguments   host, port, board_port, serial (add_arguments)
-        to_board    takes an Ethernet frame to the board
-        to_console  takes what is typed on its console
-        patience    seconds that the board gets to stop after SIGINT
+        to_board    delivers an Ethernet frame to the board
+        to_console  delivers console input to the board
+        patience    seconds that the board may take to stop after SIGINT
         """
         self.selector = selectors.DefaultSelector()
         self.bridge = Bridge(self.selector, arguments.host, arguments.port, arguments.board_port, to_board)
@@ -58,25 +58,25 @@ class Wiring:
         return self._unplugged or self.console.over
 
     def poll(self, seconds: float) -> None:
-        """Carry what has come from the host, waiting at most `seconds` for it."""
+        """Forward data from the host; wait at most `seconds` for it."""
         for key, _ in self.selector.select(seconds):
             key.data()
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments that all emulators have."""
+    """Add the arguments that all emulators share."""
     parser.add_argument("--host", default="127.0.0.1", metavar="ADDR", help="where to listen (default: %(default)s)")
-    parser.add_argument("--port", type=int, required=True, help="UDP port whose datagrams the board gets")
+    parser.add_argument("--port", type=int, required=True, help="UDP port forwarded to the board")
     parser.add_argument(
         "--board-port", type=int, default=69, metavar="PORT", help="port on the board (default: %(default)s)"
     )
     parser.add_argument(
-        "--serial", type=int, metavar="PORT", help="the console also at mpremote connect socket://127.0.0.1:PORT"
+        "--serial", type=int, metavar="PORT", help="also offer the console to mpremote connect socket://127.0.0.1:PORT"
     )
 
 
 def main(parser: argparse.ArgumentParser, run: Callable[[argparse.Namespace], None]) -> None:
-    """Run an emulator as a program: never returns."""
+    """Run an emulator as a program. Never returns."""
     try:
         run(parser.parse_args())
     except ToolError as error:

@@ -1,11 +1,11 @@
-"""The network behind an emulated board: Ethernet frames on its side, UDP sockets on the host's.
+"""The network of an emulated board: Ethernet frames on the board's side, UDP sockets on the host's.
 
-RFC 826 (ARP), 2131 (DHCP), 791 (IPv4 with fragments), 768 (UDP); as much of each as a board with one UDP service needs.
+RFC 826 (ARP), 2131 (DHCP), 791 (IPv4 with fragments), 768 (UDP): the subset that a board with one UDP service needs.
 
-The board is 10.255.255.254/8. A client at 127.a.b.c of the host is 10.a.b.c to the board, one at any other address
-keeps it, and all keep their ports. So the board sees each client as itself, and rules by address can be tried. Each
-port of the board has a socket of its own on the host, so that transfer IDs survive. The board reaches those who have
-sent it something, and nobody else.
+The board is 10.255.255.254/8. It sees a client at 127.a.b.c on the host as 10.a.b.c, and any other client at its own
+address; ports do not change. So each client keeps an address of its own, and rules by address can be tested. Each port
+of the board has its own socket on the host, which keeps TIDs apart. The board can send only to clients that have sent
+to it.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ _ROUTER = bytes((10, 255, 255, 253))
 _NETMASK = bytes((255, 0, 0, 0))
 _BROADCAST = bytes((255, 255, 255, 255))
 _NOBODY = bytes(4)
-_MAC = bytes((2, 0, 0, 0, 0, 1))  # of everyone but the board
+_MAC = bytes((2, 0, 0, 0, 0, 1))  # of all hosts but the board
 _MAC_BROADCAST = bytes((255, 255, 255, 255, 255, 255))
 
 _ARP = 0x0806
@@ -31,7 +31,7 @@ _UDP = 17
 _MTU = 1500  # bytes of an IPv4 packet
 _DHCP_SERVER, _DHCP_CLIENT = 67, 68
 _OFFERS = {1: 2, 3: 5}  # DHCPDISCOVER: DHCPOFFER, DHCPREQUEST: DHCPACK
-_MAX_SOCKETS = 128  # for ports of the board that have sent something; the one unused longest is closed
+_MAX_SOCKETS = 128  # for ports from which the board has sent; the least recently used is closed
 
 Address = tuple[str, int]
 
@@ -58,18 +58,20 @@ class Bridge:
     ) -> None:
         """Listens at once. Raises ToolError.
 
-        selector    its keys' data are functions to be called when a socket has something to read
+        selector    the data of its keys are functions to call when the socket is readable
         host, port  where clients reach the board's `board_port`
-        to_board    takes an Ethernet frame to the board
+        to_board    delivers an Ethernet frame to the board
         """
         self._selector = selector
         self._host = host
         self._to_board = to_board
-        self._mac = b""  # the board's, once it has been heard
-        self._clients: dict[tuple[bytes, int], Address] = {}  # as the board sees them: as the host does
-        self._fragments: dict[bytes, bytearray] = {}  # by identification: what has come of a packet
+        self._mac = b""  # the board's, known from its first frame
+        self._clients: dict[tuple[bytes, int], Address] = {}  # address for the board: address on the host
+        self._fragments: dict[bytes, bytearray] = {}  # by IP identification: the part of a packet received so far
         self._identification = 0
-        self._sockets: OrderedDict[int, socket.socket] = OrderedDict()  # by port of the board
+        self._sockets: OrderedDict[int, socket.socket] = (
+            OrderedDict()
+        )  # by port of the board, least recently used first
         self._board_port = board_port
         try:
             self._listener = self._socket(port, board_port)
@@ -77,7 +79,7 @@ class Bridge:
             what = getattr(error, "strerror", None) or error
             raise ToolError(f"can't listen on {host} port {port}: {what}; choose another --port or --host") from None
 
-    # -- the host's side
+    # The host's side
 
     def _socket(self, port: int, board_port: int) -> socket.socket:
         one = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -93,7 +95,7 @@ class Bridge:
     def _from_host(self, one: socket.socket, board_port: int) -> None:
         try:
             data, (host, port) = one.recvfrom(65536)
-        except OSError:  # nothing there after all
+        except OSError:  # nothing to read
             return
         numbers = socket.inet_aton(host)
         address = b"\x0a" + numbers[1:] if numbers[0] == 127 else numbers
@@ -112,24 +114,24 @@ class Bridge:
                 self._sockets[board_port] = self._socket(0, board_port)
             self._sockets.move_to_end(board_port)
             one = self._sockets[board_port]
-        with contextlib.suppress(OSError):  # as lost on the air
+        with contextlib.suppress(OSError):  # a lost datagram, as on the air
             one.sendto(data, client)
 
-    # -- the board's side
+    # The board's side
 
     def send(self, address: bytes, port: int, board_port: int, data: bytes) -> None:
-        """A datagram from a client to the board. Lost while the board has no address yet."""
+        """Send a datagram from a client to the board. It is lost while the board has no address."""
         if self._mac:
             self._send_udp(self._mac, (address, port), (BOARD, board_port), data)
 
     def received(self, board_port: int, address: bytes, port: int, data: bytes) -> None:
-        """A datagram from the board to a client: to the host's, or to nobody."""
+        """Forward a datagram from the board to a known client; drop any other."""
         client = self._clients.get((address, port))
         if client:
             self._to_host(board_port, client, data)
 
     def frame(self, frame: bytes) -> None:
-        """An Ethernet frame from the board; what makes no sense is dropped."""
+        """Process an Ethernet frame from the board. Malformed frames are dropped."""
         with contextlib.suppress(struct.error, LookupError):
             kind = struct.unpack_from("!H", frame, 12)[0]
             if kind == _ARP:
@@ -169,7 +171,7 @@ class Bridge:
         payload = packet[(head & 15) * 4 : length]
         if protocol != _UDP:
             return
-        if place & 0x3FFF:  # a fragment; they come in order, or are as good as lost
+        if place & 0x3FFF:  # a fragment; fragments out of order count as lost
             key = struct.pack("!H", identification)
             whole = self._fragments.setdefault(key, bytearray()) if place & 0x1FFF else bytearray()
             if len(whole) != (place & 0x1FFF) << 3:
@@ -214,5 +216,5 @@ class Bridge:
         for code, value in lines.items():
             reply += bytes((code, len(value))) + value
         reply += b"\xff"
-        # To everyone: the board has no address yet.
+        # Broadcast: the board has no address yet.
         self._send_udp(_MAC_BROADCAST, (_ROUTER, _DHCP_SERVER), (_BROADCAST, _DHCP_CLIENT), bytes(reply))

@@ -1,4 +1,4 @@
-"""The serial console of an emulated board: on standard output, and for mpremote on a local TCP socket."""
+"""The serial console of an emulated board: on standard output, and on a local TCP socket for mpremote."""
 
 import os
 import re
@@ -10,26 +10,26 @@ from collections.abc import Callable
 from .. import ToolError
 
 _CTRL_C = b"\x03"
-# What the board says at last: the server's journal, or the prompt where no server was running.
+# The last output of the board: from the stopping server, or the prompt if no server ran.
 _STOPPED = re.compile(rb"stopped\r?\n|\n>>> $")
 
 
 class Console:
-    """What the board says and what is typed to it.
+    """Output and input of the board's console.
 
-    over  True once the board has stopped after interrupt(), or had its time to
+    over  True once the board has stopped after interrupt(), or the time limit is over
     """
 
     def __init__(self, selector: selectors.BaseSelector, to_board: Callable[[bytes], object], port: int | None) -> None:
         """
-        selector  its keys' data are functions to be called when a socket has something to read
-        to_board  takes what is typed
-        port      TCP port on 127.0.0.1 for one client at a time, or None. Raises ToolError if it can't be had
+        selector  the data of its keys are functions to call when the socket is readable
+        to_board  delivers input to the board
+        port      TCP port on 127.0.0.1 for one client at a time, or None. Raises ToolError if it can't be opened
         """
         self._selector = selector
         self._to_board = to_board
         self._deadline: float | None = None
-        self._said = b""  # the end of it, since interrupt()
+        self._said = b""  # the last output since interrupt()
         self._stopped = False
         self._client: socket.socket | None = None
         if port is not None:
@@ -41,7 +41,7 @@ class Console:
             selector.register(self._listener, selectors.EVENT_READ, self._accept)
 
     def interrupt(self, patience: float) -> None:
-        """Ctrl-C; the board gets `patience` seconds to stop, counted from the first."""
+        """Send Ctrl-C. The board has `patience` seconds to stop, counted from the first call."""
         self._said = b""
         if self._deadline is None:
             self._deadline = time.monotonic() + patience
@@ -52,10 +52,10 @@ class Console:
         return self._deadline is not None and (self._stopped or time.monotonic() > self._deadline)
 
     def said(self, data: bytes) -> None:
-        """The board said `data`."""
+        """Forward output of the board."""
         try:
             os.write(1, data)
-        except BrokenPipeError:  # who started us is gone
+        except BrokenPipeError:  # our parent process has ended
             self._stopped, self._deadline = True, 0
             return
         if self._deadline is not None:

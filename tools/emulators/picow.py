@@ -1,5 +1,5 @@
 """A Raspberry Pi Pico W with its genuine firmware, in rp2040py with the emulated Wi-Fi chip (network RP2040PY-GUEST,
-any password). Half a minute from start to serving. Its clock is its own: when busy it falls behind the computer's."""
+any password). It serves half a minute after its start. Its clock is its own: a busy board falls behind real time."""
 
 import argparse
 import asyncio
@@ -19,19 +19,19 @@ from ..boards import read_bytes, write_whole
 from . import Wiring, add_arguments, main
 
 _FLASH_BYTES = 2 << 20
-_POLL_NS = 250_000  # of the board's time, between two looks at the sockets of the host
-_LEAD = 0.002  # seconds that the board may be ahead of the computer's clock before it waits
-_LAG = 0.02  # seconds that it may make up for when it is behind
-_PATIENCE = 30  # seconds for the board to stop: when busy, a second of its own takes it most of a minute
+_POLL_NS = 250_000  # of the board's time, between two polls of the host's sockets
+_LEAD = 0.002  # seconds that the board may be ahead of real time before it waits
+_LAG = 0.02  # seconds behind real time that it may catch up
+_PATIENCE = 30  # seconds for the board to stop: a second of a busy board takes most of a minute
 _UF2_MAGIC = b"UF2\n\x57\x51\x5d\x9e"
 
 
 class _Bus(GSPIBus):
-    """rp2040py 0.3.6 grants the Wi-Fi driver one more send for each frame to the board, besides the one for each frame
-    that it has sent. After 256 frames that number, of 8 bits, is taken for one in the past, and sends fail (OSError).
+    """Corrects the send credit of rp2040py 0.3.6, which grants the Wi-Fi driver one send too many for each frame to the
+    board. After 256 such frames the 8-bit credit looks like an old one, and sends fail (OSError).
     """
 
-    _SPARE = 8  # so many sends may be under way at once
+    _SPARE = 8  # sends that may be outstanding
 
     def __init__(self) -> None:
         super().__init__()
@@ -51,7 +51,7 @@ class _Bus(GSPIBus):
 
 
 class _Chip(Cyw43439):
-    """The Wi-Fi chip, whose frames go where we want them."""
+    """The Wi-Fi chip with the corrected bus."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -59,7 +59,7 @@ class _Chip(Cyw43439):
 
 
 class _Network:
-    """What rp2040py takes for its network: our bridge."""
+    """Our bridge with the interface that rp2040py expects of its network."""
 
     def __init__(self, wiring: Wiring) -> None:
         self._wiring = wiring
@@ -68,18 +68,18 @@ class _Network:
         self._wiring.bridge.frame(frame)
 
     def reset(self) -> None:
-        """The board has left the Wi-Fi: there is nothing to forget."""
+        """The board has left the Wi-Fi. The bridge keeps no state to clear."""
 
 
 class _Keyboard:
-    """What is typed on the console. rp2040py's USB host has an empty packet ready each time that the board listens,
-    33,000 in a second, which leaves the board no idle time; this one keeps it waiting until something is typed."""
+    """Console input. rp2040py's USB host answers each read of the board with an empty packet, 33,000 a second, which
+    leaves the board no idle time. This one answers only when there is input."""
 
     def __init__(self, cdc: USBCDC) -> None:
         self._usb = cdc.usb
         self._theirs = self._usb.on_endpoint_read, self._usb.on_reset
         self._usb.on_endpoint_read = self._listens
-        self._listening: tuple[int, int] | None = None  # endpoint, and the bytes that it takes
+        self._listening: tuple[int, int] | None = None  # endpoint, and the bytes that it accepts
         self._typed = bytearray()
         self.type = self._typed.extend
 
@@ -90,13 +90,13 @@ class _Keyboard:
             self._theirs[0](endpoint, size)
 
     def reset(self) -> None:
-        """The board was reset, and with it its end of the USB."""
+        """The board was reset, and so was its USB device."""
         self._listening = None
         if self._theirs[1]:
             self._theirs[1]()
 
     def poll(self) -> None:
-        """Give the board what has been typed, if it listens."""
+        """Deliver pending input, if the board reads."""
         if self._typed and self._listening:
             endpoint, size = self._listening
             self._listening = None
@@ -105,7 +105,7 @@ class _Keyboard:
 
 
 class PicoW:
-    """The board, switched on by run().
+    """The board; run() powers it on.
 
     wiring  its network and console
     """
@@ -119,7 +119,7 @@ class PicoW:
             saved = read_bytes(arguments.flash)
             if len(saved) != _FLASH_BYTES:
                 raise ToolError(
-                    f"{arguments.flash} is no saved flash: it has {len(saved):,} bytes, not {_FLASH_BYTES:,}"
+                    f"{arguments.flash} is not a saved flash: it has {len(saved):,} bytes, not {_FLASH_BYTES:,}"
                 )
             self._mcu.flash[:_FLASH_BYTES] = saved
         self._keyboard = _Keyboard(self._device.cdc)
@@ -128,18 +128,18 @@ class PicoW:
         self._chip = chip
         self._mcu.usb_ctrl.on_reset = self._reset
         self._device.cdc.on_serial_data = self._said
-        self._offset: float | None = None  # computer's clock - the board's, once the board is held to it
+        self._offset: float | None = None  # real time minus the board's, once the board is slowed down to real time
         self._alarm = self._mcu.clock.create_alarm(self._poll)
         self._alarm.schedule(_POLL_NS)
 
     def _reset(self) -> None:
         self._keyboard.reset()
-        # rp2040py leaves the Wi-Fi chip as it was, and then it does not start again; on the real board it loses power.
+        # rp2040py does not reset the Wi-Fi chip, which then does not start again. On the real board it loses power.
         self._chip.bus.power_off()
 
     def _said(self, data: bytes | bytearray) -> None:
         self.wiring.console.said(bytes(data))
-        if self._offset is None:  # it is past its start, in which idle time may fly
+        if self._offset is None:  # first output: until here the board may run faster than real time
             self._offset = time.monotonic() - self._mcu.clock.nanos / 1e9
 
     def _poll(self) -> None:
@@ -159,7 +159,7 @@ class PicoW:
             self._alarm.schedule(_POLL_NS)
 
     async def run(self) -> None:
-        """Run the board until it is over. Raises ToolError."""
+        """Run the board until wiring.over. Raises ToolError."""
         simulator = self._device.simulator
         simulator.bind_loop()
         self._mcu.core.pc = 0x10000000  # flash
@@ -183,8 +183,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tools.emulators.picow", description=__doc__)
     parser.add_argument("image", type=Path, metavar="IMAGE.uf2", help="firmware and filesystem")
     add_arguments(parser)
-    parser.add_argument("--flash", type=Path, metavar="FILE", help="start with the flash that --save-flash kept")
-    parser.add_argument("--save-flash", type=Path, metavar="FILE", help="keep the flash (2 MiB) in FILE at the end")
+    parser.add_argument("--flash", type=Path, metavar="FILE", help="start from a flash saved with --save-flash")
+    parser.add_argument("--save-flash", type=Path, metavar="FILE", help="save the flash (2 MiB) to FILE at the end")
     return parser
 
 

@@ -1,5 +1,5 @@
-"""An ESP32 or ESP32-C3 with its genuine firmware, in PICSimLab's QEMU with the emulated Wi-Fi: open network
-PICSimLabWifi. The C3 serves 2 s after its start, the ESP32 within 15."""
+"""An ESP32 or ESP32-C3 with its genuine firmware, in PICSimLab's QEMU with emulated Wi-Fi (open network
+PICSimLabWifi). The C3 serves 2 s after its start, the ESP32 within 15 s."""
 
 import argparse
 import contextlib
@@ -21,12 +21,12 @@ from ..processes import die_with_parent
 from . import Wiring, add_arguments, main
 
 _SIZES = (4 << 20, 8 << 20, 16 << 20)  # of flash chips
-# Its emulated access point never takes a frame again once more than 20 wait in it, and hands on one each 0.2 ms
-# (Esp32_WLAN_can_receive in hw/misc/esp32_wifi_ap.c). So it gets the next when it has read the last, and not sooner.
+# The emulated access point stops for good once it queues more than 20 frames, and forwards one each 0.2 ms
+# (Esp32_WLAN_can_receive in hw/misc/esp32_wifi_ap.c). So send a frame only after it has read the one before.
 _FRAME_S = 0.00025
-_MAX_FRAMES = 64  # that wait; what comes beyond is lost, as on the air
+_MAX_FRAMES = 64  # in our queue; further ones are lost, as on the air
 _PATIENCE = 5  # seconds for the board to stop
-_HOW = "name the folder of PICSimLab's QEMU in $QEMU_ESP32 (docs/testing.md)"
+_HOW = "set $QEMU_ESP32 to the folder of PICSimLab's QEMU (docs/testing.md)"
 
 
 class _Chip(NamedTuple):
@@ -38,7 +38,7 @@ class _Chip(NamedTuple):
 def _c3_efuse() -> bytes:
     efuse = bytearray(336)
     efuse[0x18:0x1E] = bytes.fromhex("010000c40a24")  # MAC address
-    efuse[0x26] = 0x0C  # chip revision 0.3, which MicroPython asks for
+    efuse[0x26] = 0x0C  # chip revision 0.3, which MicroPython requires
     return bytes(efuse)
 
 
@@ -53,9 +53,9 @@ _CHIPS = {
 
 
 def find(program: str, machine: str) -> tuple[str, list[str]]:
-    """The QEMU for `machine` (its path) and the arguments that tell it where its ROMs are. Raises ToolError.
+    """The path of the QEMU for `machine`, and its arguments for the folder of the ROMs. Raises ToolError.
 
-    Looked for in the folder $QEMU_ESP32, in this project's cache, and in $PATH.
+    Searches the folder $QEMU_ESP32, or else this project's cache and $PATH.
     """
     cache = firmware.cache() / "qemu-esp32"
     named = os.environ.get("QEMU_ESP32")
@@ -66,12 +66,12 @@ def find(program: str, machine: str) -> tuple[str, list[str]]:
                 roms = [one for one in ("pc-bios", "share/qemu", "source/pc-bios") if (folder / one).is_dir()]
                 return _checked(str(found), machine), ["-L", str(folder / roms[0])] if roms else []
     if named:
-        raise ToolError(f"$QEMU_ESP32 is {named}, and there is no {program} in it: {_HOW}")
+        raise ToolError(f"$QEMU_ESP32 is {named}, which has no {program}: {_HOW}")
     for folder in os.environ.get("PATH", "").split(os.pathsep):
         found = Path(folder or ".") / program
         if os.access(found, os.X_OK):
             return _checked(str(found), machine), []
-    raise ToolError(f"{program} with the emulated Wi-Fi is not there: {_HOW}")
+    raise ToolError(f"{program} with the emulated Wi-Fi is missing: {_HOW}")
 
 
 def find_chip(chip: str) -> tuple[str, list[str]]:
@@ -95,7 +95,7 @@ def _checked(program: str, machine: str) -> str:
 
 
 class Esp32:
-    """The board, switched on by run().
+    """The board; run() powers it on.
 
     wiring  its network and console
     """
@@ -105,15 +105,15 @@ class Esp32:
         name = chip.machine
         program, roms = find_chip(arguments.chip)
         self._net, net = socket.socketpair()
-        # Pipes for the console: it writes byte by byte and drops what finds no room. Of single bytes 64 KiB find room
-        # in a pipe, and 278 in a socket.
+        # Pipes for the console: QEMU writes single bytes and drops those that don't fit. A pipe holds 64 KiB of them, a
+        # socket 278.
         self._console, console = os.pipe()
         keys, self._keyboard = os.pipe()
         os.set_blocking(self._keyboard, False)
         self._frames = bytearray()
         self._waiting: deque[bytes] = deque()
-        self._next = 0.0  # when the board may get the next of them
-        # Files without a name: nothing is left behind, whatever ends us.
+        self._next = 0.0  # when the next of them may be sent
+        # Unnamed files: they vanish even if this process is killed.
         self._flash = self._file(flash)
         efuse = self._file(chip.efuse)
         self._errors = self._file(b"")
@@ -145,10 +145,10 @@ class Esp32:
         return file
 
     def _type(self, keys: bytes) -> None:
-        with contextlib.suppress(OSError):  # QEMU is gone, or the board has not read for 64 KiB
+        with contextlib.suppress(OSError):  # QEMU has ended, or 64 KiB of input are unread
             os.write(self._keyboard, keys)
 
-    # On QEMU's network socket a frame is its length in four bytes and itself.
+    # On QEMU's network socket each frame follows its length in four bytes.
 
     def _to_board(self, frame: bytes) -> None:
         if len(self._waiting) < _MAX_FRAMES:
@@ -158,7 +158,7 @@ class Esp32:
     def _feed(self) -> None:
         now = time.monotonic()
         if self._waiting and now >= self._next:
-            with contextlib.suppress(OSError):  # QEMU is gone
+            with contextlib.suppress(OSError):  # QEMU has ended
                 unread = struct.unpack("i", fcntl.ioctl(self._net, termios.TIOCOUTQ, bytes(4)))[0]
                 if not unread:
                     self._net.sendall(self._waiting.popleft())
@@ -187,11 +187,11 @@ class Esp32:
             self.wiring.selector.unregister(self._console)
 
     def run(self) -> None:
-        """Run the board until it is over. Raises ToolError."""
+        """Run the board until wiring.over. Raises ToolError."""
         selector = self.wiring.selector
         selector.register(self._net, 1, self._from_board)
         selector.register(self._console, 1, self._said)
-        # A session of its own: Ctrl-C in a terminal goes to us alone.
+        # In its own session: Ctrl-C in a terminal reaches only this process.
         process = subprocess.Popen(
             self._command,
             stdin=subprocess.DEVNULL,
@@ -238,9 +238,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("flash", type=Path, metavar="FLASH.bin", help="the whole flash, from address 0")
     parser.add_argument("--chip", choices=_CHIPS, required=True)
     add_arguments(parser)
-    parser.add_argument("--save-flash", type=Path, metavar="FILE", help="keep the flash in FILE at the end")
+    parser.add_argument("--save-flash", type=Path, metavar="FILE", help="save the flash to FILE at the end")
     parser.add_argument("--pcap", type=Path, metavar="FILE", help="record the frames of the Wi-Fi")
-    parser.add_argument("--icount", action="store_true", help="let the board's clock count its instructions, 8 ns each")
+    parser.add_argument("--icount", action="store_true", help="drive the board's clock by its instructions, 8 ns each")
     return parser
 
 

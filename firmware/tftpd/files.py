@@ -140,7 +140,7 @@ class Files:
                 file.seek(0)
             agreed = Agreed(asked, blksize, self.settings["windowsize"], size)
             return path, self.source(file, path, mode, agreed), agreed
-        except Exception:
+        except BaseException:  # also that of Ctrl-C
             file.close()
             raise
 

@@ -14,6 +14,7 @@ server's loop.
 """
 
 import os
+import sys
 from array import array
 from binascii import crc32
 from errno import EISDIR, ENOENT
@@ -140,9 +141,10 @@ class Names:
                 if next(job, self) is self:  # the default: the job is done
                     del self.jobs[0]
                     return True
-        except Exception:
+        except Exception as trouble:  # the requests are tried once more, without the result
             del self.jobs[0]
-            raise
+            sys.print_exception(trouble)
+            return True
         return False
 
     def add(self, path):
@@ -208,7 +210,6 @@ class Names:
         The path in lower case is tried first, as that needs no listing. Among several matches at
         one level the exact one goes first.
         """
-        matches = []
         try:
             small = self.root + asked[len(self.root) :].lower()
             if small != asked:  # `asked` itself does not exist
@@ -216,12 +217,11 @@ class Names:
                     file = self._open(small)
                     if file:
                         file.close()
-                    matches = [small]
+                    found[asked] = small
+                    return
                 except Refused:
                     pass
                 yield  # opening may have taken long
-                if matches:
-                    return
             matches = [self.root]
             for part in parts:
                 folders = matches
@@ -232,8 +232,10 @@ class Names:
                             at = 0 if entry[0] == part else len(matches)
                             matches.insert(at, folder + "/" + entry[0])
                         yield
-        finally:
             found[asked] = matches[0] if matches else ""
+        except Exception:  # not known: it is searched for again
+            found.pop(asked, None)
+            raise
 
     def _entries(self, folder):
         """What os.ilistdir() returns; an empty iterator if `folder` is not a folder."""

@@ -125,20 +125,13 @@ class Ports:
 
         Returns the time (ticks_ms) to compare timers with.
         """
-        if self.listener.sock is None:
-            self._listen()
-        if not self._generator:
-            generator = self._run()
-            generator.send(None)
-            self._generator = generator
-        try:
-            return self._generator.send(timeout_ms)
-        except BaseException as trouble:  # as Ctrl-C's: the generator has ended
+        if not (self._generator and self.listener.sock):
+            self._begin()
+        try:  # this frame has eleven words, see _run()
+            return self._generator.send(timeout_ms)  # pyright: ignore[reportOptionalMemberAccess]
+        except BaseException:  # as Ctrl-C's: the generator has ended
             self._generator = None
-            if not isinstance(trouble, MemoryError):
-                raise
-            self.server.fail(None, trouble)  # that of a transfer does not come here
-            return ticks_ms()
+            raise
 
     # -- hot path
 
@@ -193,7 +186,7 @@ class Ports:
                     size = transfer.hear(inbox)
                 except OSError as trouble:
                     if transfer.failed(trouble):
-                        server.attend(session)
+                        server.drive(session)
                     continue
                 if size == 4:
                     given = True
@@ -273,23 +266,20 @@ class Ports:
         if not datagram:
             self._mend(port)
             return
-        if port is self.listener and self._may_ask(datagram, client):
-            self.server.request(datagram, client)
-            return
-        self.server.journal.count("garbage")
-        strange = port is not self.listener and client not in self._ended
-        if strange and datagram[:2] != b"\0\5" and host_port(client):
-            self.reply(port, client, UNKNOWN_TID, "unknown transfer ID")
-
-    def _may_ask(self, datagram, client):
-        """Whether what came to the listening port may be answered.
-
-        Not DATA, ACK and OACK, which came too late: a client that acknowledges an ERROR would be
-        answered for ever. Not another server that sends from its listening port.
-        """
         peer = host_port(client)
-        alike = peer and peer[1] == self.listener.tid and self.server.settings["single_port"]
-        return peer and not alike and datagram[:2] not in (b"\0\3", b"\0\4", b"\0\6")
+        if port is not self.listener:
+            if peer and datagram[:2] != b"\0\5" and client not in self._ended:
+                self.reply(port, client, UNKNOWN_TID, "unknown transfer ID")
+            peer = None
+        # DATA, ACK and OACK came too late here: a client that acknowledges an ERROR would be
+        # answered for ever.
+        elif datagram[:2] in (b"\0\3", b"\0\4", b"\0\6"):
+            peer = None
+        # Two servers that send from their listening ports must not be made to talk to each other.
+        if peer and not (peer[1] == port.tid and self.server.settings["single_port"]):
+            self.server.request(datagram, client)
+        else:
+            self.server.journal.count("garbage")
 
     def _hear_short(self, port):
         """There is no memory for a datagram of `port.room` bytes: receive a short one all the
@@ -302,7 +292,7 @@ class Ports:
                 return
             session = self.clients.get(heard[1])
             if port is self.listener and heard[0][:2] in (b"\0\1", b"\0\2"):
-                if self._may_ask(*heard):
+                if host_port(heard[1]):
                     self.server.refuse(None, *heard, MemoryError())
             elif session and session.port is port:
                 self.server.fail(session, MemoryError())
@@ -352,21 +342,29 @@ class Ports:
             raise
         return sock
 
-    def _listen(self):
-        self.open(self.listener)
-        where = map(self.server.settings.get, ("address", "port", "root"))
-        self.server.journal.log(ALWAYS, "ready on %s:%d, files in %s", *where)
+    def _begin(self):
+        generator = self._run()
+        generator.send(None)
+        self._generator = generator
+        if not self.listener.sock:
+            self.open(self.listener)
+            where = map(self.server.settings.get, ("address", "port", "root"))
+            self.server.journal.log(ALWAYS, "ready on %s:%d, files in %s", *where)
 
     def open(self, port):
         """Give the port its socket. Raises OSError."""
         port.sock = self._socket(port.tid)
-        self.bound[port.sock] = port
-        self._poller.register(port.sock, select.POLLIN)
-        self._watch(port)
+        try:
+            self.bound[port.sock] = port
+            self._poller.register(port.sock, select.POLLIN)
+            self._watch(port)
+        except Exception:
+            self.close(port)
+            raise
 
     def close(self, port):
         """Close its socket."""
-        del self.bound[port.sock]
+        self.bound.pop(port.sock, None)
         self._poller.unregister(port.sock)
         self._needed.unregister(port.sock)
         port.sock.close()
@@ -383,12 +381,9 @@ class Ports:
 
     def reply(self, port, client, code, text):
         """Send an ERROR, once. If it can't be sent it counts as lost on the air."""
-        if port.sock:
-            self._send_error(port.sock, client, code, text)
-
-    def _send_error(self, sock, client, code, text):
         try:
-            sock.sendto(error(code, text), client)
+            if port.sock:
+                port.sock.sendto(error(code, text), client)
         except (OSError, MemoryError):
             pass
 
@@ -396,14 +391,19 @@ class Ports:
         """Send an ERROR to who has no transfer, from a port of its own as RFC 1350 section 4 has
         it; from the listening port with single_port, or if the board has no socket left."""
         sock = None
-        if not self.server.settings["single_port"]:
-            try:
+        try:
+            if not self.server.settings["single_port"]:
                 sock = self._socket(int.from_bytes(os.urandom(2), "big") | 0xC000)
-            except (OSError, MemoryError):
-                pass
-        self._send_error(sock or self.listener.sock, client, code, text)
-        if sock:
-            sock.close()
+        except (OSError, MemoryError):
+            pass
+        if not sock:
+            self.reply(self.listener, client, code, text)
+            return
+        try:
+            sock.sendto(error(code, text), client)
+        except (OSError, MemoryError):  # counts as lost, too
+            pass
+        sock.close()
 
     def new(self):
         """A port with a number of its own, or the least used one if the board has no socket."""
@@ -426,8 +426,8 @@ class Ports:
         port.users += 1
         if transfer.path:
             port.room = max(port.room, transfer.blksize + _MORE)
-        self.sessions.append(session)
         self.clients[session.client] = session
+        self.sessions.append(session)
         self._turns = _EAGER_TURNS
         # No twin on the listening port, nor for an upload: readinto could join two of its blocks.
         self._renew(session, port is not self.listener and not transfer.path)
@@ -446,18 +446,17 @@ class Ports:
     def leave(self, session, told):
         """The session has ended: close what nobody uses any more. `told`: its client got an
         ERROR; else its late packets on a port that others use are no stranger's."""
-        self.sessions.remove(session)
-        del self.clients[session.client]
         self._close_twin(session)
+        self.clients.pop(session.client, None)
+        self.sessions.remove(session)
         port = session.port
         port.users -= 1
         if port.users and not told:  # no ERROR 5 for its late packets there
             self._ended = self._ended[1 - _ENDED :] + [session.client]
-        rooms = [_REQUEST_ROOM if port is self.listener else _ROOM]
+        port.room = _REQUEST_ROOM if port is self.listener else _ROOM
         for other in self.sessions:
             if other.transfer.path and other.port is port:
-                rooms.append(other.transfer.blksize + _MORE)
-        port.room = max(rooms)
+                port.room = max(port.room, other.transfer.blksize + _MORE)
         if not port.users and port.sock and port is not self.listener:
             self.close(port)
         self._watch(port)

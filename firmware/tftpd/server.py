@@ -81,18 +81,22 @@ class Server:
         told = None
         try:
             while self._running:
-                more = self.poll(_TICK_MS)
+                more = True
+                try:
+                    more = self.poll(_TICK_MS)
+                except MemoryError as trouble:  # of no transfer
+                    self.fail(None, trouble)
                 now = ticks_ms()
-                if tick and not more and not 0 <= ticks_diff(now, last) < _TICK_MS:
-                    last = now
-                    trouble = None
-                    try:
-                        tick(self)
-                    except Exception as fault:
-                        trouble = repr(fault)
-                    if trouble and trouble != told:  # once, not each second
-                        self.journal.log(ALWAYS, "tick: %s", trouble)
-                    told = trouble
+                if more or not tick or 0 <= ticks_diff(now, last) < _TICK_MS:
+                    continue
+                last = now
+                try:
+                    tick(self)
+                    told = None
+                except Exception as trouble:
+                    if repr(trouble) != told:  # once, not each second
+                        told = repr(trouble)
+                        self.journal.log(ALWAYS, "tick: %s", told)
         finally:
             self.stop()
 
@@ -134,9 +138,8 @@ class Server:
 
     def stats(self):
         """Counters since the start (dict of int), `uptime_ms`, and `transfers` under way."""
-        journal = self.journal
-        transfers = len(self.ports.sessions)
-        return dict(journal.counters, uptime_ms=journal.uptime_ms(), transfers=transfers)
+        counters = dict(self.journal.counters, uptime_ms=self.journal.uptime_ms())
+        return dict(counters, transfers=len(self.ports.sessions))
 
     # -- requests
 
@@ -184,12 +187,7 @@ class Server:
 
     def _list(self):
         """List folders for a while, then answer the requests that waited for the result."""
-        try:
-            known = self.files.names.work(_SLICE_MS)
-        except Exception as trouble:  # the requests are tried once more, without the result
-            self.journal.log(ALWAYS, "names: %s", repr(trouble))
-            known = True
-        if known:
+        if self.files.names.work(_SLICE_MS):
             later = self._later
             self._later = {}
             for client, (datagram, found) in later.items():
@@ -216,6 +214,7 @@ class Server:
             gc.collect()
         asked = allowed(asked, settings["options_off"], host)
         path, file, agreed = store.open(where, found, mode, asked, self.blksize)
+        session = None
         try:
             limits = settings["timeout"], settings["retries"]
             transfer = store.transfer(file, self.ahead, agreed, *limits, ticks_ms)
@@ -226,11 +225,12 @@ class Server:
             # Fail now rather than when the next request, or this upload's block, is received.
             bytearray(max(_RESERVE, agreed.blksize if transfer.path else 0))
             session.port = ports.listener if settings["single_port"] else ports.new()
-        except Exception:
-            self.files.close(file)
+            ports.due = now
+            ports.join(session)
+        except BaseException:  # also that of Ctrl-C
+            if session not in ports.sessions:
+                self.files.close(file)
             raise
-        ports.due = now
-        ports.join(session)
         self.drive(session)
 
     def _give_way(self, session):

@@ -66,9 +66,14 @@ class Transfer:
     _repeat()      makes pump() send again what was sent last
     """
 
-    # On the class, not on each transfer: few need them.
+    # On the class as long as a transfer does not need its own.
     path: "str | None" = None
+    peer_error: "bytes | None" = None
     repeats = 0
+    # Retransmissions by the timer: `progress` and `resent` when the first was made, how often the
+    # client has answered since, and how long (ms) its first answer took.
+    _since: "int | None" = None
+    _before = _answers = _late = 0
 
     def __init__(self, agreed, timeout, retries, clock):
         """A transfer that is about to send its first packet.
@@ -78,7 +83,7 @@ class Transfer:
         retries    the client is given up after so many longest waits without progress
         clock      ticks_ms
         """
-        self.outcome = self.peer_error = None
+        self.outcome = None
         self.proven = self._doubt = self.blocked = False
         self.clock = clock
         self.oack = agreed.oack
@@ -88,10 +93,6 @@ class Transfer:
         self._allowance = _UNPROVEN_DATAGRAMS
         self._rto_max = (agreed.timeout or timeout) * 1000
         self._patience = max(agreed.timeout or 0, timeout) * retries * 1000
-        # Retransmissions by the timer: `progress` and `resent` when the first was made, how often
-        # the client has answered since, and how long (ms) its first answer took.
-        self._since = None
-        self._before = self._answers = self._late = 0
         self._margin = _MARGIN_MIN_MS
         self._best = 0  # the shortest round-trip time measured (ms)
         # Smoothed round-trip time in 1/8 ms, its variation in 1/4 ms, as in Jacobson's paper.

@@ -554,6 +554,18 @@ def test_a_duplicate_ack_measures_no_round_trip():
     assert bench.transfer.due - bench.now < 25
 
 
+def test_a_large_block_that_is_refused_once_after_seconds_of_silence_is_sent_again():
+    bench = Bench(bytes(100_000), (b"blksize", b"30000"))
+    bench.blocks()
+    bench.ack(0)
+    while bench.now < 5000:
+        assert bench.wait_until_due() == [1]
+    bench.now = bench.transfer.due
+    bench.transfer.expired(bench.now)
+    assert bench.blocks(room=0) == []
+    assert bench.wait_until_due() == [1] and bench.transfer.outcome is None
+
+
 # -- the end -----------------------------------------------------------------------------------------------------------
 
 

@@ -1,5 +1,6 @@
 """Behaviour of server.py that no client on loopback can cause: spoofed sources, lack of memory, Ctrl-C."""
 
+import os
 from errno import EAGAIN
 
 import pytest
@@ -8,6 +9,12 @@ from tftpd import files, uploads
 from tftpd.options import Agreed
 from tftpd.ports import Port, host_port
 from tftpd.server import Server
+
+
+@pytest.fixture(autouse=True)
+def empty_flash(monkeypatch):
+    """CPython has no ilistdir."""
+    monkeypatch.setattr(os, "ilistdir", lambda path: iter(()), raising=False)
 
 
 class FakeSocket:
@@ -24,7 +31,8 @@ class FakeSocket:
         return datagram[:size], address
 
     def sendto(self, datagram, address):
-        self.sent.append((datagram, address))
+        self.sent.append((bytes(datagram), address))
+        return len(datagram)
 
 
 def no_socket(*_):
@@ -174,3 +182,30 @@ def test_a_fault_is_logged_once_even_if_its_transfer_has_already_ended():
 def test_addresses_of_both_forms_are_read():
     assert host_port(("10.1.2.3", 69)) == ("10.1.2.3", 69)
     assert host_port(b"\x02\x00\x1b\x39\x0a\x01\x02\x03" + bytes(8)) == ("10.1.2.3", 6969)
+
+
+def test_ctrl_c_while_a_finished_transfer_is_closed_does_not_turn_it_into_a_failure(monkeypatch, tmp_path, capsys):
+    (tmp_path / "file").write_bytes(b"all")
+    client = ("10.0.0.5", 1234)
+    server = Server(dict(settings.defaults(), root=str(tmp_path), single_port=True))
+    server.files.names.jobs.clear()
+    ports = server.ports
+    sock = FakeSocket(b"\0\1file\0octet\0", b"\0\4\0\1", address=client)
+    ports.listener.sock = sock  # type: ignore[assignment]
+    ports.bound[sock] = ports.listener
+    ports.wait = lambda timeout_ms: [(sock, 1)]
+    monkeypatch.setattr(ports, "_watch", lambda port: None)
+    monkeypatch.setattr(ports, "close", lambda port: None)
+    server.poll(0)
+    close = server.files.close
+
+    def interrupted(source):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(server.files, "close", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        server.poll(0)
+    monkeypatch.setattr(server.files, "close", close)
+    server.stop()
+    assert [packet[:4] for packet, _ in sock.sent] == [b"\0\3\0\1"]
+    assert "done, 3 bytes" in capsys.readouterr().out and not ports.sessions

@@ -289,7 +289,7 @@ class Uploads:
 
     def take(self, blocks):
         """Take `blocks` for an upload; a negative number gives them back. Raises Refused."""
-        if not self._has_room(blocks):
+        if blocks > 0 and not self._has_room(blocks):
             raise Refused(DISK_FULL, "the flash is full")
         self._room -= blocks
         self._changed = True

@@ -145,6 +145,7 @@ class Names:
                     return True
         except Exception:
             del self.jobs[0]
+            self.deflate = True  # for all that is known
             raise
         return False
 

@@ -59,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="override a setting of FILE (docs/settings.md); may be repeated",
     )
     parser.add_argument(
-        "--flash-size", type=boards.parse_size, metavar="SIZE", help="of an ESP32 board, e.g. 8M (default: the board's)"
+        "--flash-size", type=boards.parse_size, metavar="SIZE", help="of the flash, e.g. 16M (default: the board's)"
     )
     compress.add_argument(parser)
     base = parser.add_mutually_exclusive_group()
@@ -175,18 +175,18 @@ def place(board: dict[str, Any], base: Base, flash_size: int | None = None) -> t
     """The place of the filesystem of `base` on a board: flash offset and size in bytes. Raises ToolError."""
     actual = flash_size or board["flash_size"]
     if base.chip.startswith("rp2"):
-        if actual != board["flash_size"]:
-            raise ToolError(
-                f"MicroPython for the {board['product']} is built for a flash of "
-                f"{boards.format_size(board['flash_size'])}, not {boards.format_size(actual)}"
-            )
         offset, size = _place_rp2(base) or (board["filesystem"]["offset"], board["filesystem"]["size"])
+        if flash_size and offset + size < flash_size:  # the place is compiled in
+            raise ToolError(
+                f"this MicroPython is built for a flash of {boards.format_size(offset + size)}, "
+                f"not {boards.format_size(flash_size)}: --base FILE takes one that was"
+            )
     else:
         offset, size = _place_esp(base, actual)
     if offset + size > actual:
         raise ToolError(
-            f"the filesystem of this MicroPython ends at {boards.format_size(offset + size)}, "
-            f"but the flash has {boards.format_size(actual)}"
+            f"the filesystem of this MicroPython ends at {boards.format_size(offset + size)}, but the flash has "
+            f"{boards.format_size(actual)}{'' if flash_size else ': --flash-size gives the size of a larger one'}"
         )
     if len(base.flash) > offset:
         raise ToolError(

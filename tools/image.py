@@ -160,7 +160,7 @@ def make(
         data = _join_uf2(uf2.read(raw, path), offset, lfs, blocks)
     else:
         actual = flash_size or board["flash_size"]
-        data = _join_esp(original, offset, lfs[: (max(blocks) + 1) * _SECTOR_BYTES], actual)
+        data = join_esp(original, offset, lfs[: (max(blocks) + 1) * _SECTOR_BYTES], actual)
         if not fixed:
             warnings.append(
                 "this MicroPython uses the rest of the flash for the filesystem, so the flash must really have "
@@ -262,7 +262,8 @@ def _place_esp(base: Base, flash_size: int) -> tuple[int, int]:
     return offset, size // _SECTOR_BYTES * _SECTOR_BYTES
 
 
-def _join_esp(base: Base, offset: int, lfs: bytes, flash_size: int) -> bytes:
+def join_esp(base: Base, offset: int, lfs: bytes, flash_size: int) -> bytes:
+    """`base` with a filesystem at `offset`, for a flash of `flash_size` bytes, from address 0 on. Raises ToolError."""
     import esptool
     from esptool.logger import log
 

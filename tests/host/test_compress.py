@@ -7,11 +7,12 @@ import zlib
 from pathlib import Path
 
 import pytest
-from conftest import content
 from hypothesis import given
 from hypothesis import strategies as st
 
-from board import ROOT, Board, fetch
+from board import ROOT, Board
+from client import fetch
+from served import content
 from tools import ToolError, boards, compress, filesystem, firmware, image
 
 TEXT = b"a line that comes again and again\n" * 2000

@@ -5,7 +5,7 @@ import sys
 
 sys.path[:0] = sys.argv[1:3]
 
-from test_deflate import Files  # noqa: E402
+from simulated import Files  # noqa: E402
 from tftpd import deflate  # noqa: E402
 from tftpd.packet import Refused  # noqa: E402
 

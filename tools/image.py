@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import ToolError, boards, esp, filesystem, firmware, printable, uf2
+from . import ToolError, boards, compress, esp, filesystem, firmware, printable, uf2
 from .firmware import Base
 
 _SECTOR_BYTES = esp.SECTOR_BYTES  # also a block of the filesystem
@@ -28,7 +28,8 @@ _LAYOUT = {"block_size": _SECTOR_BYTES, "prog_size": 256, "read_size": 256}
 
 @dataclass(frozen=True)
 class Image:
-    """An image and the facts in its summary: sizes and offsets in bytes, `files` by absolute path on the board."""
+    """An image and the facts in its summary: sizes and offsets in bytes, `files` by absolute path on the board, what
+    compression `saved` in words."""
 
     data: bytes
     base: Base
@@ -38,6 +39,7 @@ class Image:
     offset: int
     size: int
     used: int
+    saved: str
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -57,8 +59,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="override a setting of FILE (docs/settings.md); may be repeated",
     )
     parser.add_argument(
-        "--flash-size", type=boards.parse_size, metavar="SIZE", help="of an ESP32 board, e.g. 8M (default: the board's)"
+        "--flash-size", type=boards.parse_size, metavar="SIZE", help="of the flash, e.g. 16M (default: the board's)"
     )
+    compress.add_argument(parser)
     base = parser.add_mutually_exclusive_group()
     base.add_argument("--version", metavar="V", help="of MicroPython, e.g. v1.26.1 (default: the board's first)")
     base.add_argument("--base", type=boards.parse_path, metavar="FILE", help="your own MicroPython file as the base")
@@ -90,9 +93,12 @@ def run(arguments: argparse.Namespace) -> int:
         version=arguments.version,
         flash_size=arguments.flash_size,
         whole=arguments.whole,
+        compressed=arguments.compress,
     )
     boards.write_whole(output, image.data, private=_SECRET in settings)
     _summary(image, output, bool(settings.get("write_from")))
+    if image.saved:
+        print(image.saved)
     if "ssid" not in settings and "Ethernet" not in board["features"]:
         image.warnings.append("no ssid is set, so the board joins no Wi-Fi: --settings FILE, or --set ssid=NAME")
     for warning in image.warnings:
@@ -117,6 +123,7 @@ def make(
     flash_size: int | None = None,
     whole: bool = False,
     kept: bytes | None = None,
+    compressed: str | None = None,
 ) -> Image:
     """The flashable image of a board. Raises ToolError.
 
@@ -128,6 +135,7 @@ def make(
     flash_size  bytes, None for the board's own
     whole       include all of the filesystem, not only its used blocks
     kept        an earlier filesystem of this board (at place()); its files win over those of `folder`
+    compressed  which files to store as NAME.gz (compress.shrink); None for none
     """
     if "firmware" not in board:
         raise ToolError(f"{board['product']}: there is nothing to flash; python -m tools emulate runs it")
@@ -136,12 +144,12 @@ def make(
     original = firmware.read_base(raw, path)
     firmware.check_chip(board, original)
     offset, size = place(board, original, flash_size)
-    served = filesystem.served(folder, settings)
-    files, warnings = served.files, served.warnings
     layout = board["filesystem"]
+    served = filesystem.served(folder, settings, compressed, layout["block_size"])
+    files, warnings = served.files, served.warnings
     if kept is not None:
         old = filesystem.names(layout, kept)  # a file on the earlier filesystem wins
-        files = {name: data for name, data in files.items() if name not in old}
+        files = filesystem.without(files, old)
     files |= filesystem.board_files(settings, board["settings"])
     rp2 = original.chip.startswith("rp2")
     fixed = rp2 or _vfs(original)  # whatever the size of the flash
@@ -152,7 +160,7 @@ def make(
         data = _join_uf2(uf2.read(raw, path), offset, lfs, blocks)
     else:
         actual = flash_size or board["flash_size"]
-        data = _join_esp(original, offset, lfs[: (max(blocks) + 1) * _SECTOR_BYTES], actual)
+        data = join_esp(original, offset, lfs[: (max(blocks) + 1) * _SECTOR_BYTES], actual)
         if not fixed:
             warnings.append(
                 "this MicroPython uses the rest of the flash for the filesystem, so the flash must really have "
@@ -160,25 +168,25 @@ def make(
             )
     if not any(entry["sha256"] == hashlib.sha256(raw).hexdigest() for entry in board["firmware"]):
         warnings.append(f"board.json does not list the SHA-256 of {path}, which claims to be {original}")
-    return Image(data, original, len(raw), files, warnings, offset, size, len(used) * _SECTOR_BYTES)
+    return Image(data, original, len(raw), files, warnings, offset, size, len(used) * _SECTOR_BYTES, served.saved)
 
 
 def place(board: dict[str, Any], base: Base, flash_size: int | None = None) -> tuple[int, int]:
     """The place of the filesystem of `base` on a board: flash offset and size in bytes. Raises ToolError."""
     actual = flash_size or board["flash_size"]
     if base.chip.startswith("rp2"):
-        if actual != board["flash_size"]:
-            raise ToolError(
-                f"MicroPython for the {board['product']} is built for a flash of "
-                f"{boards.format_size(board['flash_size'])}, not {boards.format_size(actual)}"
-            )
         offset, size = _place_rp2(base) or (board["filesystem"]["offset"], board["filesystem"]["size"])
+        if flash_size and offset + size < flash_size:  # the place is compiled in
+            raise ToolError(
+                f"this MicroPython is built for a flash of {boards.format_size(offset + size)}, "
+                f"not {boards.format_size(flash_size)}: --base FILE takes one that was"
+            )
     else:
         offset, size = _place_esp(base, actual)
     if offset + size > actual:
         raise ToolError(
-            f"the filesystem of this MicroPython ends at {boards.format_size(offset + size)}, "
-            f"but the flash has {boards.format_size(actual)}"
+            f"the filesystem of this MicroPython ends at {boards.format_size(offset + size)}, but the flash has "
+            f"{boards.format_size(actual)}{'' if flash_size else ': --flash-size gives the size of a larger one'}"
         )
     if len(base.flash) > offset:
         raise ToolError(
@@ -254,7 +262,8 @@ def _place_esp(base: Base, flash_size: int) -> tuple[int, int]:
     return offset, size // _SECTOR_BYTES * _SECTOR_BYTES
 
 
-def _join_esp(base: Base, offset: int, lfs: bytes, flash_size: int) -> bytes:
+def join_esp(base: Base, offset: int, lfs: bytes, flash_size: int) -> bytes:
+    """`base` with a filesystem at `offset`, for a flash of `flash_size` bytes, from address 0 on. Raises ToolError."""
     import esptool
     from esptool.logger import log
 

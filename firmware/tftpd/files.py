@@ -117,6 +117,10 @@ class Files:
             ways.insert(0, [host] + parts)
             if own == "only":
                 ways.pop()
+        if self.names.deflate:
+            from . import deflate
+
+            ways = deflate.ways(ways)
         ways = [way for way in ways if self.names.may_be(way)]
         if not ways:
             raise Refused(NOT_FOUND, "file not found")
@@ -134,11 +138,12 @@ class Files:
         """
         path, file = self.find(ways, found)
         try:
-            size = None  # netascii: not known before the file has been read
-            if mode == "octet":
-                size = file.seek(0, 2)
-                file.seek(0)
-            agreed = Agreed(asked, blksize, self.settings["windowsize"], size)
+            size = file.seek(0, 2)
+            file.seek(0)
+            if mode == "netascii":
+                size = None  # not known before the file has been read
+            windowsize = getattr(file, "windowsize", self.settings["windowsize"])
+            agreed = Agreed(asked, blksize, windowsize, size)
             return path, self.source(file, path, mode, agreed), agreed
         except BaseException:  # also that of Ctrl-C
             file.close()
@@ -149,6 +154,10 @@ class Files:
         Names.find(). Raises Refused, Later, OSError."""
         try:
             path, file = self.names.find(ways[0], found)
+            if type(ways[0]) is tuple:
+                from . import deflate
+
+                file = deflate.open(file, self)
         except Refused:
             if not ways[1:]:
                 raise

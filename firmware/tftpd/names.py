@@ -70,8 +70,11 @@ class Later(Exception):
 class Names:
     """Looks up files and folders below the root.
 
-    jobs  generators that list folders, one entry a step; work() runs the first
+    jobs     generators that list folders, one entry a step; work() runs the first
+    deflate  whether one of the files is a compressed one (NAME.gz)
     """
+
+    deflate = False
 
     def __init__(self, root, most):
         """`root`: a folder without a `/` at its end; `most`: how many hashes may be kept."""
@@ -143,14 +146,14 @@ class Names:
                     return True
         except Exception as trouble:  # the requests are tried once more, without the result
             del self.jobs[0]
+            self.deflate = True  # for all that is known
             sys.print_exception(trouble)
             return True
         return False
 
     def add(self, path):
         """Call when a file was put at `path`."""
-        if self._indexed is not None:
-            self._keep(path)
+        self._keep(path)
 
     def _place(self, number):
         """The index of `number` in the hashes, or where to insert it (binary search)."""
@@ -167,6 +170,10 @@ class Names:
 
     def _keep(self, path):
         """Add the hash of `path`. If there are too many, drop them all and keep none."""
+        if path[-3:].lower() == ".gz":
+            self.deflate = True
+        if self._indexed is None:
+            return
         number = _hash(path)
         hashes = self._hashes
         at = self._place(number)
@@ -194,7 +201,7 @@ class Names:
                 entry = next(entries, None)
                 if entry is None:
                     under_way.pop()
-                elif self._indexed is not None and entry[0][0] != ".":
+                elif entry[0][0] != ".":
                     path = folder + "/" + entry[0]
                     self._keep(path)
                     if entry[1] & _FOLDER:

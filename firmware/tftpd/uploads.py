@@ -193,9 +193,22 @@ class Uploads:
             path = folder + "/" + parts[-1]
         if not any(path.startswith(folder) for folder in self._folders):
             raise Refused(ACCESS, "no uploads to this folder")
-        if exists and not self.settings["overwrite"]:
+        if not self.settings["overwrite"] and (exists or self._compressed(parts, found)):
             raise Refused(EXISTS, "file exists")
         return path
+
+    def _compressed(self, parts, found):
+        """Whether there is a compressed file of that name, which the upload would hide. Raises
+        Later."""
+        file = None
+        if self.files.names.deflate:
+            try:
+                _, file = self.files.names.find(parts[:-1] + [parts[-1] + ".gz"], found)
+            except Refused:
+                pass
+        if file:
+            file.close()
+        return bool(file)
 
     def _folder(self, parts, found):
         """Return the path of the folder `parts`, None if it is not a folder. Raises Later."""

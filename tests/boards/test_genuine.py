@@ -19,9 +19,9 @@ from pathlib import Path
 import pytest
 
 from board import ROOT, Board, read_base
-from client import Wire, ack, fetch
+from client import Wire, ack, blocks, fetch, parse_oack, request
 from served import SERVED, content
-from tools import boards, filesystem, image
+from tools import boards, compress, filesystem, firmware, image
 from tools.relay import Relay
 
 pytestmark = pytest.mark.timeout(400)
@@ -429,6 +429,53 @@ def test_the_idle_server_takes_at_most_42_kb_of_heap_of_which_8_5_kb_are_data(at
     assert 1000 < prompt < loaded < idle
     assert idle - prompt <= 42 << 10 and idle - loaded <= 17 << 9, (prompt, loaded, idle)
     assert names <= 620, f"{names} names: the next table of them takes 4 KB of heap (docs/architecture.md)"
+
+
+@quick
+@pytest.mark.also_on_pico
+def test_a_transfer_of_a_compressed_file_takes_at_most_24_kb_of_heap(start, port: int, tmp_path: Path):
+    data = b"".join(content(30, number) + bytes(200) for number in range(300))
+    (tmp_path / "real.bin.gz").write_bytes(compress.pack(data))
+    (tmp_path / "plain.bin").write_bytes(data)
+    console = Console(start("--serial", str(port), "--set", "log=debug", files=tmp_path), port)
+    console.interrupt()
+    console.run("import settings, tftpd\nserver = tftpd.Server(settings.load())\nserver.poll(1000)")
+    measure = (
+        "import gc\n"
+        "gc.collect()\n"
+        "before, more = gc.mem_alloc(), len(server.ports.sessions) + 1\n"
+        "print('asks', 'now')\n"
+        "while len(server.ports.sessions) < more: n = server.poll(1000)\n\n"
+        "gc.collect()\n"
+        "print('allo' + 'cated', gc.mem_alloc() - before)"
+    )
+    allocated = []
+    with contextlib.ExitStack() as wires:
+        for name in ("real.bin", "real.bin", "plain.bin"):
+            console.begin(measure, "asks now")
+            seen = len(console.board.console)
+            wire = wires.enter_context(Wire(console.board.address))
+            wire.socket.sendto(request(name, ("blksize", 1468), ("windowsize", 16)), wire.server)
+            allocated.append(int(console.board.wait_for("allocated ", 60, after=seen).split("allocated ")[1]))
+    print(f"heap of the first compressed file, of the next, and of one as it is: {allocated}")
+    assert allocated[2] < 4 << 10 < allocated[1] < allocated[0] <= 24 << 10, allocated
+    console.close()
+
+
+@pytest.mark.genuine("esp32_c3", "rpi_pico_w")
+@pytest.mark.timeout(3000)  # 9 seconds of the Pico W, which its emulator takes 10 minutes for
+def test_a_firmware_that_the_flash_does_not_hold_comes_whole(start, tmp_path: Path):
+    # MicroPython's own for the Pico W: 1.75 MB, and 0.65 in place of them on a flash of 0.85.
+    data = firmware.base_image(boards.load("rpi_pico_w")).read_bytes()
+    (tmp_path / "files").mkdir()
+    (tmp_path / "files/firmware.uf2").write_bytes(data)
+    board: Board = start("--compress", "auto", files=tmp_path / "files")
+    assert len(data) > 1_500_000 > boards.load("rpi_pico_w")["filesystem"]["size"]
+    with Wire(board.address) as wire:
+        oack = wire.ask("firmware.uf2", ("blksize", 1468), ("windowsize", 4), ("tsize", 0))
+        assert parse_oack(oack) == {"blksize": "1468", "windowsize": "4", "tsize": str(len(data))}
+        assert b"".join(blocks(wire, oack)) == data
+    print(board.wait_for("done, "))
 
 
 @quick

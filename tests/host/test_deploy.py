@@ -140,8 +140,15 @@ def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def fill(on: Prompt, where: Path, *pairs: str, settings: dict | None = None, delete: bool = False) -> deploy._Plan:
-    return deploy._fill(on, FACTS, where, settings, list(pairs), delete)
+def fill(
+    on: Prompt,
+    where: Path,
+    *pairs: str,
+    settings: dict | None = None,
+    delete: bool = False,
+    compressed: str | None = None,
+) -> deploy._Plan:
+    return deploy._fill(on, FACTS, where, settings, list(pairs), delete, compressed)
 
 
 # On the flash
@@ -170,6 +177,35 @@ def test_delete_removes_what_the_folder_does_not_have(prompt, folder):
     assert set(done.removed) == {"/files/deep/er/b"}
     tree = board.tree()
     assert "/files/a" in tree and kept.keys() <= tree.keys() and "/files/deep" not in board.listing("/files")
+
+
+def test_a_compressed_file_takes_the_place_of_the_plain_one(prompt, folder):
+    text, more = b"a line that comes again\n" * 500, b"another line\n" * 900
+    where = folder({"text": text, "sub/more": more, "random": content(9000)})
+    board = prompt({"/files/text": text, "/files/sub/more": b"old", "/files/other": b"the user's"})
+    done = fill(board, where, settings={}, compressed="auto")
+    assert set(done.served) == {"/files/text.gz", "/files/sub/more.gz", "/files/random"}
+    assert set(done.unpacked) == {"/files/text", "/files/sub/more"}
+    assert "2 of 3 files are compressed" in done.saved
+    there = {path for path in board.tree() if path.startswith("/files/")}
+    assert there == {"/files/text.gz", "/files/sub/more.gz", "/files/random", "/files/other"}
+    done = fill(board, where, compressed="auto")
+    assert not done.served and not done.unpacked and set(done.unchanged) >= there - {"/files/other"}
+    done = fill(board, where, delete=True)  # and back
+    assert {path for path in board.tree() if path.startswith("/files/")} == {
+        "/files/text",
+        "/files/sub/more",
+        "/files/random",
+    }
+    assert set(done.removed) == {"/files/text.gz", "/files/sub/more.gz", "/files/other"}
+
+
+def test_a_plain_file_goes_first_where_the_compressed_one_does_not_fit_beside_it(prompt, folder, capsys):
+    half = content(120_000, 1)
+    where = folder({"large": half + half[:100] * 1400})
+    board = prompt({"/files/large": content(270_000, 2)})
+    fill(board, where, settings={}, compressed="auto")
+    assert {path for path in board.tree() if path.startswith("/files/")} == {"/files/large.gz"}
 
 
 def test_sources_and_modules_of_an_earlier_server_are_replaced(prompt, folder):

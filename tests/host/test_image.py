@@ -192,6 +192,22 @@ def test_uf2_on_a_synthetic_base_has_all_files(folder: Path, tmp_path: Path, who
     check_uf2(data, base.read_bytes(), facts["offset"], facts["size"], "rpi_pico_w", {}, whole)
 
 
+@pytest.mark.parametrize(
+    ("board", "options"), [("rpi_pico2_w", {"flash_size": 16 << 20}), ("sparkfun_thingplus_rp2350", {})]
+)
+def test_a_microcontroller_with_16_mb_of_flash(board: str, options: dict, folder: Path, tmp_path: Path):
+    (folder / "large.img").write_bytes(random.Random(3).randbytes(11 << 20))
+    base = tmp_path / "base.uf2"
+    place = (0x200000, 14 << 20)
+    base.write_bytes(made_uf2("rp2350", place))
+    data = image.make(boards.load(board), folder, {}, base=base, **options).data
+    files = image.files_in(firmware.read_base(data, "made"))
+    assert files["/files/large.img"] == (folder / "large.img").read_bytes()
+    (folder / "large.img").unlink()
+    data = image.make(boards.load(board), folder, {"port": 70}, base=base, **options).data
+    check_uf2(data, base.read_bytes(), *place, board, {"port": 70}, whole=False)
+
+
 # ESP32 family
 
 
@@ -698,7 +714,9 @@ def test_bad_input_is_one_line_and_leaves_no_file(folder: Path, tmp_path: Path):
         "--flash-size", "8M", board="esp32", base=file("boot", bytes(damaged))
     )
 
-    assert "built for a flash of 2M, not 4M" in bad("--flash-size", "4M")
+    assert "built for a flash of 2M, not 16M: --base FILE takes one that was" in bad("--flash-size", "16M")
+    large = file("large", made_uf2("rp2350", (0x200000, 14 << 20)))
+    assert "ends at 16M, but the flash has 4M: --flash-size" in bad(board="rpi_pico2_w", base=large)
     assert "ends at 4M, but the flash has 2M" in bad("--flash-size", "2M", board="esp32", base=vfs)
     assert "has no room" in bad("--flash-size", "2M", board="esp32", base=rest)
     assert "there is no esp32 with 5M of flash" in bad("--flash-size", "5M", board="esp32", base=rest)

@@ -31,6 +31,15 @@ class Data:
         return len(part)
 
 
+class Files:
+    """What deflate.py asks of files.Files."""
+
+    def __init__(self, **settings):
+        self.settings = {"blksize": 16, "windowsize": 3, "read_ahead": 32}
+        self.settings.update(settings)
+        self.readers = {}
+
+
 class Zeros:
     """`size` zero bytes that take no memory, so that large files fit on a board."""
 

@@ -6,8 +6,10 @@ from errno import EIO, EISDIR, ENOENT
 from typing import NoReturn
 
 import pytest
+import settings
 from hypothesis import given
 from hypothesis import strategies as st
+from tftpd.files import Files
 from tftpd.packet import NOT_FOUND, Refused
 
 names = sys.modules["tftpd.names"]
@@ -128,6 +130,59 @@ def test_a_missing_name_causes_no_flash_access(lookup):
         assert find(tree, f"pxelinux.cfg/01-{number}") is None
         assert find(tree, f"missing-{number}") is None
     assert (flash.opened, flash.listed) == (0, 0)
+
+
+def serve(tree, name: bytes) -> str | None:
+    """The path of the file that a request for `name` gets, None without one; `tree` is a Names."""
+    store = Files(settings.defaults(), 0)
+    store.names = tree
+    found: dict = {}
+    while True:
+        try:
+            return store.find(store.place(name, "10.0.0.1", found), found)[0].removeprefix("/files/")
+        except Refused as refusal:
+            assert refusal.code == NOT_FOUND
+            return None
+        except names.Later:
+            tree.work(10)
+
+
+@pytest.mark.parametrize("most", [10_000, 5])
+def test_without_a_compressed_file_no_name_is_looked_up_twice(lookup, monkeypatch, most: int):
+    flash, tree = lookup(*MANY[:10], "folder/.gz", "gz", "archive.tgz", most=most)
+    finish(tree)
+    monkeypatch.setitem(sys.modules, "tftpd.deflate", None)  # nor is the module loaded
+    monkeypatch.delattr(sys.modules["tftpd"], "deflate", raising=False)
+    flash.reset()
+    assert serve(tree, b"file-0001.bin") == "file-0001.bin"
+    assert flash.opened == 1
+    flash.reset()
+    assert serve(tree, b"missing") is None
+    assert flash.opened <= (0 if most > 5 else 2)
+
+
+@pytest.mark.parametrize("most", [10_000, 5])
+def test_a_compressed_file_is_looked_up_after_the_plain_one(lookup, most: int):
+    flash, tree = lookup(*MANY[:10], "folder/x.bin.gz", "plain", "plain.gz", most=most)
+    finish(tree)
+    assert serve(tree, b"folder/x.bin") == "folder/x.bin.gz"
+    assert serve(tree, b"Folder/X.BIN") == "folder/x.bin.gz"
+    assert serve(tree, b"missing") is serve(tree, b"x.bin") is None
+    flash.reset()
+    assert serve(tree, b"plain") == "plain"
+    assert flash.opened == 1
+    flash.put("New.GZ")
+    tree.add("/files/New.GZ")
+    assert serve(tree, b"new") == "New.GZ"
+
+
+def test_compressed_files_are_looked_for_where_the_names_could_not_be_listed(lookup):
+    flash, tree = lookup("one.gz")
+    flash.broken = True
+    with pytest.raises(OSError):
+        tree.work(10)
+    flash.broken = False
+    assert serve(tree, b"one") == "one.gz"
 
 
 def test_an_existing_name_takes_one_open(lookup):

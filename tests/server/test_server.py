@@ -7,6 +7,7 @@ import pytest
 import settings
 from tftpd import files, uploads
 from tftpd.options import Agreed
+from tftpd.packet import Refused
 from tftpd.ports import Port, host_port
 from tftpd.server import Server
 
@@ -171,6 +172,19 @@ def test_a_board_starts_although_the_folder_of_a_file_moved_aside_is_gone(monkey
     aside.write_bytes(b"old")
     uploads.Uploads(settings.defaults(), files.Files(settings.defaults(), 10)).recover()
     assert aside.read_bytes() == b"old"
+
+
+def test_an_upload_that_ends_gives_its_room_back_to_a_flash_that_is_too_full(monkeypatch):
+    # keep_free is more than what is free, as after other files were put there: the server ended by "the flash is full".
+    store = uploads.Uploads(settings.defaults(), files.Files(settings.defaults(), 10))
+    stat = [4096, 4096, 100, 3, 0, 0, 0, 0, 0, 255]
+    monkeypatch.setattr(uploads.os, "statvfs", lambda root: stat)
+    store._open_bytes = 1
+    store._look()
+    store._changed = True
+    store.take(-2)
+    with pytest.raises(Refused):
+        store.take(1)
 
 
 def test_a_fault_is_logged_once_even_if_its_transfer_has_already_ended():

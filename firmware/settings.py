@@ -67,6 +67,11 @@ def _is_folder(value):
     return _is_text(value, 1, 255) and value[0] == "/" and "//" not in value and "/." not in value
 
 
+def _is_root(value):
+    # Not "/" itself, which holds the board's own files.
+    return _is_folder(value) and value != "/" and (value + "/")[:5] != "/lib/"
+
+
 _is_gpio, _ = _whole(0, 48)  # the ESP32-S3 has the highest number
 _is_option, _ = _one_of("blksize", "timeout", "tsize", "windowsize")
 _SWITCH = _one_of(True, False)
@@ -133,10 +138,8 @@ TABLE = {
     "root": (
         "/files",
         (
-            lambda value: (  # not "/" itself: it holds the board's own files
-                _is_folder(value) and value != "/" and (value + "/")[:5] != "/lib/"
-            ),
-            'a folder such as "/files", not "/" or "/lib"',
+            lambda value: value and _all(list, _is_root, [value] if type(value) is str else value),
+            'a folder such as "/files", not "/" or "/lib", or a list of such folders',
         ),
     ),
     "client_folders": (False, _one_of(True, False, "only")),

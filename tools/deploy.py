@@ -147,7 +147,7 @@ def _fill(
         settings = boards.check_settings(settings or old or {}, pairs, f"the board's {_SETTINGS}" if old else None)
     wanted = {name: value for name, value in (settings or old or {}).items() if name in _FOR_FILES}
     wanted = boards.check_settings(wanted, [], f"the board's {_SETTINGS}")
-    root = wanted.get("root", filesystem.SERVED).rstrip("/")
+    root = filesystem.first_root(wanted)
 
     server = filesystem.board_files(settings or {}, board["settings"])
     if settings is None:

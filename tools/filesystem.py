@@ -16,6 +16,7 @@ from . import ToolError, compress
 from .boards import MAX_FLASH_BYTES, ROOT, to_json
 
 SERVED = "/files"  # the default of the setting `root`
+CARD = "/card"  # where the board mounts its SD card
 _NO_SPACE = -28
 _INVALID = -22
 _IN_THE_WAY = (-17, -20, -21)  # a file exists where a folder should be, or the reverse
@@ -78,7 +79,7 @@ def served(folder: Path, settings: dict[str, Any], compressed: str | None = None
     """
     if not folder.is_dir():
         raise ToolError(f"{folder} is not a folder: give the folder with the files to serve, --files DIR")
-    root = settings.get("root", SERVED).rstrip("/")
+    root = first_root(settings)
     result, found = Served(), _Found(folder)
     try:
         found.search(folder, "")
@@ -101,6 +102,13 @@ def served(folder: Path, settings: dict[str, Any], compressed: str | None = None
         result.packed = result.files.keys() - files.keys()
         result.files = files
     return result
+
+
+def first_root(settings: dict[str, Any]) -> str:
+    """The served folder on the board's flash, where its files go: of several the first that is not on a card."""
+    roots = settings.get("root", SERVED)
+    roots = [roots] if isinstance(roots, str) else roots
+    return next((root for root in roots if not f"{root}/".startswith(f"{CARD}/")), SERVED).rstrip("/")
 
 
 class _Found:
@@ -143,9 +151,17 @@ class _Found:
         return None if path.is_dir() or path.is_file() else "neither a file nor a folder"
 
 
+def _whole(folder: str, settings: dict[str, Any]) -> bool:
+    """Whether a folder of `write_to` is given by its whole path, as it may be with several roots."""
+    roots = settings.get("root", SERVED)
+    return not isinstance(roots, str) and roots[1:] != [] and any(f"{folder}/".startswith(f"{one}/") for one in roots)
+
+
 def _upload_folders(root: str, settings: dict[str, Any], found: _Found) -> list[str]:
     # The folders of `write_to`, and with uploads on also the empty folders below them.
-    named = [PurePosixPath(folder.strip("/")) for folder in settings.get("write_to", [])]
+    named = [
+        PurePosixPath(folder.strip("/")) for folder in settings.get("write_to", []) if not _whole(folder, settings)
+    ]
     for folder in named:
         if reason := unservable(str(folder)) if folder.parts else None:
             raise ToolError(f"write_to has a folder that no client can ask for ({reason}): {folder}")

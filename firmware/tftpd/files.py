@@ -89,7 +89,9 @@ class Files:
     def __init__(self, settings, most):
         """`settings`: as in docs/settings.md: root, client_folders; `most`: of Names."""
         self.settings = settings
-        self.names = Names(settings["root"].rstrip("/"), most)
+        roots = settings["root"]
+        roots = [roots] if isinstance(roots, str) else roots
+        self.names = Names([root.rstrip("/") for root in roots], most)
         self.readers = {}
 
     def own(self, parts, host):
@@ -181,7 +183,7 @@ class Files:
         """Close `source`. A file moved aside (Uploads.put) is removed with its last reader."""
         source.close()
         path = self.readers.get(source, "")
-        if path.startswith(UPLOADS + "/") and list(self.readers.values()).count(path) == 1:
+        if UPLOADS + "/" in path and list(self.readers.values()).count(path) == 1:
             remove(path)  # first, as Ctrl-C may come before the next line
-            remove(path[:-1])  # the note with its path, if there is one
+            remove(path[: -len(".old")])  # the note with its path
         self.readers.pop(source, None)

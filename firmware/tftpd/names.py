@@ -22,9 +22,8 @@ from time import ticks_add, ticks_diff, ticks_ms
 
 from micropython import const
 
-from .packet import ACCESS, NOT_FOUND, Refused
+from .packet import ACCESS, NOT_FOUND, UNDEFINED, Refused
 
-_FOLDER = const(0x4000)  # bit of st_mode
 _ENOTDIR = const(20)  # not in MicroPython's errno
 _MAX_COMPONENT = const(255)  # bytes; LittleFS
 _JOBS = const(8)  # most jobs that may wait at a time
@@ -59,6 +58,10 @@ def components(name):
     return parts
 
 
+def _below(parts):
+    return "".join(["/" + part for part in parts])
+
+
 def _hash(path):
     return crc32(path.lower().encode()) & 0x3FFFFFFF  # a small int takes no heap
 
@@ -68,7 +71,7 @@ class Later(Exception):
 
 
 class Names:
-    """Looks up files and folders below the root.
+    """Looks up files and folders below the roots, which are searched in order.
 
     jobs     generators that list folders, one entry a step; work() runs the first
     deflate  whether one of the files is a compressed one (NAME.gz)
@@ -76,50 +79,59 @@ class Names:
 
     deflate = False
 
-    def __init__(self, root, most):
-        """`root`: a folder without a `/` at its end; `most`: how many hashes may be kept."""
-        self.root = root
+    def __init__(self, roots, most):
+        """`roots`: folders without a `/` at their end; `most`: how many hashes may be kept."""
+        self.roots = roots
         self.most = most
-        self.jobs = [self._index()]
-        self._hashes = array("i")  # sorted
-        self._indexed = False  # True once the hashes are complete; None if they are not kept
+        self.jobs = []
+        self.hashes = array("i")  # sorted
+        self.indexed = False  # True once the hashes are complete; None if they are not kept
 
     def may_be(self, parts):
         """False if no path is `parts` (list of str), in any case. Quick: it lists no folder."""
-        if not self._indexed or not parts:
-            return True
-        number = _hash(self._path(parts))
-        at = self._place(number)
-        return at < len(self._hashes) and self._hashes[at] == number
+        return any(self._may_be(root + _below(parts)) for root in self.roots)
 
-    def find(self, parts, found):
+    def find(self, parts, found, roots=None):
         """Return (path, file) of what `parts` name: `file` is open for reading, None for a
         folder.
 
         found  results of the listing for this request: {} at first, the same dict again after
                Later
+        roots  those to search, all without it
 
         Raises Refused, Later, OSError.
         """
-        path = self._path(parts)
-        if self.may_be(parts):
-            if path not in found:
-                try:
-                    return path, self._open(path)
-                except Refused:  # no such file as written
-                    pass
-                if self._indexed is not False and len(self.jobs) < _JOBS:
-                    found[path] = None
-                    self.jobs.append(self._search(path, parts, found))
-                raise Later
-            if found[path] is None:
-                raise Later
-            if found[path]:
-                return found[path], self._open(found[path])
+        for root in roots or self.roots:
+            path = root + _below(parts)
+            if self._may_be(path):
+                if path not in found:
+                    try:
+                        return path, self._open(path)
+                    except Refused:  # no such file as written
+                        pass
+                    if self.indexed is not False and len(self.jobs) < _JOBS:
+                        found[path] = None
+                        self.jobs.append(self._search(root, path, parts, found))
+                    raise Later
+                if found[path] is None:
+                    raise Later
+                if found[path] == 0:  # the listing failed
+                    raise Refused(UNDEFINED, "can't list the files, try again")
+                if found[path]:
+                    return found[path], self._open(found[path])
         raise Refused(NOT_FOUND, "file not found")
 
-    def _path(self, parts):
-        return self.root + "".join(["/" + part for part in parts])
+    def served(self, path):
+        """The name (bytes) that `path` has for clients: without its root."""
+        lengths = [len(root) for root in self.roots if path.startswith(root + "/")]
+        return path[lengths[0] :].encode()
+
+    def _may_be(self, path):
+        if not self.indexed or path in self.roots:
+            return True
+        number = _hash(path)
+        at = self._place(number)
+        return at < len(self.hashes) and self.hashes[at] == number
 
     def _open(self, path):
         """Open the file at `path`; None for a folder. Raises Refused, OSError.
@@ -144,20 +156,16 @@ class Names:
                 if next(job, self) is self:  # the default: the job is done
                     del self.jobs[0]
                     return True
-        except Exception as trouble:  # the requests are tried once more, without the result
+        except Exception as trouble:
             del self.jobs[0]
             self.deflate = True  # for all that is known
             sys.print_exception(trouble)
             return True
         return False
 
-    def add(self, path):
-        """Call when a file was put at `path`."""
-        self._keep(path)
-
     def _place(self, number):
         """The index of `number` in the hashes, or where to insert it (binary search)."""
-        hashes = self._hashes
+        hashes = self.hashes
         low = 0
         high = len(hashes)
         while low < high:
@@ -168,14 +176,15 @@ class Names:
                 high = middle
         return low
 
-    def _keep(self, path):
-        """Add the hash of `path`. If there are too many, drop them all and keep none."""
+    def add(self, path):
+        """Call when a file was put at `path`: its hash is kept. If there are too many, drop them
+        all and keep none."""
         if path[-3:].lower() == ".gz":
             self.deflate = True
-        if self._indexed is None:
+        if self.indexed is None:
             return
         number = _hash(path)
-        hashes = self._hashes
+        hashes = self.hashes
         at = self._place(number)
         if at < len(hashes) and hashes[at] == number:
             return
@@ -187,38 +196,19 @@ class Names:
             view[at + 1 :] = view[at:-1]
             hashes[at] = number
         except MemoryError:  # without hashes a name that does not exist takes longer
-            self._indexed = None
-            self._hashes = array("i")
+            self.indexed = None
+            self.hashes = array("i")
 
     # -- jobs. Each lists to the end: an unfinished ilistdir() stays open until it is collected
 
-    def _index(self):
-        done = None
-        try:
-            under_way = [(self.root, self._entries(self.root))]
-            while under_way:
-                folder, entries = under_way[-1]
-                entry = next(entries, None)
-                if entry is None:
-                    under_way.pop()
-                elif entry[0][0] != ".":
-                    path = folder + "/" + entry[0]
-                    self._keep(path)
-                    if entry[1] & _FOLDER:
-                        under_way.append((path, self._entries(path)))
-                yield
-            done = self._indexed is False or None
-        finally:
-            self._indexed = done
-
-    def _search(self, asked, parts, found):
+    def _search(self, root, asked, parts, found):
         """Set found[asked] to the path that differs from `asked` only in case, "" without one.
 
         The path in lower case is tried first, as that needs no listing. Among several matches at
         one level the exact one goes first.
         """
         try:
-            small = self.root + asked[len(self.root) :].lower()
+            small = root + asked[len(root) :].lower()
             if small != asked:  # `asked` itself does not exist
                 try:
                     file = self._open(small)
@@ -229,22 +219,22 @@ class Names:
                 except Refused:
                     pass
                 yield  # opening may have taken long
-            matches = [self.root]
+            matches = [root]
             for part in parts:
                 folders = matches
                 matches = []
                 for folder in folders:
-                    for entry in self._entries(folder):
+                    for entry in self.entries(folder):
                         if entry[0].lower() == part.lower():
                             at = 0 if entry[0] == part else len(matches)
                             matches.insert(at, folder + "/" + entry[0])
                         yield
             found[asked] = matches[0] if matches else ""
-        except Exception:  # not known: it is searched for again
-            found.pop(asked, None)
+        except BaseException:
+            found[asked] = 0
             raise
 
-    def _entries(self, folder):
+    def entries(self, folder):
         """What os.ilistdir() returns; an empty iterator if `folder` is not a folder."""
         try:
             return os.ilistdir(folder)

@@ -218,7 +218,7 @@ class Server:
         try:
             limits = settings["timeout"], settings["retries"]
             transfer = store.transfer(file, self.ahead, agreed, *limits, ticks_ms)
-            path = path[len(self.files.names.root) :].encode()
+            path = self.files.names.served(path)
             told = "%s:%d %s" % (host, number, label(opcode, path, mode, agreed.granted))
             began = self.journal.uptime_ms()
             session = Session(transfer, file, client, host, datagram, told, began, now)

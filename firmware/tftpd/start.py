@@ -1,4 +1,5 @@
-"""What the server needs once, when it is made: its buffer, its files and its uploads.
+"""What the server needs once, when it is made: its buffer, its files and its uploads, and the
+hashes of all names, which a new card needs once more.
 
 The module removes itself: without its code the idle server takes 1 KB of heap less.
 """
@@ -6,12 +7,14 @@ The module removes itself: without its code the idle server takes 1 KB of heap l
 import gc
 import os
 import sys
+from array import array
 
 from micropython import const
 
 from .files import UPLOADS, Files, ReadAhead
 from .journal import ALWAYS
 
+_FOLDER = const(0x4000)  # bit of st_mode
 _LEAST_BLKSIZE = const(512)  # RFC 1350's, for requests without options
 
 
@@ -21,9 +24,40 @@ def start(settings, journal):
     ahead = _make_ahead(settings, journal)
     files = Files(settings, gc.mem_free() // 32)  # an eighth of what is free, at most
     uploads = _load_uploads(settings, files, journal)
-    package = sys.modules["tftpd"]
-    del sys.modules["tftpd.start"], package.start  # pyright: ignore[reportAttributeAccessIssue]
+    index(files.names)
     return ahead, files, uploads
+
+
+def index(names):
+    """Begin to collect the hashes of all paths in `names` (Names)."""
+    names.indexed = False
+    names.hashes = array("i")
+    names.jobs.insert(0, _collect(names))
+    package = sys.modules["tftpd"]
+    if hasattr(package, "start"):
+        del sys.modules["tftpd.start"], package.start  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def _collect(names):
+    """A job of Names.work()."""
+    try:
+        folders = [(root, names.entries(root)) for root in names.roots]
+        while folders:
+            folder, entries = folders[-1]
+            entry = next(entries, None)
+            if entry is None:
+                folders.pop()
+            elif entry[0][0] != ".":
+                path = folder + "/" + entry[0]
+                names.add(path)
+                if entry[1] & _FOLDER:
+                    folders.append((path, names.entries(path)))
+            yield
+        if names.indexed is False:
+            names.indexed = True
+    except BaseException:  # not all are known: a name without a hash may exist
+        names.indexed = None
+        raise
 
 
 def _make_ahead(settings, journal):
@@ -50,10 +84,12 @@ def _make_ahead(settings, journal):
 def _load_uploads(settings, files, journal):
     """Recovers from a power cut also where no upload is allowed any more."""
     allowed = settings["write_from"]
+    left = None
     try:
         left = os.listdir(UPLOADS)
-    except OSError:  # no upload so far
-        left = None
+        left += os.listdir("/card" + UPLOADS)
+    except OSError:  # no upload so far, or no card
+        pass
     if not allowed and not left:
         return None
     from .uploads import Uploads

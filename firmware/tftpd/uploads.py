@@ -3,7 +3,7 @@
 It is written in a folder of its own, outside the served tree, and renamed when it is complete:
 LittleFS renames atomically, and what was written before a close survives a power cut. A file that
 is replaced while it is being read is moved to that folder first ("moved aside"), because LittleFS
-reuses the blocks of a file without a name. Its new name tells recover() where it belongs.
+reuses the blocks of a file without a name. A note beside it tells recover() where it belongs.
 
 Loaded only if uploads are allowed or files are left in that folder (start.py).
 """
@@ -24,9 +24,10 @@ _ENOSPC = const(28)  # not in MicroPython's errno
 _FOLDER = const(0x4000)  # of os.stat()
 _FILE = const(0x8000)  # of os.ilistdir()
 _NO_LIMIT = const(0x3FFFFFFF)
-_MAX_NAME = const(255)  # bytes; LittleFS
-_NUMBERED = const("/%08d%s")
-_SLASH = const("\x01")  # replaces "/" in the name of a file moved aside; no served name has it
+_NUMBERED = const("/%08d")
+_ASIDE = const(".old")  # behind the number of the note with its path
+_NOTE_BYTES = const(1024)
+_CARD = const("/card")  # where a card is mounted (cards.py)
 _FOLDER_BLOCKS = const(2)  # most that a folder takes for one more name
 _POINTERS = const(8)  # mean bytes in a LittleFS block (its DESIGN.md, "CTZ skip-lists")
 
@@ -38,10 +39,11 @@ class Sink:
     sender, and flash wears out.
     """
 
-    def __init__(self, uploads, path, limit, spare):
-        """`uploads`: Uploads, whose free blocks it takes; `path`: the final path; `limit`: bytes;
-        `spare`: bytes of heap that the open file will need."""
+    def __init__(self, uploads, volume, path, limit, spare):
+        """`uploads`: Uploads; `volume`: Volume, whose free blocks it takes; `path`: the final
+        path; `limit`: bytes; `spare`: bytes of heap that the open file will need."""
         self.uploads = uploads
+        self.volume = volume
         self.path = path
         self.limit = limit
         self.size = 0
@@ -52,19 +54,19 @@ class Sink:
 
     def write(self, data):
         """Add `data` (bytes-like). Raises Refused."""
-        uploads = self.uploads
+        volume = self.volume
         self.size += len(data)
         if self.size > self.limit:
             raise Refused(DISK_FULL, "file too large")
-        more = uploads.blocks(self.size) - self.taken
+        more = volume.blocks(self.size) - self.taken
         if more:
-            uploads.take(more)
+            volume.take(more)
             self.taken += more
         try:
             if not self.file:
                 self.spare = None
                 gc.collect()
-                self.temporary = uploads.new_temporary()
+                self.temporary = volume.new_temporary()
                 self.file = open(self.temporary, "wb")
             self.file.write(data)  # pyright: ignore[reportOptionalMemberAccess]
         except OSError as trouble:
@@ -89,7 +91,7 @@ class Sink:
                 pass
             remove(self.temporary)
             self.temporary = None
-            self.uploads.take(-self.taken)
+            self.volume.take(-self.taken)
 
 
 def _explained(trouble):
@@ -106,6 +108,93 @@ def _exists(path):
         return False
 
 
+class Volume:
+    """A file system: what uploads may take of it, and the folder in which they grow."""
+
+    def __init__(self, mount, keep_free):
+        """`mount`: where it is mounted, "" for the flash; `keep_free`: bytes."""
+        self._mount = mount
+        self._keep_free = keep_free
+        self._number = 0  # of the last file made in UPLOADS
+        self._block = 0  # bytes; 0 before the first _look()
+        self._room = 0  # blocks that uploads may still take
+        self._changed = False  # since the last _look()
+
+    def recover(self):
+        """After a power cut: remove unfinished files, restore files that were being replaced."""
+        folder = self._mount + UPLOADS
+        names = None
+        # Once more after a change: LittleFS may hide a name until its first write after a cut.
+        while True:
+            before = names
+            try:
+                names = sorted(os.listdir(folder), reverse=True)  # newest first
+            except OSError:  # no upload so far
+                return
+            if names == before:
+                return
+            for name in names:
+                self._restore(folder + "/" + name)
+
+    def _restore(self, there):
+        """Put a file moved aside back if its path is free; remove all else."""
+        note = there[: -len(_ASIDE)]
+        path = there.endswith(_ASIDE) and self._noted(note)
+        if path and not _exists(path):
+            try:
+                os.rename(there, path)
+            except OSError:  # its folder is gone: it stays here, for the user to find
+                if note[-8:].isdigit():
+                    self._number = max(self._number, int(note[-8:]))
+        elif not _exists(there + _ASIDE):
+            remove(there)
+
+    def _noted(self, note):
+        """The path in a note, "" if there is none."""
+        try:
+            with open(note) as file:
+                return file.read(_NOTE_BYTES)
+        except (OSError, ValueError):  # ValueError: it is not UTF-8, so no note
+            return ""
+
+    def blocks(self, size):
+        """How many blocks a file of `size` bytes takes."""
+        return size // (self._block - _POINTERS) + 1
+
+    def has_room(self, size):
+        """Whether a file of `size` bytes fits."""
+        if not self._block:
+            self._look()
+        return self._has_room(self.blocks(size))
+
+    def new_temporary(self):
+        """The path of a new file in UPLOADS. Raises OSError."""
+        folder = self._mount + UPLOADS
+        if not _exists(folder):
+            os.mkdir(folder)
+        self._number += 1
+        return folder + _NUMBERED % self._number
+
+    def _has_room(self, blocks):
+        # _look() takes 0.2 s on an ESP32-C3 with 1,500 files, so it is called only if it may help.
+        if blocks > self._room and self._changed:
+            self._look()
+        return blocks <= self._room
+
+    def _look(self):
+        stat = os.statvfs(self._mount or "/")
+        self._block = stat[0]
+        self._room = stat[3] - _FOLDER_BLOCKS + -self._keep_free // stat[0]
+        self._changed = False
+
+    def take(self, blocks):
+        """Take `blocks` for an upload; a negative number gives them back. Raises Refused."""
+        if blocks > 0 and not self._has_room(blocks):
+            raise Refused(DISK_FULL, "the %s is full" % (self._mount[1:] or "flash"))
+        self._room -= blocks
+        self._changed = True
+
+
 class Uploads:
     """The files that are being written. Has the methods of Files that start a transfer."""
 
@@ -113,23 +202,30 @@ class Uploads:
 
     def __init__(self, settings, files):
         """`settings`: as in docs/settings.md: write_from, write_to, overwrite, write_limit,
-        keep_free; `files`: Files."""
+        keep_free, card; `files`: Files."""
         self.settings = settings
         self.files = files
-        root = files.names.root
-        self._folders = [root + folder.rstrip("/") + "/" for folder in settings["write_to"]]
-        self._number = 0  # of the last file made in UPLOADS
-        self._block = 0  # bytes; 0 before the first _look()
-        self._room = 0  # blocks of flash that uploads may still take
-        self._changed = False  # since the last _look()
+        roots = files.names.roots
+        self._folders = []
+        for folder in settings["write_to"]:
+            folder = folder.rstrip("/") + "/"
+            # With several roots it may be named by its whole path.
+            whole = roots[1:] and any(folder.startswith(root + "/") for root in roots)
+            self._folders += [folder] if whole else [root + folder for root in roots]
+        self._flash = Volume("", settings["keep_free"])
+        self._card = Volume(_CARD, settings["keep_free"])
         self._open_bytes = 0  # of heap for an open file
 
     def make_folders(self):
-        """Make the folders of write_to. Returns a list of errors (str)."""
+        """Make the folders of write_to below the first root, or where they are named by their
+        whole path. Returns a list of errors (str)."""
         troubles = []
+        roots = self.files.names.roots
         for folder in self._folders:
             made = ""
-            for part in folder.strip("/").split("/"):
+            # On a card only what is named: it is not there, or another one, at the next start.
+            wanted = folder.startswith(roots[0] + "/") or folder in self.settings["write_to"]
+            for part in folder.strip("/").split("/") if wanted else ():
                 made += "/" + part
                 if not _exists(made):
                     try:
@@ -139,34 +235,12 @@ class Uploads:
         return troubles
 
     def recover(self):
-        """After a power cut: remove unfinished files, restore files that were being replaced."""
-        try:
-            names = sorted(os.listdir(UPLOADS), reverse=True)  # newest first
-        except OSError:  # no upload so far
-            return
-        for name in names:
-            there = UPLOADS + "/" + name
-            path = "/".join(name.split(_SLASH)[1:])
-            if name[-1] == _SLASH:
-                path = self._noted(there)
-            if path and not _exists("/" + path):
-                try:
-                    os.rename(there, "/" + path)
-                except OSError:  # its folder is gone: it stays here for the user to find
-                    pass
-            else:
-                remove(there)
+        """After a power cut: put each file system in order."""
+        self._flash.recover()
+        self._card.recover()
 
-    def _noted(self, aside):
-        """Read the path of the file moved `aside`, which was too long for its name.
-
-        The note with the path has the bare number as its name; recover() removes it next.
-        """
-        try:
-            with open(aside[:-1]) as note:
-                return note.read()[1:]
-        except OSError:
-            return ""
+    def _volume(self, path):
+        return self._card if path.startswith(_CARD + "/") else self._flash
 
     def place(self, name, host, found):
         """Return the path for an upload with `name` (bytes of a request) from the client at
@@ -187,10 +261,7 @@ class Uploads:
             if refusal.code != NOT_FOUND:
                 raise
             exists = False
-            folder = self._folder(parts[:-1], found)
-            if not folder:
-                raise Refused(NOT_FOUND, "no such folder")
-            path = folder + "/" + parts[-1]
+            path = self._new(parts, found)
         if not any(path.startswith(folder) for folder in self._folders):
             raise Refused(ACCESS, "no uploads to this folder")
         if not self.settings["overwrite"] and (exists or self._compressed(parts, found)):
@@ -210,10 +281,24 @@ class Uploads:
             file.close()
         return bool(file)
 
-    def _folder(self, parts, found):
+    def _new(self, parts, found):
+        """Return the path of a new file: in the first root whose folder takes uploads. Raises
+        Refused, Later."""
+        path = None
+        for root in self.files.names.roots:
+            folder = self._folder(parts[:-1], found, [root])
+            if folder:
+                path = folder + "/" + parts[-1]
+                if any(path.startswith(one) for one in self._folders):
+                    break
+        if not path:
+            raise Refused(NOT_FOUND, "no such folder")
+        return path
+
+    def _folder(self, parts, found, roots=None):
         """Return the path of the folder `parts`, None if it is not a folder. Raises Later."""
         try:
-            path, file = self.files.names.find(parts, found)
+            path, file = self.files.names.find(parts, found, roots)
         except Refused:
             return None
         if file:
@@ -246,73 +331,43 @@ class Uploads:
         """
         limit = self.settings["write_limit"]
         limit = _NO_LIMIT if limit is None else limit
-        if not self._block:
-            self._look()
-        if size is not None and (size > limit or not self._has_room(self.blocks(size))):
-            raise Refused(DISK_FULL, "no room for %d bytes" % size)
-        sink = Sink(self, path, limit, self._open_bytes)
+        volume = self._volume(path)
+        if not self._open_bytes:
+            self._measure()
+        if (size or 0) > limit or not volume.has_room(size or 0):
+            raise Refused(DISK_FULL, "no room for %d bytes" % (size or 0))
+        sink = Sink(self, volume, path, limit, self._open_bytes)
         if mode == "netascii":
             from .netascii import NetasciiSink
 
             return NetasciiSink(sink)
         return sink
 
-    def blocks(self, size):
-        """How many blocks of flash a file of `size` bytes takes."""
-        return size // (self._block - _POINTERS) + 1
-
-    def new_temporary(self):
-        """The path of a new file in UPLOADS. Raises OSError."""
-        if not _exists(UPLOADS):
-            os.mkdir(UPLOADS)
-        self._number += 1
-        return UPLOADS + _NUMBERED % (self._number, "")
-
-    def _has_room(self, blocks):
-        # _look() takes 0.2 s on an ESP32-C3 with 1,500 files, so it is called only if it may help.
-        if blocks > self._room and self._changed:
-            self._look()
-        return blocks <= self._room
-
-    def _look(self):
-        if not self._open_bytes:
-            for name, kind, *_ in os.ilistdir("/"):
-                if kind == _FILE:
-                    gc.collect()
-                    before = gc.mem_alloc()
-                    open("/" + name).close()
-                    self._open_bytes = gc.mem_alloc() - before
-        stat = os.statvfs(self.files.names.root)
-        self._block = stat[0]
-        self._room = stat[3] - _FOLDER_BLOCKS + -self.settings["keep_free"] // stat[0]
-        self._changed = False
-
-    def take(self, blocks):
-        """Take `blocks` for an upload; a negative number gives them back. Raises Refused."""
-        if blocks > 0 and not self._has_room(blocks):
-            raise Refused(DISK_FULL, "the flash is full")
-        self._room -= blocks
-        self._changed = True
+    def _measure(self):
+        """See how much heap an open file takes."""
+        for name, kind, *_ in os.ilistdir("/"):
+            if kind == _FILE:
+                gc.collect()
+                before = gc.mem_alloc()
+                open("/" + name).close()
+                self._open_bytes = gc.mem_alloc() - before
 
     def put(self, temporary, path):
         """Rename `temporary` to `path`. Reads of the old file can go on. Raises OSError."""
         aside = None
         if path in self.files.readers.values():
-            self._number += 1
-            aside = _NUMBERED % (self._number, path.replace("/", _SLASH))
-            if len(aside.encode()) > _MAX_NAME:  # a note, a second file, holds the path
-                with open(UPLOADS + _NUMBERED % (self._number, ""), "w") as note:
-                    note.write(path)
-                aside = _NUMBERED % (self._number, _SLASH)
-            aside = UPLOADS + aside
+            note = self._volume(path).new_temporary()
+            with open(note, "w") as file:
+                file.write(path)
+            aside = note + _ASIDE
             os.rename(path, aside)
         try:
             os.rename(temporary, path)
-        except OSError:
+        except BaseException:  # also that of Ctrl-C
             if aside:
                 os.rename(aside, path)
             raise
-        self.files.names.add(path)
         for source, old in self.files.readers.items():
             if old == path:  # it reads the file that was moved aside
                 self.files.readers[source] = aside
+        self.files.names.add(path)

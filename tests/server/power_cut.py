@@ -20,6 +20,7 @@ from tftpd.files import Files  # noqa: E402
 from tftpd.names import Later  # noqa: E402
 from tftpd.options import Agreed  # noqa: E402
 from tftpd.packet import Refused  # noqa: E402
+from tftpd.start import index  # noqa: E402
 from tftpd.uploads import Uploads  # noqa: E402
 
 BLOCK = 4096
@@ -92,6 +93,7 @@ def boot(flash):
     chosen = dict(settings.defaults(), root="/files", overwrite=True)
     uploads = Uploads(chosen, Files(chosen, 1000))
     uploads.recover()
+    index(uploads.files.names)
     return uploads
 
 
@@ -142,7 +144,7 @@ def check(memory, acknowledged):
     before = OLD if old_size >= 0 else None
     assert found == NEW or (found == before and not acknowledged), "half a file, or the wrong one"
     assert content("other.bin") == OTHER
-    assert ".uploads" not in os.listdir("/") or os.listdir("/.uploads") == []
+    assert ".uploads" not in os.listdir("/") or os.listdir("/.uploads") == [], os.listdir("/.uploads")
     for data in (b"short", NEW + b"and more"):
         assert upload(uploads, data)
         assert content("old.bin") == data

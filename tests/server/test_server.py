@@ -154,7 +154,7 @@ def test_ctrl_c_while_a_replaced_file_is_removed_leaves_nothing(monkeypatch, tmp
     path = str(tmp_path / "file")
     source = tree.source(open(path, "rb"), path, "octet", Agreed((), 512, 1))  # noqa: SIM115
     uploads.Uploads(chosen, tree).put(str(tmp_path / "new"), str(tmp_path / "file"))
-    assert len(list(folder.iterdir())) == 1
+    assert len(list(folder.iterdir())) == 2, "the old file, and the note with its path"
 
     def interrupted(path):
         raise KeyboardInterrupt
@@ -168,18 +168,25 @@ def test_ctrl_c_while_a_replaced_file_is_removed_leaves_nothing(monkeypatch, tmp
 
 def test_a_board_starts_although_the_folder_of_a_file_moved_aside_is_gone(monkeypatch, tmp_path):
     monkeypatch.setattr(uploads, "UPLOADS", str(tmp_path))
-    aside = tmp_path / "00000001\1no such folder\1file"
+    note, aside = tmp_path / "00000001", tmp_path / "00000001.old"
+    note.write_text(str(tmp_path / "no such folder/file"))
     aside.write_bytes(b"old")
-    uploads.Uploads(settings.defaults(), files.Files(settings.defaults(), 10)).recover()
-    assert aside.read_bytes() == b"old"
+    for _ in range(2):
+        volume = uploads.Volume("", 0)
+        volume.recover()
+        assert aside.read_bytes() == b"old"
+        # The next upload does not take the place of the note.
+        assert volume.new_temporary() == str(tmp_path / "00000002")
+    note.write_bytes(b"\xff\xfe no note")
+    uploads.Volume("", 0).recover()
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_upload_that_ends_gives_its_room_back_to_a_flash_that_is_too_full(monkeypatch):
     # keep_free is more than what is free, as after other files were put there: the server ended by "the flash is full".
-    store = uploads.Uploads(settings.defaults(), files.Files(settings.defaults(), 10))
+    store = uploads.Volume("", 16384)
     stat = [4096, 4096, 100, 3, 0, 0, 0, 0, 0, 255]
     monkeypatch.setattr(uploads.os, "statvfs", lambda root: stat)
-    store._open_bytes = 1
     store._look()
     store._changed = True
     store.take(-2)

@@ -77,7 +77,7 @@ def server(air, monkeypatch, tmp_path):
     assert settings.update(chosen, {"single_port": True, "write_from": ["10.0.0.5"], "log": "debug"}) == []
     server = Server(dict(chosen, root=str(tmp_path)))
     server.files.names.jobs.clear()
-    server.files.names._indexed = None
+    server.files.names.indexed = None
     ports = server.ports
     ports.listener.sock = air
     ports.bound[air] = ports.listener

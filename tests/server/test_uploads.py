@@ -487,7 +487,7 @@ def test_a_file_with_a_long_name_is_replaced_while_it_is_read(start, tmp_path: P
 @everyday
 def test_a_long_name_moved_aside_comes_back_after_a_power_cut(take, tmp_path: Path):
     layout = boards.load("unix")["filesystem"]
-    left = {"/.uploads/00000001": b"/files/" + b"z" * 250, "/.uploads/00000001\x01": b"the old one"}
+    left = {"/.uploads/00000001": b"/files/" + b"z" * 250, "/.uploads/00000001.old": b"the old one"}
     left |= {"/.uploads/00000002": b"/files/nothing was moved"}
     (tmp_path / "flash").write_bytes(filesystem.build(layout, 8 << 20, left))
     with take("--save", str(tmp_path / "flash")) as board:
@@ -591,9 +591,12 @@ def test_the_next_start_cleans_up_after_a_power_cut(take, files: Path, tmp_path:
     layout = boards.load("unix")["filesystem"]
     left = {
         "/.uploads/00000007": b"half an upl",
-        "/.uploads/00000003\x01files\x01old.txt": b"the old one",
-        "/.uploads/00000002\x01files\x01old.txt": b"an older one",
-        "/.uploads/00000001\x01files\x01hello.txt": b"an older hello",
+        "/.uploads/00000003": b"/files/old.txt",
+        "/.uploads/00000003.old": b"the old one",
+        "/.uploads/00000002": b"/files/old.txt",
+        "/.uploads/00000002.old": b"an older one",
+        "/.uploads/00000001": b"/files/hello.txt",
+        "/.uploads/00000001.old": b"an older hello",
     }
     (tmp_path / "flash").write_bytes(filesystem.build(layout, 8 << 20, left))
     with take("--save", str(tmp_path / "flash")) as board:

@@ -32,6 +32,8 @@ loaded = gc.mem_alloc()
 board = panel.Panel(chosen)
 server = Server(chosen)
 server.poll(0)
+while server.files.names.jobs:  # start.py leaves the heap when the names are collected
+    server.poll(0)
 gc.collect()
 idle = gc.mem_alloc()
 

@@ -226,6 +226,19 @@ def test_an_error_stands_where_the_last_block_would(start, tmp_path: Path):
     board.wait_for('"/x.gz" octet blksize=1024 tsize=5220: the compressed file is damaged, or not of one piece')
 
 
+def test_what_is_before_the_first_byte_is_zeros_and_nothing_of_the_heap(start, tmp_path: Path):
+    # Distances that reach behind the start of the window, as an uploader might make them to read the heap.
+    known = bytes(range(32, 127)) * 20
+    packer = zlib.compressobj(9, zlib.DEFLATED, -12, 9, zlib.Z_DEFAULT_STRATEGY, known)
+    data = packer.compress(known[:1500]) + packer.flush()
+    trailer = zlib.crc32(bytes(1500)).to_bytes(4, "little") + (1500).to_bytes(4, "little")
+    file = b"\x1f\x8b\x08\0\0\0\0\0\2\3" + data + trailer
+    board: Board = start(files=put(tmp_path, {"crafted.gz": file, "real.bin.gz": packed(REAL), "hello.txt": b"hello"}))
+    for _ in range(3):
+        assert fetch(board.address, "real.bin", ("blksize", 1468)) == REAL  # so that the heap was in use
+        assert fetch(board.address, "crafted", ("blksize", 512)) == bytes(1500)
+
+
 # -- memory ------------------------------------------------------------------------------------------------------------
 
 

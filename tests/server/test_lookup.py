@@ -176,11 +176,11 @@ def test_a_compressed_file_is_looked_up_after_the_plain_one(lookup, most: int):
     assert serve(tree, b"new") == "New.GZ"
 
 
-def test_compressed_files_are_looked_for_where_the_names_could_not_be_listed(lookup):
+def test_compressed_files_are_looked_for_if_listing_the_names_has_failed(lookup, monkeypatch):
+    monkeypatch.setattr(sys, "print_exception", lambda trouble: None, raising=False)
     flash, tree = lookup("one.gz")
     flash.broken = True
-    with pytest.raises(OSError):
-        tree.work(10)
+    assert tree.work(10)
     flash.broken = False
     assert serve(tree, b"one") == "one.gz"
 

@@ -182,7 +182,8 @@ def _everyday(arguments: argparse.Namespace, board: dict[str, Any], folder: Path
     files |= filesystem.board_files(settings, board["settings"])
     flash = folder / "flash.img"
     size = arguments.flash_size or layout["size"]
-    flash.write_bytes(filesystem.build(layout, size, files, kept, _ADVICE, served.folders))
+    advice = ("" if arguments.compress else "try --compress auto, or ") + _ADVICE
+    flash.write_bytes(filesystem.build(layout, size, files, kept, advice, served.folders))
     heap = arguments.heap or board["heap"]
     sockets = arguments.sockets if arguments.sockets is not None else board["udp_sockets"] or 0
     command = boards.everyday(flash, layout, heap, sockets)

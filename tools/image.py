@@ -153,7 +153,8 @@ def make(
     files |= filesystem.board_files(settings, board["settings"])
     rp2 = original.chip.startswith("rp2")
     fixed = rp2 or _vfs(original)  # whatever the size of the flash
-    lfs = filesystem.build(layout, size, files, kept, "leave some out" if fixed else _ADVICE, served.folders)
+    advice = ("" if compressed else "try --compress auto, or ") + ("leave some out" if fixed else _ADVICE)
+    lfs = filesystem.build(layout, size, files, kept, advice, served.folders)
     used = filesystem.used_blocks(layout, lfs)
     blocks = set(range(size // _SECTOR_BYTES)) if whole else used
     if rp2:

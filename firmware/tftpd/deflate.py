@@ -3,6 +3,7 @@
 RFC 1951 and 1952. Loaded only once there is a file with such a name.
 """
 
+import gc
 from struct import unpack
 
 from deflate import GZIP, DeflateIO
@@ -25,6 +26,9 @@ _AHEAD_BLOCKS = const(16)  # of a transfer
 _KEPT_BYTES = const(6000)  # of a window; more would be faster only if inflating were
 _SHIFT = const(10)
 _PIECE_BYTES = const(1 << 10)
+# What such a transfer must leave of the heap: an ESP32 takes what its Wi-Fi needs from the same
+# memory, and with less than 12 KB left it heard nobody any more.
+_RESERVE_BYTES = const(32768)
 _CHUNK_BYTES = const(128)  # of netascii.py, which goes back to the end of a block
 
 
@@ -93,6 +97,11 @@ class Inflated:
         try:
             # In pieces, for a heap seldom has so much in one.
             pieces = (min(self._keep, size) >> _SHIFT) + 1
+            need = (pieces << _SHIFT) + (1 << wbits) + _RESERVE_BYTES
+            if gc.mem_free() < need:
+                gc.collect()
+                if gc.mem_free() < need:
+                    raise MemoryError
             self._kept = [memoryview(bytearray(_PIECE_BYTES)) for _ in range(pieces)]
             self._inflater = DeflateIO(file, GZIP, wbits)
             # Its window is allocated now, and a header that is damaged is known now.

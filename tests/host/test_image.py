@@ -693,7 +693,9 @@ def test_bad_input_is_one_line_and_leaves_no_file(folder: Path, tmp_path: Path):
     (big / "big.bin").write_bytes(bytes(1_000_000 - missing))
     make("--board", "rpi_pico_w", "--base", uf2, "--files", big, "-o", tmp_path / "fits")
     (big / "big.bin").write_bytes(bytes(3_000_000))
-    assert bad(board="esp32", base=vfs, files=big).endswith("the 2,097,152 bytes of flash: leave some out")
+    assert bad(board="esp32", base=vfs, files=big).endswith(
+        "the 2,097,152 bytes of flash: try --compress auto, or leave some out"
+    )
     assert "--flash-size (make run FLASH=)" in bad(board="esp32", base=rest, files=big)
     make("--board", "esp32", "--base", rest, "--files", big, "-o", tmp_path / "fits", "--flash-size", "8M")
 

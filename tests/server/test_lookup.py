@@ -180,7 +180,7 @@ def test_a_compressed_file_is_looked_up_after_the_plain_one(lookup, most: int):
     assert serve(tree, b"new") == "New.GZ"
 
 
-def test_compressed_files_are_looked_for_where_the_names_could_not_be_listed(lookup):
+def test_compressed_files_are_looked_for_if_listing_the_names_has_failed(lookup):
     flash, tree = lookup("one.gz")
     flash.broken = True
     assert tree.work(10), "what waits is answered"

@@ -213,6 +213,8 @@ def _genuine(arguments: argparse.Namespace, board: dict[str, Any], folder: Path,
     command = [sys.executable, "-m", f"tools.emulators.{emulator['program']}", str(start), *emulator["arguments"]]
     command += ["--host", arguments.host, "--port", str(port), "--board-port", str(settings.get("port", 69))]
     command += ["--save-flash", str(flash)]
+    if settings.get("ip"):
+        command += ["--board-address", settings["ip"]]
     if arguments.serial is not None:
         command += ["--serial", str(arguments.serial)]
     if arguments.pcap:

@@ -50,7 +50,8 @@ class _Bench(PicoW):
     """The board with clients in its bridge, which run one after the other."""
 
     def __init__(self, base: Path, whole: Path, cases: list[tuple[int, int, int]]) -> None:
-        arguments = argparse.Namespace(image=base, flash=whole, host="127.0.0.1", port=0, board_port=_TFTP, serial=None)
+        arguments = argparse.Namespace(image=base, flash=whole, host="127.0.0.1", port=0, serial=None)
+        arguments.board_port, arguments.board_address = _TFTP, None
         super().__init__(arguments)
         self._cases = cases
         self.figures: dict[str, Any] = {"block": []}

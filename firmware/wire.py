@@ -6,9 +6,6 @@ chip is asked each 64 ms), and 20 MHz for SPI 0, of which an RP2040 makes 12: th
 USB's 48 MHz, divided by 4. By 2 they are 24; the chip is good for 33 (datasheet, 5.5.4).
 """
 
-# The stubs are the Pico's, which has neither network.LAN nor network.WIZNET5K.
-# pyright: reportAttributeAccessIssue=false
-
 import machine
 import network
 
@@ -23,7 +20,8 @@ def nic(settings):
     kind = arguments.pop("phy_type")
     if kind == "WIZNET5K":
         mhz = arguments.pop("mhz", None)
-        made = network.WIZNET5K(**arguments)  # any other argument is too much for it
+        # Any other argument is too much for it. (The stubs are those of the Pico W.)
+        made = network.WIZNET5K(**arguments)  # pyright: ignore[reportAttributeAccessIssue]
         if mhz:
             machine.SPI(0).init(baudrate=mhz * 1_000_000)
         return made

@@ -164,7 +164,7 @@ def board_name(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="session")
 def own_files(board_name: str, files: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder that this kind of board serves; the Picos, with 848 and 1,408 KiB of flash, lack the two largest files."""
+    """The folder that this kind of board serves; the Picos (848 and 1,408 KiB of flash) lack the two largest files."""
     if board_name not in ("rpi_pico_w", "w5500_evb_pico"):
         return files
     folder = tmp_path_factory.mktemp("served")

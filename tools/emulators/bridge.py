@@ -124,8 +124,8 @@ class Bridge:
     # The board's side
 
     def send(self, address: bytes, port: int, board_port: int, data: bytes) -> None:
-        """Send a datagram from a client to the board. It is lost while a board with DHCP has no address; a static address
-        is resolved first, and the datagram waits for the answer."""
+        """Send a datagram from a client to the board. It is lost while a board with DHCP has no address. A static
+        address is resolved first, and the datagram waits for the answer."""
         if self._mac:
             self._send_udp(self._mac, (address, port), (self._board, board_port), data)
         elif self._held is not None:

@@ -6,6 +6,8 @@ chip is asked each 64 ms), and 20 MHz for SPI 0, of which an RP2040 makes 12: th
 USB's 48 MHz, divided by 4. By 2 they are 24; the chip is good for 33 (datasheet, 5.5.4).
 """
 
+import sys
+
 import machine
 import network
 
@@ -16,6 +18,7 @@ def nic(settings):
     phy_type names a constant of network.LAN, whose other arguments are as in its documentation,
     but pins by number; or it is "WIZNET5K", to which "mhz" may be added, the clock of SPI 0.
     """
+    del sys.modules["wire"]  # not needed again: 432 bytes of heap
     arguments = dict(settings)
     kind = arguments.pop("phy_type")
     if kind == "WIZNET5K":

@@ -24,7 +24,8 @@ from ..emulators.picow import Pico, PicoW
 from . import flash
 from .measures import Budget
 
-BOARDS = ("rpi_pico_w", "w5500_evb_pico")
+BOARD = "rpi_pico_w"
+BOARDS = (BOARD, "w5500_evb_pico")
 _WINDOW_GAIN = {"rpi_pico_w": 3, "w5500_evb_pico": 2.5}  # with 5 ms of round trip; SPI to the W5500 is the slower one
 _BLKSIZE = 1468
 _CLIENT = bytes((10, 0, 0, 1))
@@ -48,7 +49,7 @@ _PART_SHARED = 0.75  # the same for a crowd that shares sockets
 Peer = Generator[bytes, bytes, bytes]
 
 
-class _Bench(Pico):
+class _Clients(Pico):
     """A board with clients in its bridge, which run one after the other."""
 
     def __init__(self, base: Path, whole: Path, cases: list[tuple[int, int, int]]) -> None:
@@ -205,11 +206,11 @@ class _Bench(Pico):
         return struct.pack("!HH", 4, block)
 
 
-class _PicoW(_Bench, PicoW):
+class _Bench(_Clients, PicoW):
     pass
 
 
-class _Evb(_Bench, Evb):
+class _Evb(_Clients, Evb):
     pass
 
 
@@ -224,7 +225,7 @@ def measure(name: str, cases: list[tuple[int, int, int]]) -> dict[str, Any]:
     crowd_1, crowd_4   cost of a block while _CROWD clients are served, in lock-step and at windowsize 4
     """
     board = boards.load(name)
-    kind = _Evb if board["emulator"]["program"] == "evb" else _PicoW
+    kind = _Evb if board["emulator"]["program"] == "evb" else _Bench
     with tempfile.TemporaryDirectory() as folder:
         whole = Path(folder) / "flash"
         whole.write_bytes(flash.whole(board, "bare_pico.py"))

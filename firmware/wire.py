@@ -1,9 +1,10 @@
-"""The wire, loaded where the setting `wired` is set: network.LAN of the ESP32 family, or a W5500
-of WIZnet on SPI, network.WIZNET5K.
+"""The Ethernet port, loaded only if the setting `wired` is set: network.LAN of the ESP32 family,
+or network.WIZNET5K, a W5500 on SPI.
 
-What MicroPython's W5500_EVB_PICO presets is its pins, with that of the interrupt (without it the
-chip is asked each 64 ms), and 20 MHz for SPI 0, of which an RP2040 makes 12: the SPI runs on the
-USB's 48 MHz, divided by 4. By 2 they are 24; the chip is good for 33 (datasheet, 5.5.4).
+MicroPython for the W5500-EVB-Pico presets the pins, including that of the interrupt (without it
+the chip is polled every 64 ms), and 20 MHz for SPI 0. An RP2040 makes 12 MHz of that: its SPI runs
+on the 48 MHz of the USB, divided by an even number. 24 MHz is the next step; the W5500 is
+specified for 33 MHz.
 """
 
 import sys
@@ -13,17 +14,15 @@ import network
 
 
 def nic(settings):
-    """The interface that `settings` (dict) describe.
-
-    phy_type names a constant of network.LAN, whose other arguments are as in its documentation,
-    but pins by number; or it is "WIZNET5K", to which "mhz" may be added, the clock of SPI 0.
-    """
+    """Make the interface. `settings` (dict) has the arguments of network.LAN's documentation, but
+    gives pins by number and phy_type by name; or phy_type is "WIZNET5K", and "mhz", which may be
+    left out, is the clock of SPI 0."""
     del sys.modules["wire"]  # not needed again: 432 bytes of heap
     arguments = dict(settings)
     kind = arguments.pop("phy_type")
     if kind == "WIZNET5K":
         mhz = arguments.pop("mhz", None)
-        # Any other argument is too much for it. (The stubs are those of the Pico W.)
+        # It raises TypeError for any other argument. (The stubs are those of the Pico W.)
         made = network.WIZNET5K(**arguments)  # pyright: ignore[reportAttributeAccessIssue]
         if mhz:
             machine.SPI(0).init(baudrate=mhz * 1_000_000)

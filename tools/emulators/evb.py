@@ -1,7 +1,7 @@
 """A WIZnet W5500-EVB-Pico with its genuine firmware, in rp2040py with a model of its Ethernet chip (w5500.py).
 
-The chip is on SPI 0 as on the board; SPI and wire take the time on the board's clock that they take in life. SIGUSR1
-pulls the cable out, and puts it in again.
+The chip is on SPI 0 as on the board. Transfers on the SPI and frames on the wire take as much of the board's time as on
+hardware. SIGUSR1 disconnects the cable, or connects it again.
 """
 
 import argparse
@@ -24,10 +24,9 @@ _AUXSRC, _PLL_USB, _USB_HZ = 0xE0, 0x40, 48e6  # of CLK_PERI_CTRL (RP2040 datash
 
 
 class _Chip:
-    """The W5500 at the board's pins, as an ExternalDevice of rp2040py.
+    """The W5500 at the board's pins, an ExternalDevice of rp2040py.
 
-    put      takes a frame to the chip
-    to_wire  takes the chip's frames
+    to_wire  takes the frames that the chip sends
     """
 
     def __init__(self) -> None:
@@ -62,8 +61,8 @@ class _Chip:
         self.chip.release()
 
     def _byte_ns(self) -> float:
-        """How long the SPI takes for a byte. rp2040py always takes its clock for 125 MHz; MicroPython lets it run on
-        the one of the USB."""
+        """Time of a byte on the SPI. rp2040py assumes that the clock of the SPI is 125 MHz; MicroPython takes the one
+        of the USB."""
         frequency = self._spi.clock_frequency
         if self._mcu.clocks.peri_ctrl & _AUXSRC == _PLL_USB:
             frequency *= _USB_HZ / self._mcu.clk_peri
@@ -74,10 +73,11 @@ class _Chip:
         self._transmitted.schedule(self._byte_ns())
 
     def _schedule(self, channel: RPDMAChannel, theirs: Callable[[], None]) -> None:
-        """A channel of the DMA has something to do. Where two begin that serve the SPI, as MicroPython's driver uses
-        them, all but the last byte go at once: byte by byte a frame would take 30 times as long to emulate.
+        """In place of schedule_transfer() of a DMA channel. MicroPython's driver starts two channels together, one for
+        each direction of the SPI. All bytes but the last are then exchanged at once, because to emulate them one by one
+        takes four times as long (a datagram of 1,472 bytes: 63 ms, not 17).
 
-        The processor does nothing meanwhile, as it does in life: it waits for the DMA with its interrupts off.
+        The processor only waits meanwhile, as on hardware, where the driver disables interrupts.
         """
         if self._selected and channel.treq in (_TX, _RX):
             busy = {one.treq: one for one in self._mcu.dma.channels if one.active}
@@ -106,9 +106,9 @@ class Evb(picow.Pico):
         super().__init__(arguments, chip, chip.put)
         chip.to_wire = self.wiring.bridge.frame
         self._chip = chip
-        signal.signal(signal.SIGUSR1, self._pull_or_plug)
+        signal.signal(signal.SIGUSR1, self._toggle_cable)
 
-    def _pull_or_plug(self, *_: object) -> None:
+    def _toggle_cable(self, *_: object) -> None:
         self._chip.chip.link = not self._chip.chip.link
 
 

@@ -2,10 +2,10 @@
 
 After the datasheet (W5500 Datasheet v1.1.0): the SPI frame with variable data length (2.2), all common and socket
 registers (3, 4), the buffers of 16 KB with their memory select, socket 0 in MACRAW mode, the interrupt pin, the link
-in PHYCFGR. What is not there: the chip's own TCP/IP (sockets in other modes never open), and the interrupts of the
-common register IR, which none of this causes.
+in PHYCFGR. Not modelled: the chip's own TCP/IP (sockets in other modes never open) and the interrupts of the common
+register IR, which only that causes.
 
-No clock, no pins, no network of its own: the caller's.
+Clock, pins and network are the caller's.
 """
 
 from collections.abc import Callable
@@ -65,7 +65,7 @@ class _Socket:
 class W5500:
     """The chip.
 
-    link  True while a cable is in it whose other end is up
+    link  True while a cable is connected whose other end is up
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class W5500:
         self.reset()
 
     def reset(self) -> None:
-        """The pin RSTn. The link is down until it has been negotiated anew."""
+        """A pulse on the pin RSTn. The link is down until it has been negotiated again."""
         self._negotiated = False
         self._negotiations += 1
         number = self._negotiations

@@ -19,7 +19,7 @@ from micropython import const
 _REJOIN_MS = const(10_000)  # how long an attempt to connect may take
 _PAUSE_MS = const(1000)  # between disconnect() and connect()
 
-_nic = None  # network.WLAN or network.LAN
+_nic = None  # network.WLAN, or what wire.py returns
 _credentials = ()  # arguments of connect(); empty for a wired network
 _up = False
 _attempt = 0  # ticks_ms of the last connect() or disconnect(), or when the link was last up
@@ -38,7 +38,9 @@ def join(settings):
         _try(network, "country", settings["country"])
     _try(network, "hostname", settings["hostname"])
     if settings["wired"]:
-        _nic = _lan(settings["wired"])
+        import wire
+
+        _nic = wire.nic(settings["wired"])
     elif settings["ssid"]:
         _nic = network.WLAN(network.STA_IF)
         _credentials = (settings["ssid"],)
@@ -62,19 +64,6 @@ def join(settings):
     if not _up:
         print("link: not up after %d s, still trying" % settings["join_timeout"])
     return _up
-
-
-def _lan(settings):
-    """Make the network.LAN. `settings` has the arguments of its documentation, but gives pins by
-    number and phy_type by name."""
-    import machine
-
-    arguments = dict(settings)
-    for name in ("mdc", "mdio", "power", "reset", "ref_clk"):
-        if name in arguments:
-            arguments[name] = machine.Pin(arguments[name])
-    arguments["phy_type"] = getattr(network, arguments["phy_type"])
-    return network.LAN(**arguments)
 
 
 def _try(driver, name, *arguments, **named):

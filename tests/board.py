@@ -20,9 +20,11 @@ from tools.emulators import qemu
 
 ROOT = Path(__file__).resolve().parent.parent
 STARTED: Counter[str] = Counter()  # description of a board: how many times it was started
-ROUND_TRIPS = {"esp32_c3": 1000, "esp32": 50, "rpi_pico_w": 50}  # a test with more is skipped on these emulated chips
-STOP = {"rpi_pico_w": 60}  # seconds that a board may take to stop; 15 on the others
-PATIENCE = {"unix": 2, "esp32_c3": 5, "esp32": 30, "rpi_pico_w": 60}  # seconds that an answer may take
+# A test with more is skipped on these emulated chips.
+ROUND_TRIPS = {"esp32_c3": 1000, "esp32": 50, "rpi_pico_w": 50, "w5500_evb_pico": 150}
+STOP = {"rpi_pico_w": 60, "w5500_evb_pico": 60}  # seconds that a board may take to stop; 15 on the others
+# Seconds that an answer may take.
+PATIENCE = {"unix": 2, "esp32_c3": 5, "esp32": 30, "rpi_pico_w": 60, "w5500_evb_pico": 30}
 
 
 @cache

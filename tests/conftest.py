@@ -62,9 +62,11 @@ ARGUMENTS = {
     "esp32_c3": ["--set", "log=debug", "--set", "windowsize=64"],
     "rpi_pico_w": ["--set", "log=debug", "--set", "windowsize=64"],
     "esp32": ["--set", "log=debug", "--set", "windowsize=64"],
+    "w5500_evb_pico": ["--set", "log=debug", "--set", "windowsize=64"],
 }
 WHOLE_SUITE = ["unix", "esp32_c3"]  # run every test of the wire; the C3 without --board only those of a shared board
-ONLY_WHEN_ASKED = {"esp32", "rpi_pico_w"}  # slow to start; without --board only the tests marked `also_on_pico`
+# Slow to start; without --board only the tests marked `also_on_pico`.
+ONLY_WHEN_ASKED = {"esp32", "rpi_pico_w", "w5500_evb_pico"}
 OF_THE_EVERYDAY_BOARD = {"--flash-size", "--heap", "--sockets"}
 
 
@@ -80,8 +82,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     for mark in (
         "everyday_only(reason): a test that only the everyday board can run",
-        "genuine(*boards): a test for the genuine firmware of these boards",
-        "also_on_pico: a test that also runs on the emulated Pico W, which is slow, and with --board on the ESP32",
+        "genuine(*boards, always): a test for the genuine firmware of these boards; always: even without --board",
+        "also_on_pico: a test that also runs on the emulated Picos, which are slow, and with --board on the ESP32",
     ):
         config.addinivalue_line("markers", mark)
     for name in config.getoption("--board") or []:
@@ -104,13 +106,13 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     chosen = config.getoption("--board") or []
     everyday = test.get_closest_marker("everyday_only")
     if genuine := test.get_closest_marker("genuine"):
-        names = [name for name in genuine.args if name in chosen or name not in ONLY_WHEN_ASKED]
+        names = [name for name in genuine.args if name in chosen or name not in ONLY_WHEN_ASKED or genuine.kwargs]
     elif chosen or "board" in metafunc.fixturenames:
         names = list(WHOLE_SUITE)
     else:  # one board per test takes minutes on the C3: only with --board
         names = ["unix"]
     if test.get_closest_marker("also_on_pico"):
-        names += ["rpi_pico_w"] + ["esp32"] * ("esp32" in chosen)
+        names += ["rpi_pico_w", "w5500_evb_pico"] + ["esp32"] * ("esp32" in chosen)
     if chosen:
         names = [name for name in names if name in chosen]
     if config.getoption("--board-address"):
@@ -162,8 +164,8 @@ def board_name(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="session")
 def own_files(board_name: str, files: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder that this kind of board serves; the Pico W, with 848 KiB of flash, lacks the two largest files."""
-    if board_name != "rpi_pico_w":
+    """The folder that this kind of board serves; the Picos (848 and 1,408 KiB of flash) lack the two largest files."""
+    if board_name not in ("rpi_pico_w", "w5500_evb_pico"):
         return files
     folder = tmp_path_factory.mktemp("served")
     make_files(folder)

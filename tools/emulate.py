@@ -22,7 +22,11 @@ from .processes import die_with_parent
 
 _STOP_WAIT_S = 0.5  # longest wait for a moment in which Ctrl-C does no harm
 _ADVICE = "leave some out, or take a larger flash: --flash-size {size} (make run FLASH={size})"
-_START = {"rpi_pico_w": "half a minute", "esp32": "10 s, or a minute or two on a busy computer"}
+_START = {
+    "rpi_pico_w": "half a minute",
+    "w5500_evb_pico": "10 to 20 s",
+    "esp32": "10 s, or a minute or two on a busy computer",
+}
 _TO_HOST = b"\x1e"  # starts a line to this program, not to the console (board/unix/shims/machine.py)
 
 
@@ -214,6 +218,8 @@ def _genuine(arguments: argparse.Namespace, board: dict[str, Any], folder: Path,
     command = [sys.executable, "-m", f"tools.emulators.{emulator['program']}", str(start), *emulator["arguments"]]
     command += ["--host", arguments.host, "--port", str(port), "--board-port", str(settings.get("port", 69))]
     command += ["--save-flash", str(flash)]
+    if settings.get("ip"):
+        command += ["--board-address", settings["ip"]]
     if arguments.serial is not None:
         command += ["--serial", str(arguments.serial)]
     if arguments.pcap:

@@ -18,6 +18,7 @@ import platformdirs
 
 from . import ToolError, boards, esp, uf2
 
+_NEWEST = "v1.29.0 (2026-08-24)"  # MicroPython's newest release when this was written
 _TIMEOUT_S = 15
 _CHUNK_BYTES = 1 << 16
 _VERSION = re.compile(rb"(v\d+\.\d+\.\d+[-.\w]*) on \d{4}-\d\d-\d\d")  # from MicroPython's banner, as _MACHINE
@@ -48,7 +49,11 @@ class Base:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--board", required=True, metavar="NAME", help="one of python -m tools boards")
-    parser.add_argument("--version", metavar="V", help="of MicroPython, e.g. v1.25.0 (default: the board's first)")
+    parser.add_argument(
+        "--version",
+        metavar="V",
+        help=f"of MicroPython, e.g. v1.25.0 (default: the board's first; the newest release is {_NEWEST})",
+    )
     parser.add_argument(
         "--from", dest="source", type=boards.parse_path, metavar="FILE", help="take this file, do not download one"
     )
@@ -169,7 +174,7 @@ def _entry(board: dict[str, Any], version: str | None) -> dict[str, Any]:
             return {"file": path.name, "sha256": None, "url": None}
     raise ToolError(
         f"no firmware {version} is known for this board, only {', '.join(entry['version'] for entry in known)}; "
-        "add your own file with python -m tools firmware --from FILE --allow-unknown"
+        f"the newest release is {_NEWEST}; add your own file with python -m tools firmware --from FILE --allow-unknown"
     )
 
 

@@ -356,6 +356,7 @@ def wire(air, monkeypatch):
     machine = types.ModuleType("machine")
     machine.Pin = lambda number: f"pin {number}"  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "machine", machine)
+    monkeypatch.delitem(sys.modules, "wire", raising=False)
     network = sys.modules["network"]
     network.PHY_LAN8720 = 7  # type: ignore[attr-defined]
 
@@ -365,6 +366,7 @@ def wire(air, monkeypatch):
 
     network.LAN = lan  # type: ignore[attr-defined]
     air.connected = True
+    return types.SimpleNamespace(machine=machine, network=network)
 
 
 def test_a_wired_link_is_used_in_place_of_the_wifi(air, wire, capsys):
@@ -377,3 +379,58 @@ def test_a_wired_link_is_used_in_place_of_the_wifi(air, wire, capsys):
     air.connected = True
     assert link.keep() and air.calls[-1] == ("active", True), "a wire is not joined"
     assert capsys.readouterr().out.count("link: up") == 2
+
+
+@pytest.fixture
+def w5500(air, wire):
+    """The `air` as a wire with a W5500: network.WIZNET5K, and the clock of its SPI in `air.calls`."""
+
+    def wiznet():
+        air.calls.append(("WIZNET5K",))
+        return air
+
+    def spi(number):
+        return types.SimpleNamespace(init=lambda baudrate: air.calls.append(("SPI", number, baudrate)))
+
+    del wire.network.LAN
+    wire.network.WIZNET5K = wiznet
+    wire.machine.SPI = spi
+
+
+def test_a_w5500_has_the_pins_of_its_firmware_and_the_clock_that_is_set(air, w5500, capsys):
+    _, joined = join(ssid=None, wired={"phy_type": "WIZNET5K", "mhz": 24})
+    spi = ("SPI", 0, 24_000_000)
+    assert joined and air.calls == [("hostname", "tftpd"), ("WIZNET5K",), spi, ("active", True)]
+    assert capsys.readouterr().out == "link: up, 10.0.0.2\n"
+
+
+def test_a_w5500_without_a_clock_keeps_that_of_its_firmware(air, w5500):
+    _, joined = join(ssid=None, wired={"phy_type": "WIZNET5K"})
+    assert joined and air.calls == [("hostname", "tftpd"), ("WIZNET5K",), ("active", True)]
+
+
+def test_a_w5500_has_the_address_of_the_settings_once_it_is_active(air, w5500):
+    _, joined = join(ssid=None, wired={"phy_type": "WIZNET5K"}, ip="192.168.0.66")
+    address = ("192.168.0.66", "255.255.255.0", "0.0.0.0", "0.0.0.0")
+    assert joined and air.calls[-2:] == [("active", True), ("ifconfig", address)]
+
+
+def test_a_cable_that_is_pulled_is_told_and_the_link_is_back_with_it(air, w5500, capsys):
+    link, _ = join(ssid=None, wired={"phy_type": "WIZNET5K"})
+    air.connected = False
+    assert not seconds(air, link, 600)
+    air.connected = True
+    assert seconds(air, link, 1) and air.times == []
+    assert capsys.readouterr().out == "link: up, 10.0.0.2\nlink: down, joining again\nlink: up, 10.0.0.2\n"
+
+
+@pytest.mark.parametrize("wired", [{"phy_type": "WIZNET5K", "mdc": 23}, {"phy_type": "PHY_LAN8720"}], ids=str)
+def test_what_is_not_for_this_wire_is_an_exception_that_boot_prints(air, w5500, wired):
+    with pytest.raises((TypeError, AttributeError)):
+        join(ssid=None, wired=wired)
+
+
+def test_without_a_wire_none_of_its_code_is_loaded(air, monkeypatch):
+    monkeypatch.delitem(sys.modules, "wire", raising=False)
+    join()
+    assert "wire" not in sys.modules

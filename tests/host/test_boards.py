@@ -27,7 +27,8 @@ HARDWARE_FIELDS = FIELDS | {"flash_size", "flashing", "firmware", "sources"}
 
 def test_the_boards_are_those_of_the_readme():
     assert boards.names()[0] == "unix"
-    assert {"rpi_pico_w", "rpi_pico2_w", "esp32", "esp32_s3", "esp32_c3", "wt32_eth01"} <= set(HARDWARE)
+    named = {"rpi_pico_w", "rpi_pico2_w", "esp32", "esp32_s3", "esp32_c3", "wt32_eth01", "w5500_evb_pico"}
+    assert named <= set(HARDWARE)
 
 
 @pytest.mark.parametrize("name", boards.names())
@@ -80,7 +81,7 @@ def test_the_boards_command_lists_every_board():
         board = boards.load(name)
         assert board["mcu"] in line and boards.format_size(board["filesystem"]["size"]) in line
         assert all(entry["version"] in line for entry in board.get("firmware", ()))
-        assert ("Wi-Fi" in line) == (name not in ("unix", "wt32_eth01"))
+        assert ("Wi-Fi" in line) == (name not in ("unix", "wt32_eth01", "w5500_evb_pico"))
     assert "unrecognized arguments" in complain("boards", "--fly")
 
 

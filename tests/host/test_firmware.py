@@ -208,8 +208,9 @@ def test_bad_input_is_one_line(cache: Path, tmp_path: Path):
     assert "--board" in complain("firmware")
     assert "no firmware to flash" in complain("firmware", "--board", "unix")
     assert "no firmware to flash" in complain("firmware", "--board", "unix", "--from", __file__)
-    assert "no firmware v0.1 is known for this board, only v1.26.1, v1.25.0" in complain(
-        "firmware", "--board", "rpi_pico_w", "--version", "0.1"
+    assert (
+        "no firmware v0.1 is known for this board, only v1.26.1, v1.25.0; the newest release is v1.29.0 ("
+        in complain("firmware", "--board", "rpi_pico_w", "--version", "0.1")
     )
     for version in ("", "**", "../x"):
         assert f"no firmware v{version} is known" in complain("firmware", "--board", "rpi_pico_w", "--version", version)

@@ -157,7 +157,7 @@ def check_uf2(made: bytes, base: bytes, offset: int, size: int, board: str, sett
 
 @pytest.mark.parametrize("whole", [False, True])
 @pytest.mark.parametrize(
-    ("board", "entry"), [one for one in GENUINE if one[0].startswith("rpi")], ids=lambda one: str(one)[:40]
+    ("board", "entry"), [one for one in GENUINE if one[1]["file"].endswith(".uf2")], ids=lambda one: str(one)[:40]
 )
 def test_uf2_on_genuine_micropython_has_all_files(board: str, entry: dict, whole: bool, folder: Path, tmp_path: Path):
     base = genuine(board, entry)
@@ -249,7 +249,7 @@ def check_esp(made: bytes, base: bytes, chip: str, place: tuple[int, int], flash
 
 
 @pytest.mark.parametrize(
-    ("board", "entry"), [one for one in GENUINE if not one[0].startswith("rpi")], ids=lambda one: str(one)[:40]
+    ("board", "entry"), [one for one in GENUINE if one[1]["file"].endswith(".bin")], ids=lambda one: str(one)[:40]
 )
 def test_bin_on_genuine_micropython_has_all_files(board: str, entry: dict, folder: Path, tmp_path: Path):
     base = genuine(board, entry).read_bytes()

@@ -49,7 +49,7 @@ def test_as_many_clients_at_once_as_the_board_allows_are_served_fairly(start, op
 @pytest.mark.also_on_pico
 def test_eight_clients_at_once_are_served(board: Board):
     """A Pico W has only 3 sockets for them; the other boards have enough."""
-    patience = 8 if board.name == "rpi_pico_w" else 2
+    patience = 8 if board.name in ("rpi_pico_w", "w5500_evb_pico") else 2
     fetch_all(board, 8, "size-5000", ("blksize", 1468), ("windowsize", 4), patience=patience)
 
 

@@ -57,9 +57,9 @@ def run(arguments: argparse.Namespace) -> int:
         gauged = gauge.budgets(arguments.keep)
         gauged += folder.budgets(1 if arguments.quick else 5)
         pico_figures: dict[str, Any] = {}
-        if not arguments.quick:
-            status.update(f"the emulated Pico W, which takes {5 if arguments.field else 3} minutes")
-            more, pico_figures = pico.budgets(arguments.field)
+        for name in () if arguments.quick else pico.BOARDS:
+            status.update(f"the emulated {name}, which takes up to {5 if arguments.field else 3} minutes")
+            more, pico_figures[name] = pico.budgets(name, arguments.field)
             gauged += more
         status.update("heap and size")
         budgets = measures.heap(peers.free_port())
@@ -106,9 +106,10 @@ def run(arguments: argparse.Namespace) -> int:
     if rows:
         console.print(_field_table(rows))
         plots.draw(rows, ROOT / ("docs/bench" if arguments.keep else "build/bench"))
-    if pico_figures:
-        console.print(_pico_table(pico_figures))
-        console.print(pico.parts(pico_figures))
+    for name, figures in pico_figures.items():
+        if figures:
+            console.print(_pico_table(name, figures))
+            console.print(pico.parts(figures))
     for name, reason in absent.items():
         console.print(f"{name} was not measured: {reason}", style="yellow")
     console.print(_budget_table(budgets))
@@ -153,8 +154,8 @@ def _field_table(rows: list[field.Row]) -> Table:
     return table
 
 
-def _pico_table(figures: dict[str, Any]) -> Table:
-    table = Table(title="Emulated Pico W, by its own clock", title_justify="left")
+def _pico_table(name: str, figures: dict[str, Any]) -> Table:
+    table = Table(title=f"Emulated {name}, by its own clock", title_justify="left")
     for heading in ("blksize", "windowsize", "round trip, ms", "us a block", "KB/s", "of the bound"):
         table.add_column(heading, justify="right")
     for blksize, windowsize, round_trip_us, spent in figures["block"]:

@@ -1,10 +1,10 @@
-"""The server on an emulated Pico W with its genuine firmware, measured by the board's own clock.
+"""The server on an emulated Pico W or W5500-EVB-Pico with its genuine firmware, measured by the board's own clock.
 
 The clients run in the emulator's bridge: their answers take no board time, or exactly one round trip of it. The same
 run measures the least cost of a block (bare_pico.py): a bare read of the file, a bare send, a bare send with its reply.
 
-`python -m tools.bench.pico` prints the figures as a line of JSON; `--all` measures all combinations of blksize,
-windowsize and round trip.
+`python -m tools.bench.pico BOARD` prints the figures as a line of JSON; `--all` measures all combinations of
+blksize, windowsize and round trip.
 """
 
 import argparse
@@ -19,11 +19,14 @@ from pathlib import Path
 from typing import Any
 
 from .. import boards, firmware
-from ..emulators.picow import PicoW
+from ..emulators.evb import Evb
+from ..emulators.picow import Pico, PicoW
 from . import flash
 from .measures import Budget
 
 BOARD = "rpi_pico_w"
+BOARDS = (BOARD, "w5500_evb_pico")
+_WINDOW_GAIN = {"rpi_pico_w": 3, "w5500_evb_pico": 2.5}  # with 5 ms of round trip; SPI to the W5500 is the slower one
 _BLKSIZE = 1468
 _CLIENT = bytes((10, 0, 0, 1))
 _FIRST_PORT = 40000
@@ -46,12 +49,13 @@ _PART_SHARED = 0.75  # the same for a crowd that shares sockets
 Peer = Generator[bytes, bytes, bytes]
 
 
-class _Bench(PicoW):
-    """The board with clients in its bridge, which run one after the other."""
+class _Clients(Pico):
+    """A board with clients in its bridge, which run one after the other."""
 
     def __init__(self, base: Path, whole: Path, cases: list[tuple[int, int, int]]) -> None:
-        arguments = argparse.Namespace(image=base, flash=whole, host="127.0.0.1", port=0, board_port=_TFTP, serial=None)
-        super().__init__(arguments)
+        arguments = argparse.Namespace(image=base, flash=whole, host="127.0.0.1", port=0, serial=None)
+        arguments.board_port, arguments.board_address = _TFTP, None
+        super().__init__(arguments)  # pyright: ignore[reportCallIssue]  # that of PicoW or Evb
         self._cases = cases
         self.figures: dict[str, Any] = {"block": []}
         self._clients: dict[int, tuple[Peer, int]] = {}  # by port: client, round trip in microseconds
@@ -202,21 +206,30 @@ class _Bench(PicoW):
         return struct.pack("!HH", 4, block)
 
 
-def measure(cases: list[tuple[int, int, int]]) -> dict[str, Any]:
-    """The figures, by the board's clock; microseconds for a block. Raises ToolError.
+class _Bench(_Clients, PicoW):
+    pass
+
+
+class _Evb(_Clients, Evb):
+    pass
+
+
+def measure(name: str, cases: list[tuple[int, int, int]]) -> dict[str, Any]:
+    """The figures of a board, by its clock; microseconds for a block. Raises ToolError.
 
     bare      the parts without the server, by blksize (bare_pico.py)
     parts_1, parts_4   total time of the parts in a transfer in lock-step and at windowsize 4 (bare_pico.py)
     collect   time of a garbage collection
-    joined_ms, ready_ms   from reset until the Wi-Fi is joined, and until the server is loaded
+    joined_ms, ready_ms   from reset until there is an address, and until the server is loaded
     block     for each of `cases`: blksize, windowsize, round trip, cost of a block
     crowd_1, crowd_4   cost of a block while _CROWD clients are served, in lock-step and at windowsize 4
     """
-    board = boards.load(BOARD)
+    board = boards.load(name)
+    kind = _Evb if board["emulator"]["program"] == "evb" else _Bench
     with tempfile.TemporaryDirectory() as folder:
         whole = Path(folder) / "flash"
         whole.write_bytes(flash.whole(board, "bare_pico.py"))
-        bench = _Bench(firmware.base_image(board), whole, cases)
+        bench = kind(firmware.base_image(board), whole, cases)
         asyncio.run(bench.run())
     return bench.figures
 
@@ -238,16 +251,18 @@ def parts(figures: dict[str, Any]) -> str:
         told = ", ".join(f"{spent:.0f} {what}" for what, spent in each.items())
         lines.append(f"{how} at {_BLKSIZE}: of {block:.0f} us a block {told}, {rest:.0f} the server")
     lines.append(f"a garbage collection, between transfers only: {figures['collect'] / 1000:.1f} ms")
-    lines.append(f"from reset to the Wi-Fi: {figures['joined_ms']} ms, to the server: {figures['ready_ms']} ms")
+    lines.append(f"from reset to an address: {figures['joined_ms']} ms, to the server: {figures['ready_ms']} ms")
     return "\n".join(lines)
 
 
-def budgets(whole: bool) -> tuple[list[Budget], dict[str, Any]]:
+def budgets(name: str, whole: bool) -> tuple[list[Budget], dict[str, Any]]:
     """The cost of a block against its bound, measured in a separate process; and all figures.
 
+    name   the board
     whole  all combinations of blksize, windowsize and round trip
     """
-    command = [sys.executable, "-m", "tools.bench.pico", *(["--all"] if whole else [])]
+    command = [sys.executable, "-m", "tools.bench.pico", name, *(["--all"] if whole else [])]
+    product = boards.load(name)["product"]
     trouble = f"not done within {_PATIENCE} s"
     try:
         result = subprocess.run(command, cwd=boards.ROOT, capture_output=True, text=True, timeout=_PATIENCE)
@@ -255,7 +270,7 @@ def budgets(whole: bool) -> tuple[list[Budget], dict[str, Any]]:
     except subprocess.TimeoutExpired:
         result = None
     if result is None or trouble:
-        return [Budget("throughput, emulated Pico W", None, "times", _PART_OF_BOUND, trouble, at_least=True)], {}
+        return [Budget(f"throughput, emulated {product}", None, "times", _PART_OF_BOUND, trouble, at_least=True)], {}
     figures = json.loads(result.stdout.splitlines()[-1])
     block = {tuple(case): value for *case, value in figures["block"]}
     rows = []
@@ -264,13 +279,13 @@ def budgets(whole: bool) -> tuple[list[Budget], dict[str, Any]]:
             least = bound(figures, _BLKSIZE, windowsize, turn)
             spent = figures[f"crowd_{windowsize}"] if crowd else block[_BLKSIZE, windowsize, 0]
             method = f"{least:.0f} against {spent:.0f} us a block of 64 KB at {_BLKSIZE}"
-            what = f"throughput, emulated Pico W, {crowd}{how}, against the bound"
+            what = f"throughput, emulated {product}, {crowd}{how}, against the bound"
             rows.append(Budget(what, least / spent, "times", limit, method, at_least=True))
     lock_step, windowed = block[_BLKSIZE, 1, 5000], block[_BLKSIZE, 4, 5000]
     method = f"{lock_step:.0f} against {windowed:.0f} us a block, in whole windows"
-    what = "throughput, emulated Pico W, 5 ms of round trip, windowsize 4 against lock-step"
-    return [*rows, Budget(what, lock_step / windowed, "times", 3, method, at_least=True)], figures
+    what = f"throughput, emulated {product}, 5 ms of round trip, windowsize 4 against lock-step"
+    return [*rows, Budget(what, lock_step / windowed, "times", _WINDOW_GAIN[name], method, at_least=True)], figures
 
 
 if __name__ == "__main__":
-    print(json.dumps(measure(_ALL_CASES if "--all" in sys.argv else _CASES)))
+    print(json.dumps(measure(sys.argv[1], _ALL_CASES if "--all" in sys.argv else _CASES)))

@@ -1,6 +1,6 @@
 """Emulators of real boards that run the genuine MicroPython firmware: one program a family, all with one contract.
 
-`python -m tools.emulators.picow IMAGE.uf2 ...`, `python -m tools.emulators.qemu --chip CHIP FLASH.bin ...`
+`python -m tools.emulators.picow IMAGE.uf2 ...`, `python -m tools.emulators.qemu --chip CHIP FLASH.bin ...`, and evb.
 - Standard output is the board's serial console, and nothing else.
 - Datagrams to --host and --port reach the board's port 69 and are answered (bridge.py).
 - SIGINT is Ctrl-C on the console. The program exits with status 0 when the console shows that the server stopped, or
@@ -34,13 +34,14 @@ class Wiring:
         patience: float,
     ) -> None:
         """
-        arguments   host, port, board_port, serial (add_arguments)
+        arguments   host, port, board_port, board_address, serial (add_arguments)
         to_board    delivers an Ethernet frame to the board
         to_console  delivers console input to the board
         patience    seconds that the board may take to stop after SIGINT
         """
         self.selector = selectors.DefaultSelector()
-        self.bridge = Bridge(self.selector, arguments.host, arguments.port, arguments.board_port, to_board)
+        place = arguments.host, arguments.port, arguments.board_port
+        self.bridge = Bridge(self.selector, *place, to_board, arguments.board_address)
         self.console = Console(self.selector, to_console, arguments.serial)
         self._patience = patience
         self._unplugged = False
@@ -70,6 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--board-port", type=int, default=69, metavar="PORT", help="port on the board (default: %(default)s)"
     )
+    parser.add_argument("--board-address", metavar="ADDR", help="what the board has, if it does not get one by DHCP")
     parser.add_argument(
         "--serial", type=int, metavar="PORT", help="also offer the console to mpremote connect socket://127.0.0.1:PORT"
     )

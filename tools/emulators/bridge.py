@@ -2,10 +2,10 @@
 
 RFC 826 (ARP), 2131 (DHCP), 791 (IPv4 with fragments), 768 (UDP): the subset that a board with one UDP service needs.
 
-The board is 10.255.255.254/8. It sees a client at 127.a.b.c on the host as 10.a.b.c, and any other client at its own
-address; ports do not change. So each client keeps an address of its own, and rules by address can be tested. Each port
-of the board has its own socket on the host, which keeps TIDs apart. The board can send only to clients that have sent
-to it.
+The board gets 10.255.255.254/8 by DHCP, or has a static address. It sees a client at 127.a.b.c on the host as 10.a.b.c,
+and any other client at its own address; ports do not change. So each client keeps an address of its own, and rules by
+address can be tested. Each port of the board has its own socket on the host, which keeps TIDs apart. The board can send
+only to clients that have sent to it.
 """
 
 import contextlib
@@ -55,14 +55,18 @@ class Bridge:
         port: int,
         board_port: int,
         to_board: Callable[[bytes], object],
+        static: str | None = None,
     ) -> None:
         """Listens at once. Raises ToolError.
 
         selector    the data of its keys are functions to call when the socket is readable
         host, port  where clients reach the board's `board_port`
         to_board    delivers an Ethernet frame to the board
+        static      the board's address if it does not use DHCP
         """
         self._selector = selector
+        self._board = socket.inet_aton(static) if static else BOARD
+        self._held: list[tuple[bytes, int, int, bytes]] | None = [] if static else None  # until it has been found
         self._host = host
         self._to_board = to_board
         self._mac = b""  # the board's, known from its first frame
@@ -120,9 +124,14 @@ class Bridge:
     # The board's side
 
     def send(self, address: bytes, port: int, board_port: int, data: bytes) -> None:
-        """Send a datagram from a client to the board. It is lost while the board has no address."""
+        """Send a datagram from a client to the board. It is lost while a board with DHCP has no address. A static
+        address is resolved first, and the datagram waits for the answer."""
         if self._mac:
-            self._send_udp(self._mac, (address, port), (BOARD, board_port), data)
+            self._send_udp(self._mac, (address, port), (self._board, board_port), data)
+        elif self._held is not None:
+            self._held.append((address, port, board_port, data))
+            request = struct.pack("!HHBBH", 1, _IPV4, 6, 4, 1) + _MAC + address + bytes(6) + self._board
+            self._send_frame(_MAC_BROADCAST, _ARP, request)
 
     def received(self, board_port: int, address: bytes, port: int, data: bytes) -> None:
         """Forward a datagram from the board to a known client; drop any other."""
@@ -159,9 +168,12 @@ class Bridge:
 
     def _arp(self, packet: bytes) -> None:
         operation, mac, sender, wanted = struct.unpack("!6xH6s4s6x4s", packet)
-        if sender == BOARD:
+        if sender == self._board:
             self._mac = mac
-        if operation == 1 and wanted != BOARD and sender != _NOBODY:
+            held, self._held = self._held or (), None
+            for datagram in held:
+                self.send(*datagram)
+        if operation == 1 and wanted != self._board and sender != _NOBODY:
             answer = struct.pack("!HHBBH", 1, _IPV4, 6, 4, 2) + _MAC + wanted + mac + sender
             self._send_frame(mac, _ARP, answer)
 
@@ -185,7 +197,7 @@ class Bridge:
         data = payload[8:size]
         if port == _DHCP_SERVER:
             self._dhcp(data)
-        elif source == BOARD:
+        elif source == self._board:
             self.received(board_port, target, port, data)
 
     def _dhcp(self, request: bytes) -> None:

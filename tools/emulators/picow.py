@@ -4,10 +4,12 @@ any password). It serves half a minute after its start. Its clock is its own: a 
 import argparse
 import asyncio
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from rp2040py.boards import BoardSpec
 from rp2040py.device import MicroPythonDevice
+from rp2040py.external import ExternalDevice
 from rp2040py.external.bootsel_button import BootselButton
 from rp2040py.external.cyw43 import Cyw43439
 from rp2040py.external.cyw43.bus import GSPIBus
@@ -104,14 +106,17 @@ class _Keyboard:
             del self._typed[:size]
 
 
-class PicoW:
-    """The board; run() powers it on.
+class Pico:
+    """A board; run() powers it on.
 
     wiring  its network and console
     """
 
-    def __init__(self, arguments: argparse.Namespace) -> None:
-        chip = _Chip()
+    def __init__(self, arguments: argparse.Namespace, chip: ExternalDevice, put: Callable[[bytes], object]) -> None:
+        """
+        chip  of the network; its frames go to `wiring.bridge.frame`
+        put   takes a frame to it
+        """
         spec = BoardSpec(extras=(BootselButton, lambda: chip), image=arguments.image)
         self._device = MicroPythonDevice(board=spec)
         self._mcu: RP2040 = self._device.mcu
@@ -123,9 +128,7 @@ class PicoW:
                 )
             self._mcu.flash[:_FLASH_BYTES] = saved
         self._keyboard = _Keyboard(self._device.cdc)
-        self.wiring = Wiring(arguments, chip.bus.queue_rx_ethernet_frame, self._keyboard.type, _PATIENCE)
-        chip.bus.nat_bridge = _Network(self.wiring)  # type: ignore[assignment]
-        self._chip = chip
+        self.wiring = Wiring(arguments, put, self._keyboard.type, _PATIENCE)
         self._mcu.usb_ctrl.on_reset = self._reset
         self._device.cdc.on_serial_data = self._said
         self._offset: float | None = None  # real time minus the board's, once the board is slowed down to real time
@@ -134,8 +137,6 @@ class PicoW:
 
     def _reset(self) -> None:
         self._keyboard.reset()
-        # rp2040py does not reset the Wi-Fi chip, which then does not start again. On the real board it loses power.
-        self._chip.bus.power_off()
 
     def _said(self, data: bytes | bytearray) -> None:
         self.wiring.console.said(bytes(data))
@@ -169,18 +170,34 @@ class PicoW:
         return bytes(self._mcu.flash[:_FLASH_BYTES])
 
 
-def run(arguments: argparse.Namespace) -> None:
+class PicoW(Pico):
+    """The board with its Wi-Fi."""
+
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        self._chip = chip = _Chip()
+        super().__init__(arguments, chip, chip.bus.queue_rx_ethernet_frame)
+        chip.bus.nat_bridge = _Network(self.wiring)  # type: ignore[assignment]
+
+    def _reset(self) -> None:
+        super()._reset()
+        # rp2040py does not reset the Wi-Fi chip, which then does not start again. On the real board it loses power.
+        self._chip.bus.power_off()
+
+
+def run(arguments: argparse.Namespace, kind: Callable[[argparse.Namespace], Pico] = PicoW) -> None:
+    """Run a board of that kind."""
     image = read_bytes(arguments.image)
     if image[:8] != _UF2_MAGIC or len(image) % 512:
         raise ToolError(f"{arguments.image} is not a UF2 file")
-    board = PicoW(arguments)
+    board = kind(arguments)
     asyncio.run(board.run())
     if arguments.save_flash:
         write_whole(arguments.save_flash, board.flash(), private=True)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m tools.emulators.picow", description=__doc__)
+def make_parser(name: str, description: str | None) -> argparse.ArgumentParser:
+    """The arguments of the program of that name."""
+    parser = argparse.ArgumentParser(prog=f"python -m tools.emulators.{name}", description=description)
     parser.add_argument("image", type=Path, metavar="IMAGE.uf2", help="firmware and filesystem")
     add_arguments(parser)
     parser.add_argument("--flash", type=Path, metavar="FILE", help="start from a flash saved with --save-flash")
@@ -189,4 +206,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    main(_parser(), run)
+    main(make_parser("picow", __doc__), run)

@@ -177,14 +177,14 @@ def _only(arguments: argparse.Namespace, board: dict[str, Any], *names: str) -> 
 
 
 def _card(arguments: argparse.Namespace, board: dict[str, Any]) -> dict[str, Any]:
-    """The setting for the board's card, if it is to have one. Raises ToolError."""
+    """The settings for the board's card, if it is to have one. Raises ToolError."""
     if not arguments.card:
         return {}
     if "card" not in board["emulator"]:
         _only(arguments, board, "card")
     if not arguments.card.is_file():
         raise ToolError(f"{arguments.card} is no file: make one with python -m tools image --card DIR -o FILE")
-    return {"card": board["emulator"]["card"]}
+    return {"card": board["emulator"]["card"], "root": [filesystem.SERVED, "/card"]}
 
 
 def _settings(arguments: argparse.Namespace, settings: dict[str, Any], local: str) -> dict[str, Any]:

@@ -24,6 +24,10 @@ if bdev and chosen["flash_cache"]:
         vfs.umount("/")
         vfs.mount(filesystem, "/")
         os.chdir("/")
+if chosen["card"]:
+    import cards
+
+    cards.mount(chosen)
 try:
     link.join(chosen)
 except Exception as trouble:  # a wrong `wired`, say: main.py must still run

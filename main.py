@@ -17,8 +17,13 @@ else:
     if sys.platform == "rp2":  # USB starts after boot.py: its output was lost
         link._up = None  # makes keep() print the state of the link again
     board = panel.Panel(chosen)
+    tick = lambda server: board.tick(link.keep, server)  # noqa: E731
+    if chosen["card"]:
+        import cards
+
+        tick = cards.also(tick)
     try:
-        Server(chosen).serve_forever(lambda server: board.tick(link.keep, server))
+        Server(chosen).serve_forever(tick)
     except KeyboardInterrupt:
         board.rest()
     except Exception as fault:

@@ -13,6 +13,8 @@ boot.py, main.py and the settings stay on the flash, where they can be changed.
 metadata(description="A TFTP server", version="0.1.0", license="MIT")
 package("tftpd")
 module("link.py")
+module("cards.py")
+module("sdcard.py")
 module("crash.py")
 module("panel.py")
 module("settings.py")

@@ -73,6 +73,31 @@ def _is_root(value):
 
 
 _is_gpio, _ = _whole(0, 48)  # the ESP32-S3 has the highest number
+_CARD_PINS = ("sck", "mosi", "miso", "cs")
+_CARD = {
+    "spi": _whole(0, 1)[0],
+    "slot": _whole(0, 3)[0],
+    "width": _one_of(1, 4)[0],
+    "baudrate": _whole(100_000, 50_000_000)[0],
+    "shared": _one_of(True, False)[0],
+}
+
+
+def _is_card(value):
+    if not _all(
+        dict,
+        lambda name: (
+            _is_gpio(value[name])
+            if name in _CARD_PINS
+            else name in _CARD and _CARD[name](value[name])
+        ),
+        value,
+    ):
+        return False
+    pins = [value[name] for name in _CARD_PINS if name in value]
+    return len(set(pins)) == len(pins) == 4 or ("slot" in value and not pins)
+
+
 _is_option, _ = _one_of("blksize", "timeout", "tsize", "windowsize")
 _SWITCH = _one_of(True, False)
 _PIN = (
@@ -159,6 +184,14 @@ TABLE = {
     "keep_free": (16384, _whole(0, 1 << 30)),
     "read_ahead": (5900, _whole(0, 262144)),
     "flash_cache": (_OFF, _one_of(128, 256, 512, 1024, 2048, 4096)),
+    "card": (
+        _OFF,
+        (
+            _is_card,
+            'four pins such as {"sck": 18, "mosi": 19, "miso": 16, "cs": 17}, or {"slot": 1}; '
+            "beside them spi, baudrate, shared, width as in docs/settings.md",
+        ),
+    ),
     "timeout": (3, _whole(1, 255)),
     "retries": (10, _whole(1, 100)),
     "options_off": (

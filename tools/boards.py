@@ -192,17 +192,18 @@ def micropython() -> str:
     return found
 
 
-def everyday(flash: object, layout: dict[str, int], heap: int, sockets: int = 0) -> list[str]:
+def everyday(flash: object, layout: dict[str, int], heap: int, sockets: int = 0, card: Path | None = None) -> list[str]:
     """The command that runs the everyday board from the image in the file `flash`. Raises ToolError.
 
     layout   block_size, read_size, prog_size in bytes (board.json, `filesystem`)
     heap     bytes; the cache of its flash, which no real board has, is added to them
     sockets  the number of UDP sockets that it can open, 0 for no limit
+    card     the image of its SD card
     """
     values = [layout[size] for size in ("block_size", "read_size", "prog_size")]
     heap += _HEADS * (layout["read_size"] + 80)  # a bytearray, a memoryview and two words in a list each
     command = [micropython(), "-X", f"heapsize={heap}", ROOT / "board/unix/run.py", flash, *values, _HEADS, sockets]
-    return [str(word) for word in command]
+    return [str(word) for word in [*command, *([card.resolve()] if card else [])]]
 
 
 def read_settings(path: Path) -> dict[str, Any]:

@@ -86,6 +86,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--pcap", type=boards.parse_path, metavar="FILE", help="record the Wi-Fi traffic (ESP32)")
     parser.add_argument(
+        "--card",
+        type=boards.parse_path,
+        metavar="FILE",
+        help="an image (tools image --card) as its SD card; move FILE away to pull the card out",
+    )
+    parser.add_argument(
+        "--card-as",
+        action="append",
+        metavar="KEY=VALUE",
+        help="the kind of card, and its faults, such as kind=v1 or flip=50 (Pico W; tools/emulators/sdcard.py)",
+    )
+    parser.add_argument(
         "--base",
         type=boards.parse_path,
         metavar="FILE",
@@ -159,7 +171,20 @@ class _Machine:
 def _only(arguments: argparse.Namespace, board: dict[str, Any], *names: str) -> None:
     for name in names:
         if getattr(arguments, name) is not None:
-            raise ToolError(f"--{name} does not apply to --board {arguments.board} ({board['product']})")
+            raise ToolError(
+                f"--{name.replace('_', '-')} does not apply to --board {arguments.board} ({board['product']})"
+            )
+
+
+def _card(arguments: argparse.Namespace, board: dict[str, Any]) -> dict[str, Any]:
+    """The settings for the board's card, if it is to have one. Raises ToolError."""
+    if not arguments.card:
+        return {}
+    if "card" not in board["emulator"]:
+        _only(arguments, board, "card")
+    if not arguments.card.is_file():
+        raise ToolError(f"{arguments.card} is no file: make one with python -m tools image --card DIR -o FILE")
+    return {"card": board["emulator"]["card"], "root": [filesystem.SERVED, "/card"]}
 
 
 def _settings(arguments: argparse.Namespace, settings: dict[str, Any], local: str) -> dict[str, Any]:
@@ -170,11 +195,12 @@ def _settings(arguments: argparse.Namespace, settings: dict[str, Any], local: st
 
 
 def _everyday(arguments: argparse.Namespace, board: dict[str, Any], folder: Path, port: int) -> _Machine:
-    _only(arguments, board, "serial", "pcap", "base")
+    _only(arguments, board, "serial", "pcap", "base", "card_as")
     for pair in arguments.set:
         if pair.startswith(("port=", "address=")):
             raise ToolError(f"--set {pair}: on the everyday board, use --port and --host for that")
-    settings = _settings(arguments, {"ssid": "emulated", "address": arguments.host, "port": port}, "127.0.0.0/8")
+    own = {"ssid": "emulated", "address": arguments.host, "port": port, **_card(arguments, board)}
+    settings = _settings(arguments, own, "127.0.0.0/8")
     layout = board["filesystem"]
     served = filesystem.served(arguments.files, settings, arguments.compress, layout["block_size"])
     files = served.files
@@ -190,14 +216,16 @@ def _everyday(arguments: argparse.Namespace, board: dict[str, Any], folder: Path
     flash.write_bytes(filesystem.build(layout, size, files, kept, advice, served.folders))
     heap = arguments.heap or board["heap"]
     sockets = arguments.sockets if arguments.sockets is not None else board["udp_sockets"] or 0
-    command = boards.everyday(flash, layout, heap, sockets)
+    command = boards.everyday(flash, layout, heap, sockets, arguments.card)
     return _Machine(command, flash, served.warnings, 60, 5, interrupt_asleep=True, saved=served.saved)
 
 
 def _genuine(arguments: argparse.Namespace, board: dict[str, Any], folder: Path, port: int) -> _Machine:
-    _only(arguments, board, "heap", "sockets")
     emulator = board["emulator"]
-    settings = _settings(arguments, {"ssid": emulator["ssid"], **emulator["settings"]}, "10.0.0.0/8")
+    modelled = emulator["program"] == "picow"  # its card is tools/emulators/sdcard.py
+    _only(arguments, board, "heap", "sockets", *(() if modelled else ("card_as",)))
+    own = {"ssid": emulator["ssid"], **emulator["settings"], **_card(arguments, board)}
+    settings = _settings(arguments, own, "10.0.0.0/8")
     base = arguments.base or firmware.base_image(board)
     kept = None
     if arguments.save and arguments.save.exists():
@@ -222,6 +250,12 @@ def _genuine(arguments: argparse.Namespace, board: dict[str, Any], folder: Path,
         command += ["--board-address", settings["ip"]]
     if arguments.serial is not None:
         command += ["--serial", str(arguments.serial)]
+    if arguments.card:
+        command += ["--card", str(arguments.card.resolve())]
+    if arguments.card and modelled:
+        wired = settings["card"]
+        command += ["--card-spi", str(wired.get("spi", 0)), "--card-cs", str(wired["cs"])]
+        command += [word for pair in arguments.card_as or () for word in ("--card-as", pair)]
     if arguments.pcap:
         command += ["--pcap", str(arguments.pcap.resolve())]
     seconds = emulator["boot_seconds"], emulator["stop_seconds"]

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import ToolError, boards, compress, esp, filesystem, firmware, printable, uf2
+from . import ToolError, boards, card, compress, esp, filesystem, firmware, printable, uf2
 from .firmware import Base
 
 _SECTOR_BYTES = esp.SECTOR_BYTES  # also a block of the filesystem
@@ -69,6 +69,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--whole", action="store_true", help="write the whole filesystem: old contents of its free part are erased"
     )
     parser.add_argument(
+        "--card", type=boards.parse_path, metavar="DIR", help="make an SD card with the files of DIR instead: FAT32"
+    )
+    parser.add_argument(
+        "--device", type=boards.parse_path, metavar="DEVICE", help="with --card: a real card to write, such as /dev/sdb"
+    )
+    parser.add_argument(
         "--inspect", type=boards.parse_path, metavar="FILE", help="list the contents of an image, and do nothing else"
     )
 
@@ -76,6 +82,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     if arguments.inspect:
         return _inspect(arguments.inspect)
+    if arguments.card:
+        return card.run(arguments)
+    if arguments.device:
+        raise ToolError("--device is for --card DIR; python -m tools flash writes a board")
     for option in ("board", "files", "output"):
         if getattr(arguments, option) is None:
             raise ToolError(f"{'-o' if option == 'output' else '--' + option} is missing (see --help)")

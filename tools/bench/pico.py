@@ -52,9 +52,10 @@ Peer = Generator[bytes, bytes, bytes]
 class _Clients(Pico):
     """A board with clients in its bridge, which run one after the other."""
 
-    def __init__(self, base: Path, whole: Path, cases: list[tuple[int, int, int]]) -> None:
+    def __init__(self, base: Path, whole: Path, cases: list[tuple[int, int, int]], card: Path | None = None) -> None:
         arguments = argparse.Namespace(image=base, flash=whole, host="127.0.0.1", port=0, serial=None)
         arguments.board_port, arguments.board_address = _TFTP, None
+        arguments.card, arguments.card_as, arguments.card_spi, arguments.card_cs = card, [], 0, 17
         super().__init__(arguments)  # pyright: ignore[reportCallIssue]  # that of PicoW or Evb
         self._cases = cases
         self.figures: dict[str, Any] = {"block": []}

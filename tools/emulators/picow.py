@@ -18,10 +18,11 @@ from rp2040py.usb.cdc import USBCDC
 
 from .. import ToolError
 from ..boards import read_bytes, write_whole
-from . import Wiring, add_arguments, main
+from . import Wiring, add_arguments, main, sdcard
 
 _FLASH_BYTES = 2 << 20
 _POLL_NS = 250_000  # of the board's time, between two polls of the host's sockets
+_LOOK_NS = 100_000_000  # likewise, between two looks for the file of the SD card
 _LEAD = 0.002  # seconds that the board may be ahead of real time before it waits
 _LAG = 0.02  # seconds behind real time that it may catch up
 _PATIENCE = 30  # seconds for the board to stop: a second of a busy board takes most of a minute
@@ -131,6 +132,8 @@ class Pico:
         self.wiring = Wiring(arguments, put, self._keyboard.type, _PATIENCE)
         self._mcu.usb_ctrl.on_reset = self._reset
         self._device.cdc.on_serial_data = self._said
+        self.bus = _insert(arguments, self._mcu) if arguments.card else None
+        self._looked = 0.0
         self._offset: float | None = None  # real time minus the board's, once the board is slowed down to real time
         self._alarm = self._mcu.clock.create_alarm(self._poll)
         self._alarm.schedule(_POLL_NS)
@@ -154,6 +157,9 @@ class Pico:
                 wait = ahead
         self.wiring.poll(wait)
         self._keyboard.poll()
+        if self.bus and self._mcu.clock.nanos - self._looked > _LOOK_NS:
+            self._looked = self._mcu.clock.nanos
+            self.bus.card.look()
         if self.wiring.over:
             self._device.stop()
         else:
@@ -168,6 +174,13 @@ class Pico:
 
     def flash(self) -> bytes:
         return bytes(self._mcu.flash[:_FLASH_BYTES])
+
+
+def _insert(arguments: argparse.Namespace, mcu: RP2040) -> sdcard.SpiBus:
+    card = sdcard.Card(arguments.card, sdcard.Character.parse(arguments.card_as))
+    bus = sdcard.SpiBus(card, arguments.card_spi, arguments.card_cs)
+    bus.attach(mcu)
+    return bus
 
 
 class PicoW(Pico):
@@ -202,6 +215,14 @@ def make_parser(name: str, description: str | None) -> argparse.ArgumentParser:
     add_arguments(parser)
     parser.add_argument("--flash", type=Path, metavar="FILE", help="start from a flash saved with --save-flash")
     parser.add_argument("--save-flash", type=Path, metavar="FILE", help="save the flash (2 MiB) to FILE at the end")
+    parser.add_argument("--card", type=Path, metavar="FILE", help="an SD card; move FILE away to pull it out")
+    parser.add_argument("--card-spi", type=int, default=0, metavar="N", help="its SPI (default: %(default)s)")
+    parser.add_argument(
+        "--card-cs", type=int, default=17, metavar="GPIO", help="its chip select (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--card-as", action="append", default=[], metavar="KEY=VALUE", help="the kind of card (sdcard.Character)"
+    )
     return parser
 
 

@@ -131,6 +131,8 @@ class Esp32:
         ]
         if arguments.icount:
             self._command += ["-icount", "3"]
+        if arguments.card:
+            self._command += ["-drive", f"file={str(arguments.card).replace(',', ',,')},if=sd,format=raw"]
         if arguments.pcap:
             self._command += ["-object", f"filter-dump,id=dump,netdev=wifi,file={arguments.pcap}"]
         self._theirs = [net.detach(), console, keys]
@@ -240,6 +242,7 @@ def _parser() -> argparse.ArgumentParser:
     add_arguments(parser)
     parser.add_argument("--save-flash", type=Path, metavar="FILE", help="save the flash to FILE at the end")
     parser.add_argument("--pcap", type=Path, metavar="FILE", help="record the frames of the Wi-Fi")
+    parser.add_argument("--card", type=Path, metavar="FILE", help="an SD card (ESP32), of a power of two bytes")
     parser.add_argument("--icount", action="store_true", help="drive the board's clock by its instructions, 8 ns each")
     return parser
 

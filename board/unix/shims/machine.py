@@ -44,6 +44,50 @@ class Pin:
         self._value = int(value)
 
 
+class SDCard:
+    """The card slot: a card is in it while the file `image` is there. `host`: the host's files,
+    which can't be seen any more when a card is put in."""
+
+    host = None
+    image = ""
+
+    def __init__(self, slot=1, width=1, sck=None, mosi=None, miso=None, cs=None, freq=20_000_000):
+        self._file = None
+
+    def info(self):
+        if not self._file:
+            self._file = self.host.open(self.image, "r+b")  # pyright: ignore[reportAttributeAccessIssue]
+        return self._file.seek(0, 2), 512
+
+    def _go(self, number):
+        """To that block; raises OSError if the card was pulled out, even if it is back."""
+        try:
+            self.host.stat(self.image)  # pyright: ignore[reportAttributeAccessIssue]
+        except OSError:
+            self.deinit()
+        if not self._file:
+            raise OSError(5, "no card")
+        self._file.seek(number * 512)
+
+    def readblocks(self, number, buffer):
+        self._go(number)
+        return self._file.readinto(buffer) == len(buffer)  # pyright: ignore[reportOptionalMemberAccess]
+
+    def writeblocks(self, number, buffer):
+        self._go(number)
+        return self._file.write(buffer) == len(buffer)  # pyright: ignore[reportOptionalMemberAccess]
+
+    def ioctl(self, operation, argument):
+        if operation == 4:
+            return self.info()[0] // 512
+        return 512 if operation == 5 else 0
+
+    def deinit(self):
+        if self._file:
+            self._file.close()
+        self._file = None
+
+
 class Timer:
     """A timer that never fires. It only turns the watchdog off: once the server has stopped, this
     board has no prompt for which to feed it."""

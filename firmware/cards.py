@@ -117,9 +117,9 @@ def also(tick):
         global _news
         tick(server)
         if _tend(_TURN_MS):
-            from tftpd.start import index
+            from tftpd.start import card_changed
 
-            index(server.files.names)  # other files may be there now
+            card_changed(server)
         if _news:
             print(_news)
             _news = ""

@@ -259,4 +259,6 @@ def load(paths=("/board.json", "/settings.json")):
             complaints = ['not a JSON object such as {"ssid": "lab"}: not used, %r' % trouble]
         for complaint in complaints:
             print(path + ": " + complaint)
+    if settings["card"] and settings["root"] == TABLE["root"][0]:
+        settings["root"] = [settings["root"], "/card"]
     return settings

@@ -24,6 +24,8 @@ from micropython import const
 
 from .packet import ACCESS, NOT_FOUND, UNDEFINED, Refused
 
+_FOLDER = const(0x4000)  # bit of st_mode
+_CARD = const("/card/")  # where a card is mounted (cards.py)
 _ENOTDIR = const(20)  # not in MicroPython's errno
 _MAX_COMPONENT = const(255)  # bytes; LittleFS
 _JOBS = const(8)  # most jobs that may wait at a time
@@ -141,11 +143,18 @@ class Names:
         try:
             return open(path, "rb")
         except OSError as trouble:
-            if trouble.errno == EISDIR:
+            if trouble.errno == EISDIR or self._is_folder(path):
                 return None
             if trouble.errno != ENOENT and trouble.errno != _ENOTDIR:
                 raise
         raise Refused(NOT_FOUND, "file not found")
+
+    def _is_folder(self, path):
+        """Whether there is such a folder on a card. FAT gives ENOENT or EINVAL for it."""
+        try:
+            return (path + "/").startswith(_CARD) and os.stat(path)[0] & _FOLDER
+        except OSError:
+            return False
 
     def work(self, ms):
         """Run the first job for `ms` milliseconds. Returns True if it has come to its end."""
@@ -153,9 +162,10 @@ class Names:
         job = self.jobs[0]
         try:
             while ticks_diff(end, ticks_ms()) > 0:
-                if next(job, self) is self:  # the default: the job is done
-                    del self.jobs[0]
-                    return True
+                next(job)
+        except StopIteration:
+            del self.jobs[0]
+            return True
         except Exception as trouble:
             del self.jobs[0]
             self.deflate = True  # for all that is known
@@ -235,8 +245,16 @@ class Names:
             raise
 
     def entries(self, folder):
-        """What os.ilistdir() returns; an empty iterator if `folder` is not a folder."""
+        """What os.ilistdir() gives, without names that are not UTF-8 (on FAT). Nothing
+        if `folder` is not a folder."""
         try:
-            return os.ilistdir(folder)
+            entries = os.ilistdir(folder)
         except OSError:
-            return iter(())
+            return
+        while True:
+            try:
+                yield next(entries)  # an ESP32's next() takes no default (v1.24.0)
+            except StopIteration:
+                return
+            except UnicodeError:
+                pass

@@ -60,7 +60,7 @@ class Server:
 
         self.ahead, self.files, uploads = start(settings, self.journal)
         self.blksize = min(settings["blksize"], self.ahead.size)  # the largest that is granted
-        self._stores: dict = {RRQ: self.files, WRQ: uploads}
+        self.stores: dict = {RRQ: self.files, WRQ: uploads}
         self._may = {RRQ: Ranges(settings["read_from"]), WRQ: Ranges(settings["write_from"])}
         self.ports = Ports(self)
         self._later = {}  # address: (request, what was found for it so far), of Later
@@ -204,7 +204,7 @@ class Server:
         if host not in self._may[opcode]:
             what = "takes no uploads from" if opcode == WRQ else "is not for"
             raise Refused(ACCESS, "this server %s you" % what)
-        store = self._stores[opcode]
+        store = self.stores[opcode]
         where = store.place(name, host, found)
         if opcode == WRQ:
             self._give_way(store.rival(ports.sessions, where, host, now))

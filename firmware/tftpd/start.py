@@ -13,6 +13,7 @@ from micropython import const
 
 from .files import UPLOADS, Files, ReadAhead
 from .journal import ALWAYS
+from .packet import WRQ
 
 _FOLDER = const(0x4000)  # bit of st_mode
 _LEAST_BLKSIZE = const(512)  # RFC 1350's, for requests without options
@@ -38,20 +39,32 @@ def index(names):
         del sys.modules["tftpd.start"], package.start  # pyright: ignore[reportAttributeAccessIssue]
 
 
+def card_changed(server):
+    """Other files are at /card than before: their names, and what an upload has left there."""
+    uploads = server.stores[WRQ]
+    if uploads:
+        uploads.card_changed()
+        for trouble in uploads.make_folders():
+            server.journal.log(ALWAYS, trouble)
+    index(server.files.names)
+
+
 def _collect(names):
     """A job of Names.work()."""
     try:
         folders = [(root, names.entries(root)) for root in names.roots]
         while folders:
             folder, entries = folders[-1]
-            entry = next(entries, None)
-            if entry is None:
+            for entry in entries:
+                if entry[0][0] != ".":
+                    path = folder + "/" + entry[0]
+                    names.add(path)
+                    if entry[1] & _FOLDER:
+                        folders.append((path, names.entries(path)))
+                        break
+                yield
+            else:
                 folders.pop()
-            elif entry[0][0] != ".":
-                path = folder + "/" + entry[0]
-                names.add(path)
-                if entry[1] & _FOLDER:
-                    folders.append((path, names.entries(path)))
             yield
         if names.indexed is False:
             names.indexed = True

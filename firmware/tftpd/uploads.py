@@ -206,12 +206,17 @@ class Uploads:
         self.settings = settings
         self.files = files
         roots = files.names.roots
-        self._folders = []
+        self._folders = []  # those that take uploads
+        self._wanted = []  # those of them that are made
         for folder in settings["write_to"]:
             folder = folder.rstrip("/") + "/"
             # With several roots it may be named by its whole path.
-            whole = roots[1:] and any(folder.startswith(root + "/") for root in roots)
-            self._folders += [folder] if whole else [root + folder for root in roots]
+            if roots[1:] and any(folder.startswith(root + "/") for root in roots):
+                places = [folder]
+            else:
+                places = [root + folder for root in roots]
+            self._folders += places
+            self._wanted.append(places[0])
         self._flash = Volume("", settings["keep_free"])
         self._card = Volume(_CARD, settings["keep_free"])
         self._open_bytes = 0  # of heap for an open file
@@ -220,12 +225,11 @@ class Uploads:
         """Make the folders of write_to below the first root, or where they are named by their
         whole path. Returns a list of errors (str)."""
         troubles = []
-        roots = self.files.names.roots
-        for folder in self._folders:
+        for folder in self._wanted:
+            if folder.startswith(_CARD + "/") and not _exists(_CARD):
+                continue  # or it would be made in the flash
             made = ""
-            # On a card only what is named: it is not there, or another one, at the next start.
-            wanted = folder.startswith(roots[0] + "/") or folder in self.settings["write_to"]
-            for part in folder.strip("/").split("/") if wanted else ():
+            for part in folder.strip("/").split("/"):
                 made += "/" + part
                 if not _exists(made):
                     try:
@@ -237,6 +241,11 @@ class Uploads:
     def recover(self):
         """After a power cut: put each file system in order."""
         self._flash.recover()
+        self._card.recover()
+
+    def card_changed(self):
+        """There is another card, or none."""
+        self._card = Volume(_CARD, self.settings["keep_free"])
         self._card.recover()
 
     def _volume(self, path):

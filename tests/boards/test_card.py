@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -10,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from board import Board
-from client import TftpError, Wire, ack, blocks, fetch, patient_fetch, request
-from served import content
+from client import TftpError, Wire, ack, blocks, fetch, patient_fetch, request, store
+from served import SERVED, content
 from tools import ToolError, boards, card
 
 pytestmark = [
@@ -128,6 +129,71 @@ def test_without_a_card_the_board_serves_what_there_is(start: Callable[..., Boar
     assert fetch(board.address, "size-5000")
     time.sleep(3)
     assert not any("card: " in line for line in board.console[seen:])  # not each second
+
+
+def files_on(image: Path) -> list[str]:
+    said = subprocess.run(["mdir", "-i", image, "-/", "-b", "::"], capture_output=True, text=True, check=True).stdout
+    return said.split("\n")
+
+
+def test_uploads_to_a_fat_card_are_whole_or_not_there(insert, tmp_path: Path):
+    image = make(tmp_path / "card.img")
+    board: Board = insert(image, "--writable", "--set", "overwrite=true", "--set", "blksize=1468")
+    data = content(300_000, 7)
+    store(board.address, "boot/New File.bin", data)
+    assert fetch(board.address, "boot/new file.bin") == data
+    with Wire(board.address) as wire:  # who reads the old one can go on
+        first = wire.ask("size-5000")
+        store(board.address, "size-5000", b"new")
+        assert b"".join(blocks(wire, first)) == FILES["size-5000"]
+    assert fetch(board.address, "size-5000") == b"new"
+    with pytest.raises(TftpError) as refused:
+        store(board.address, "boot/huge", b"", ("tsize", 65 << 20))
+    assert refused.value.code == 3
+    with Wire(board.address) as wire:
+        assert wire.ask("boot/broken", opcode=2) == ack(0)
+        wire.send(b"\0\3\0\1" + bytes(512))
+        assert wire.receive() == ack(1)
+        wire.send(b"\0\5\0\0enough\0")
+    assert board.stop() == 0
+    there = files_on(image)
+    assert any("New File.bin" in path for path in there)
+    assert not any(".uploads/0" in path or "broken" in path or "huge" in path for path in there), there
+
+
+def test_with_a_card_and_flash_uploads_go_where_write_to_says(start: Callable[..., Board], tmp_path: Path):
+    image = make(tmp_path / "card.img")
+    board = start("--card", str(image), "--writable", "--set", 'write_to=["/card/incoming", "/own"]')
+    board.wait_for("card: FAT")
+    store(board.address, "incoming/kept", b"on the card")
+    store(board.address, "own/kept", b"in the flash")
+    assert fetch(board.address, "incoming/kept") == b"on the card"
+    assert fetch(board.address, "size-5000") == SERVED["size-5000"], "the first folder that has the name"
+    for name in ("boot/no", "no"):
+        with pytest.raises(TftpError) as refused:
+            store(board.address, name, b"")
+        assert refused.value.code == 2, name
+    assert board.stop() == 0
+    there = files_on(image)
+    assert any("incoming/kept" in path for path in there) and not any("own" in path for path in there)
+
+
+def test_what_an_upload_left_on_a_card_is_removed_when_it_is_put_in(insert, tmp_path: Path):
+    image = make(tmp_path / "card.img", {"old": b"old"})
+    board: Board = insert(image, "--writable")
+    board.wait_for("card: FAT")
+    image.rename(tmp_path / "away.img")
+    board.wait_for("card: pulled out")
+    other = make(tmp_path / "other.img")
+    (tmp_path / "half").write_bytes(b"half")
+    subprocess.run(["mmd", "-i", other, "::/.uploads"], check=True)
+    subprocess.run(["mcopy", "-i", other, tmp_path / "half", "::/.uploads/00000001"], check=True)
+    assert any(".uploads/0" in path for path in files_on(other))
+    other.rename(image)
+    soon(board, "size-5000", FILES["size-5000"], 10)
+    store(board.address, "boot/new", b"new")
+    assert board.stop() == 0
+    assert not any(".uploads/0" in path for path in files_on(image))
 
 
 @pytest.mark.parametrize("filled", [b"\0", b"\xff", b"EXFAT   "], ids=["zeros", "ones", "other"])

@@ -1,5 +1,6 @@
 """package.json and firmware/manifest.py list every module of the firmware, and mip installs it."""
 
+import ast
 import functools
 import io
 import json
@@ -139,3 +140,14 @@ def test_the_version_and_the_licence_come_first_in_the_manifest():
 
     exec((FIRMWARE / "manifest.py").read_text(), Names(__builtins__={}))
     assert calls[0] == "metadata"
+
+
+def test_no_call_of_next_has_a_default():
+    # An ESP32's next() takes none (seen on v1.24.0): no folder was ever listed there.
+    calls = [
+        node
+        for path in [ROOT / "boot.py", ROOT / "main.py", *FIRMWARE.rglob("*.py")]
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "next"
+    ]
+    assert calls and all(len(call.args) == 1 for call in calls)

@@ -16,8 +16,8 @@ from micropython import const
 
 _BLOCK = const(512)
 _FRAMED = const(514)  # a block and its CRC
-_RING = const(4096)  # bytes; a power of two
-_RING_BITS = const(12)
+_RING = const(8192)  # bytes; a power of two
+_RING_BITS = const(13)
 _GAP = const(8)  # bytes before a block, as a guess
 _AHEAD = const(4)  # a read of so many blocks is likely to go on with the next
 _FIRST_HZ = const(400_000)  # until the card has started

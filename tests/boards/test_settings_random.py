@@ -65,7 +65,10 @@ DRAWN: dict[str, st.SearchStrategy[Any] | None] = {
     ),
     "gateway": HOST | st.just("0.0.0.0"),
     "dns": HOST | st.just("0.0.0.0"),
-    "root": st.sampled_from(ROOTS),
+    "root": st.sampled_from(ROOTS) | st.sampled_from([*ROOTS, "/none"]).map(lambda first: [first, "/card", *ROOTS]),
+    "card": st.permutations([0, 3, 16, 18]).map(
+        lambda pins: dict(zip(("sck", "mosi", "miso", "cs"), pins, strict=True))
+    ),
     "read_from": short(st.lists(RANGE, max_size=12).map(lambda others: [*others, "127.0.0.0/8"])),
     "write_from": short(st.lists(RANGE, max_size=12)),
     "write_to": short(st.lists(FOLDER.map(lambda parts: "/" + "/".join(parts)), max_size=9)),

@@ -43,7 +43,7 @@ class Bus:
         self.card = card
         self.hz = 0
         self._buffers: list[bytearray] = []
-        self.ring = bytearray(4096)
+        self.ring = bytearray(sdcard._RING)
         self.receives = Receiver(self)
         self.sends = Registers(lambda: None)
         self.copies = Copies(self._copy)
@@ -77,7 +77,7 @@ class Bus:
     def _copy(self) -> None:
         source, target, count = self.copies[0], self.copies[1], self.copies.values[2]
         assert self._buffers[source >> 16] is self.ring
-        data = bytes(self.ring[(source + i) % 4096] for i in range(count))
+        data = bytes(self.ring[(source + i) % sdcard._RING] for i in range(count))
         at = target & 0xFFFF
         self._buffers[target >> 16][at : at + count] = data
         self.mem[0] = crc_hqx(data, self.mem[0])
@@ -101,7 +101,7 @@ class Receiver(Registers):
         if number == 2 and (left := self.values[2]):
             count = min(left, 700)
             for byte in self._bus.card.exchange(b"\xff" * count):
-                self._bus.ring[self.values[1] % 4096] = byte
+                self._bus.ring[self.values[1] % sdcard._RING] = byte
                 self.values[1] += 1
             self.values[2] -= count
         return self.values[number]

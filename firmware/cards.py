@@ -16,6 +16,7 @@ _TURN_MS = const(20)  # and in a turn of the server
 _PULLED = const("card: pulled out")
 
 _settings = {}
+_uploads = False  # whether some are allowed
 _bus = None  # sdcard.Bus, once it is made
 _card = None  # sdcard.SDCard or _Native, from when it answers
 _started = False
@@ -105,8 +106,9 @@ def littlefs(card, make=0):
 
 def mount(settings):
     """Mount the card that `settings` (dict of settings.load()) name, if there is one."""
-    global _settings
+    global _settings, _uploads
     _settings = settings["card"]
+    _uploads = bool(settings["write_from"])
     _tend(_BOOT_MS)
 
 
@@ -174,7 +176,10 @@ def _mount(card):
         kind = "FAT"
         filesystem = vfs.VfsFat(card)
     vfs.mount(filesystem, _PLACE)
-    _say("card: %s of %d MB at %s" % (kind, card.ioctl(4, 0) >> 11, _PLACE))
+    said = "card: %s of %d MB at %s" % (kind, card.ioctl(4, 0) >> 11, _PLACE)
+    if _uploads and kind == "FAT":
+        said += ", which a power cut during an upload may damage"
+    _say(said)
 
 
 def _lose(why):

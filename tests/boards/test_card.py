@@ -139,6 +139,7 @@ def files_on(image: Path) -> list[str]:
 def test_uploads_to_a_fat_card_are_whole_or_not_there(insert, tmp_path: Path):
     image = make(tmp_path / "card.img")
     board: Board = insert(image, "--writable", "--set", "overwrite=true", "--set", "blksize=1468")
+    assert "a power cut during an upload may damage" in board.wait_for("card: FAT")
     data = content(300_000, 7)
     store(board.address, "boot/New File.bin", data)
     assert fetch(board.address, "boot/new file.bin") == data

@@ -108,8 +108,10 @@ def test_bit_errors_on_the_way_from_the_card_are_found_and_read_again(insert: Ca
 @pytest.mark.genuine("rpi_pico_w")
 @pytest.mark.parametrize("kind", ["v1", "v2"])
 def test_old_and_slow_cards_are_served_by_the_genuine_firmware(insert: Callable[..., Board], tmp_path: Path, kind: str):
-    slow = ("--card-as", f"kind={kind}", "--card-as", "answer=300", "--card-as", "start=300")
+    slow = ("--card-as", f"kind={kind}", "--card-as", "answer=300", "--card-as", "start=60")
     board = insert(make(tmp_path / "card.img"), *slow)
+    if not any("card: FAT" in line for line in board.console):
+        board.wait_for("card: FAT", 120)
     assert get(board, "size-5000") == FILES["size-5000"]
 
 

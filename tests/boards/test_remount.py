@@ -49,7 +49,7 @@ with open("/big", "wb") as file:
     file.write(bytes(range(256)) * 200)
 
 def boot(cache):
-    settings.load = lambda: {"flash_cache": cache}
+    settings.load = lambda: {"flash_cache": cache, "card": None}
     exec(BOOT, {})
 
 def reads():

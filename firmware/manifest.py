@@ -7,15 +7,8 @@ Add this line to the manifest of your board:
 
 boot.py, main.py and the settings stay on the flash, where they can be changed.
 """
-# ruff: noqa: F821
-# pyright: reportUndefinedVariable=false
 
-metadata(description="A TFTP server", version="0.1.0", license="MIT")
-package("tftpd")
-module("link.py")
-module("cards.py")
-module("sdcard.py")
-module("crash.py")
-module("panel.py")
-module("settings.py")
-module("wire.py")
+metadata(description="A TFTP server", version="0.1.0", license="MIT")  # type: ignore  # noqa: F821
+package("tftpd")  # type: ignore  # noqa: F821
+for name in ("link", "cards", "sdcard", "crash", "panel", "settings", "wire"):
+    module(name + ".py")  # type: ignore  # noqa: F821

@@ -204,14 +204,17 @@ class Ports:
                 # But five blocks of an upload would not fit into the heap.
                 most = _WAITING if port.room < MAX_REQUEST else 1
                 for _ in range(_BURST):
+                    sock = port.sock
+                    if not sock:
+                        break
                     try:
-                        while port.sock and len(waiting) < most:
-                            waiting.append(port.sock.recvfrom(port.room))
+                        while len(waiting) < most:
+                            waiting.append(sock.recvfrom(port.room))
                     except OSError:  # queue empty, or an ICMP error of an earlier packet
                         pass
                     except MemoryError:
                         self._hear_short(port)
-                    if not (waiting and port.sock):
+                    if not waiting:
                         break
                     datagram, client = waiting.pop(0)
                     session = clients.get(client)

@@ -184,7 +184,7 @@ def _card(arguments: argparse.Namespace, board: dict[str, Any]) -> dict[str, Any
         _only(arguments, board, "card")
     if not arguments.card.is_file():
         raise ToolError(f"{arguments.card} is no file: make one with python -m tools image --card DIR -o FILE")
-    return {"card": board["emulator"]["card"], "root": [filesystem.SERVED, "/card"]}
+    return {"card": board["emulator"]["card"]}
 
 
 def _settings(arguments: argparse.Namespace, settings: dict[str, Any], local: str) -> dict[str, Any]:

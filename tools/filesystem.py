@@ -104,11 +104,17 @@ def served(folder: Path, settings: dict[str, Any], compressed: str | None = None
     return result
 
 
+def roots(settings: dict[str, Any]) -> list[str]:
+    """The served folders on the board, as its settings.load() has them."""
+    named = settings.get("root", SERVED)
+    if named == SERVED and settings.get("card"):
+        return [SERVED, CARD]
+    return [named] if isinstance(named, str) else named
+
+
 def first_root(settings: dict[str, Any]) -> str:
     """The served folder on the board's flash, where its files go: of several the first that is not on a card."""
-    roots = settings.get("root", SERVED)
-    roots = [roots] if isinstance(roots, str) else roots
-    return next((root for root in roots if not f"{root}/".startswith(f"{CARD}/")), SERVED).rstrip("/")
+    return next((root for root in roots(settings) if not f"{root}/".startswith(f"{CARD}/")), SERVED).rstrip("/")
 
 
 class _Found:
@@ -153,8 +159,8 @@ class _Found:
 
 def _whole(folder: str, settings: dict[str, Any]) -> bool:
     """Whether a folder of `write_to` is given by its whole path, as it may be with several roots."""
-    roots = settings.get("root", SERVED)
-    return not isinstance(roots, str) and roots[1:] != [] and any(f"{folder}/".startswith(f"{one}/") for one in roots)
+    several = roots(settings)
+    return len(several) > 1 and any(f"{folder}/".startswith(f"{one.rstrip('/')}/") for one in several)
 
 
 def _upload_folders(root: str, settings: dict[str, Any], found: _Found) -> list[str]:

@@ -89,7 +89,7 @@ class Names:
         """False if no path is `parts` (list of str), in any case. Quick: it lists no folder."""
         below = "".join(["/" + part for part in parts])
         for root in self.roots:  # noqa: SIM110 (a generator would cost a refusal 0.1 ms)
-            if self._may_be(root + below):
+            if not parts or self._may_be(root + below):
                 return True
         return False
 
@@ -106,7 +106,7 @@ class Names:
         below = "".join(["/" + part for part in parts])
         for root in roots or self.roots:
             path = root + below
-            if self._may_be(path):
+            if not parts or self._may_be(path):
                 if path not in found:
                     try:
                         return path, self._open(path)
@@ -130,9 +130,9 @@ class Names:
         return path[lengths[0] :].encode()
 
     def _may_be(self, path):
-        if not self.indexed or path in self.roots:
+        if not self.indexed:
             return True
-        number = crc32(path.lower().encode()) & 0x3FFFFFFF  # _hash() inlined
+        number = _hash(path)
         hashes = self.hashes
         at = self._place(number)
         return at < len(hashes) and hashes[at] == number

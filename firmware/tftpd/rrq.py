@@ -156,7 +156,7 @@ class ReadTransfer(Transfer):
                             self.resent += min(acked, self.top) + 1 - self.next
                         if acked > self.top:
                             self.top = acked
-                        if not self.proven:
+                        if not (busy or self.proven):
                             self._allowance -= 1
                         self.next = block
                         self.blocked = busy and (self.blocked or stamp)

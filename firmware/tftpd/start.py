@@ -97,12 +97,12 @@ def _make_ahead(settings, journal):
 def _load_uploads(settings, files, journal):
     """Recovers from a power cut also where no upload is allowed any more."""
     allowed = settings["write_from"]
-    left = None
-    try:
-        left = os.listdir(UPLOADS)
-        left += os.listdir("/card" + UPLOADS)
-    except OSError:  # no upload so far, or no card
-        pass
+    left = []
+    for mount in ("", "/card"):
+        try:
+            left += os.listdir(mount + UPLOADS)
+        except OSError:  # no upload so far, or no card
+            pass
     if not allowed and not left:
         return None
     from .uploads import Uploads

@@ -566,6 +566,15 @@ def test_a_large_block_that_is_refused_once_after_seconds_of_silence_is_sent_aga
     assert bench.wait_until_due() == [1] and bench.transfer.outcome is None
 
 
+def test_a_refused_send_uses_up_none_of_an_unproven_clients_datagrams():
+    bench = lock_step()
+    for _ in range(5):
+        assert bench.blocks(room=0) == []
+        bench.now = bench.transfer.due
+        bench.transfer.expired(bench.now)
+    three_datagrams_for_each_request(bench, 1)
+
+
 # -- the end -----------------------------------------------------------------------------------------------------------
 
 

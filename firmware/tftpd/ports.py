@@ -172,9 +172,9 @@ class Ports:
             given = False
             for sock, _ in ready:
                 session = twins.get(sock)
-                if not session:
+                if session is None:  # `not` would look for a __bool__ of its class
                     port = self.bound.get(sock)
-                    if port and port not in readable:
+                    if port is not None and port not in readable:
                         one = (port,)
                         readable = readable + one if port is listener else one + readable
                     continue
@@ -208,7 +208,7 @@ class Ports:
                     if not sock:
                         break
                     try:
-                        while len(waiting) < most:
+                        for _ in range(most - len(waiting)):
                             waiting.append(sock.recvfrom(port.room))
                     except OSError:  # queue empty, or an ICMP error of an earlier packet
                         pass
@@ -218,18 +218,18 @@ class Ports:
                         break
                     datagram, client = waiting.pop(0)
                     session = clients.get(client)
-                    if session and session.port is not port:
+                    if session is not None and session.port is not port:
                         session = None
                     if port is listener and datagram[:2] in (b"\0\1", b"\0\2"):  # RRQ, WRQ
                         session = None
                     try:
-                        if not session or not datagram:
+                        if session is None or not datagram:
                             self._other(port, datagram, client)
                         elif session.transfer.pump(datagram):
                             server.attend(session)
                     except Exception as trouble:
                         server.fail(session, trouble)
-                    if port is listener and not session:
+                    if port is listener and session is None:
                         self.poll_all = True  # requests come in groups,
                         break  # and the new transfer goes first
                 if port.waiting and port.sock:

@@ -52,7 +52,6 @@ class ReadTransfer(Transfer):
         # (Karn), and a second ACK of one of them may answer our second copy, not a gap.
         self._repeated = -1
         self._measure_at = 0  # the next block whose ACK measures the round trip
-        self._source_at = 1  # the block that source.readinto() gives next
         self.pump = self._run().send
 
     # -- hot path: allocates nothing but the view of a short last block, calls as little as it can
@@ -73,6 +72,7 @@ class ReadTransfer(Transfer):
         go on   after the usual ACK, that of all that was sent: the next window
         """
         clock = self.clock
+        source = self.source
         pack = pack_into
         ahead = self.ahead
         inbox = ahead.inbox
@@ -83,41 +83,43 @@ class ReadTransfer(Transfer):
         # While we own the buffer it holds blocks buffer_first to buffer_end - 1. Sending one has
         # overwritten the last 4 bytes of the one before.
         buffer_first = buffer_end = 1
+        source_at = 1  # the block that readinto() gives next
+        last = self.last
         stamp = asked = clock()
         while True:  # take
             block = self.next
             base = self.base
-            # Until its OACK is acknowledged a client has agreed to no more than one packet.
-            end = base + window if base >= 0 else 0
             repeated = self._repeated
             send = self.send
             hear = self.hear
-            until = self.until
             word = inbox
             heard = clock()
-            while True:
+            while word is not None:
+                # Until its OACK is acknowledged a client has agreed to no more than one packet.
+                end = base + window if base >= 0 else 0
                 owned = ahead.owner is self
                 if not owned:  # we go back, or another transfer has read into the buffer
                     buffer_end = 1
-                last = self.last
-                if end > last:
-                    end = last
                 start = block
                 busy = False
                 while not busy:
                     # fill, also ahead of the window, unless another transfer would read over it
                     if block >= buffer_end and (block <= end or owned) and 0 < block <= last:
+                        ahead.owner = self
+                        if block != source_at:
+                            source.seek(block)
+                        view = buffer_view if owned else window_view
+                        size = source.readinto(view)
                         buffer_first = block
-                        buffer_end = self._fill(block, buffer_view if owned else window_view)
-                        last = self.last
-                        if end > last:
-                            end = last
-                    if block > end:
+                        buffer_end = source_at = block + len(view) // blksize
+                        if size < len(view):  # the end of the file
+                            self.last = last = block + size // blksize
+                            self._last_size = size % blksize
+                    if block > end or block > last:
                         break
                     # send
-                    packet = self.oack
+                    packet = packets[block - buffer_first] if block else self.oack
                     if block:
-                        packet = packets[block - buffer_first]
                         pack(">I", packet, 0, _DATA | block & 0xFFFF)
                         if block == last:
                             packet = packet[: 4 + self._last_size]
@@ -134,8 +136,8 @@ class ReadTransfer(Transfer):
                 size = 0
                 if base == last:
                     self.outcome = DONE
-                elif until is not None and not busy and ticks_diff(until, heard) > 0:  # look
-                    looks = _LOOKS
+                elif not busy and self.until is not None and ticks_diff(self.until, heard) > 0:
+                    looks = _LOOKS  # look
                     try:
                         while not size and looks:
                             looks -= 1
@@ -170,28 +172,9 @@ class ReadTransfer(Transfer):
                     if word is None:
                         break
                     size = len(word)
-                    until = self.until
-                if word is None:
-                    break
-                base = acked  # go on
-                end = base + window
+                base = acked  # go on; after None take sets these anew
                 asked = stamp
                 heard = clock()
-
-    def _fill(self, block, view):
-        """Read the blocks from `block` on into `view`, a part of the buffer. Returns the number
-        after the last of them."""
-        self.ahead.owner = self
-        if block != self._source_at:
-            self.source.seek(block)
-        size = self.source.readinto(view)
-        block += size // self.blksize
-        if size < len(view):
-            self.last = block
-            self._last_size = size % self.blksize
-            block += 1
-        self._source_at = block
-        return block
 
     # -- the unusual
 

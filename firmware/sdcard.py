@@ -16,8 +16,8 @@ from micropython import const
 
 _BLOCK = const(512)
 _FRAMED = const(514)  # a block and its CRC
-_RING = const(8192)  # bytes; a power of two
-_RING_BITS = const(13)
+_RING = const(16384)  # bytes; a power of two
+_RING_BITS = const(14)
 _GAP = const(8)  # bytes before a block, as a guess
 _AHEAD = const(4)  # a read of so many blocks is likely to go on with the next
 _FIRST_HZ = const(400_000)  # until the card has started
@@ -156,12 +156,10 @@ class SDCard:
         self._kept_number = -2
         self._last = -2  # the last block that was read otherwise
         self._next = -1  # the block that comes next in the ring, -1 while nothing is read
-        self._ahead = False  # as much as the ring holds
-        self._at = 0  # where in the ring it is to be looked for
-        self._coming = 0  # bytes from there on that have come, or will
-        self._to = 0  # address that blocks go to
+        self._ahead = False  # fill the ring from the first call on, not from the second
+        self._coming = 0  # bytes that _open() has asked for, until _taking() knows of them
         self._go = None  # has blocks taken: send() of the generator _taking()
-        self._used = False  # since present()
+        self._seen = -1  # _next as present() saw it
         self._shift = 9  # of addresses; 0 where they are counted in blocks
         bus.init(baudrate=_FIRST_HZ)
         for _ in range(10):  # 74 clocks at least
@@ -209,7 +207,7 @@ class SDCard:
             bus.select(False)
         self._open(9, 0)
         bus.copies[_COUNT] = 16
-        self._take(bus.address(csd), 1, 16)
+        self._take(csd, 16)
         self._go = None
         bus.copies[_COUNT] = _BLOCK
         self._stopped()
@@ -226,11 +224,12 @@ class SDCard:
 
     def present(self):
         """True if the card is still there. To be called now and then."""
-        if self._used:
-            self._used = False
+        if self._next != self._seen:  # it has been read from
+            self._seen = self._next
             return True
         try:
             self._stop()
+            self._seen = -1
             self._command(13)
             self._bus.readinto(self._one, _FREE)
             return True
@@ -249,25 +248,21 @@ class SDCard:
 
     def readblocks(self, number, buffer):
         """Read blocks from `number` on. Raises OSError."""
-        count = len(buffer) // _BLOCK
         if number == self._next:
-            self._used = self._ahead = True
             try:
-                self._to = self._bus.address(buffer)
-                self._go(count)  # pyright: ignore[reportOptionalCall]
+                self._go(buffer)  # pyright: ignore[reportOptionalCall]
                 return
             except OSError:  # from the start, and more than once
                 self._stop()
         else:
             if not self.blocks:
                 raise OSError(_ENODEV, "card: pulled out")
-            if count == 1 and not self._follows(number):
+            if len(buffer) == _BLOCK and not self._follows(number):
                 if number != self._kept_number:
-                    self._again(number, 1, self._kept)
+                    self._again(number, self._kept)
                 buffer[:] = self._kept
                 return
-        self._used = True
-        self._again(number, count, buffer)
+        self._again(number, buffer)
         if self._shared:
             self._stop()
 
@@ -275,7 +270,6 @@ class SDCard:
         """Write blocks from `number` on. Raises OSError."""
         if not self.blocks:
             raise OSError(_ENODEV, "card: pulled out")
-        self._used = True
         self._stop()
         self._kept_number = -2
         view = memoryview(buffer)
@@ -306,27 +300,26 @@ class SDCard:
 
     # -- what goes over the bus
 
-    def _again(self, number, count, buffer):
-        """Read `count` blocks, in more than one go if one is damaged. A block that is read into
-        `_kept` is alone."""
+    def _again(self, number, buffer):
+        """Read blocks from `number` on, in more than one go if one is damaged. A block that is
+        read into `_kept` is alone."""
         alone = buffer is self._kept
-        end = number + count
-        address = self._bus.address(buffer)
+        end = number + len(buffer) // _BLOCK
         tries = _TRIES
         while number < end:
             try:
                 if number != self._next:
                     self._stop()
                     self._kept_number = -2 if alone else self._kept_number
-                    self._ahead = not alone and (self._follows(number) or count >= _AHEAD)
+                    self._ahead = not alone and (self._follows(number) or end - number >= _AHEAD)
                     self._next = number
                     self._open(17 if alone else 18, number << self._shift)
-                self._take(address, end - number)
+                self._take(buffer)
                 number = end
             except OSError:
                 tries -= 1
                 if self._next > number:
-                    address += (self._next - number) * _BLOCK
+                    buffer = memoryview(buffer)[(self._next - number) * _BLOCK :]
                     number = self._next
                 self._stop()
                 if not tries:
@@ -405,7 +398,6 @@ class SDCard:
         bus = self._bus
         receives = bus.receives
         receives[_WRITE_ADDR] = bus.address(bus.ring)
-        self._at = 0
         # At once, for after a channel was stopped its count is that of before.
         self._coming = receives[_COUNT_TRIG] = bus.sends[_COUNT_TRIG] = (
             _RING if self._ahead else _FRAMED + 1
@@ -423,42 +415,48 @@ class SDCard:
                 receives[_COUNT_TRIG] = self._bus.sends[_COUNT_TRIG] = least - coming
                 coming = least
 
-    def _take(self, address, count, size=_BLOCK):
-        """Put the next `count` blocks of `size` bytes where `address` says."""
-        self._to = address
+    def _take(self, buffer, size=_BLOCK):
+        """Fill `buffer` with the next blocks of `size` bytes."""
         if not self._go:
             taking = self._taking(size)
             next(taking)
             self._go = taking.send
-        self._go(count)
+        self._go(buffer)
 
     def _taking(self, size):
         """The generator behind _take(). Hot path, 70 us a block, so what is the same each time is
         set once, state is in local variables, and no function is called that need not be."""
         bus = self._bus
         ring = bus.ring
-        base = bus.address(ring)
+        address_of = bus.address
+        base = address_of(ring)
         receives = bus.receives
         sends = bus.sends
         copies = bus.copies
         mem = bus.mem
         total = bus.sum
         least = size + 3  # token and CRC
+        ahead = False  # read on, as much as the ring holds
+        at = 0  # where in the ring the next block is to be looked for
+        coming = 0  # bytes from there on that have come, or will
         while True:
-            count = yield
-            ahead = self._ahead
-            at = self._at
-            coming = self._coming
-            address = self._to
+            buffer = yield
+            address = address_of(buffer)
+            end = address + len(buffer)
+            if self._coming:
+                ahead = self._ahead
+                at = 0
+                coming = self._coming
+                self._coming = 0
             begun = None
-            self._next += count
+            self._next += (end - address) // size
             try:
-                while count:
+                while address < end:
                     left = receives[_COUNT]
                     if not left and ahead and coming < _RING:
                         left = _RING - coming
                         # No more than this call needs: then at its end the whole ring is filled.
-                        need = count * (least + _GAP) - coming
+                        need = (end - address) // size * (least + _GAP) - coming
                         if 0 < need < left:
                             left = need
                         receives[_COUNT_TRIG] = sends[_COUNT_TRIG] = left
@@ -499,9 +497,8 @@ class SDCard:
                         if mem[total] & 0xFFFF != crc:
                             raise OSError(_EIO, "card: a block is damaged")
                     address += size
-                    count -= 1
             except BaseException as trouble:
-                self._next -= count
+                self._next -= (end - address) // size
                 self._go = None
                 if not isinstance(trouble, OSError):  # Ctrl-C: where it was is not known any more
                     self._stopped()
@@ -510,8 +507,7 @@ class SDCard:
             if ahead and left and not receives[_COUNT]:
                 receives[_COUNT_TRIG] = sends[_COUNT_TRIG] = left
                 coming = _RING
-            self._at = at
-            self._coming = coming
+            ahead = True
 
     def _stopped(self):
         """Nothing comes into the ring any more."""

@@ -52,6 +52,8 @@ Peer = Generator[bytes, bytes, bytes]
 class _Clients(Pico):
     """A board with clients in its bridge, which run one after the other."""
 
+    _content = flash.CONTENT  # of the file that they fetch
+
     def __init__(self, base: Path, whole: Path, cases: list[tuple[int, int, int]], card: Path | None = None) -> None:
         arguments = argparse.Namespace(image=base, flash=whole, host="127.0.0.1", port=0, serial=None)
         arguments.board_port, arguments.board_address = _TFTP, None
@@ -190,7 +192,7 @@ class _Clients(Pico):
             yield _HOLD
         times.append(self.now)
         got, block = 0, 0
-        whole = len(flash.CONTENT) // blksize // windowsize * windowsize
+        whole = len(self._content) // blksize // windowsize * windowsize
         data = yield struct.pack("!HH", 4, 0)
         while True:
             if struct.unpack_from("!HH", data) == (3, block + 1):
@@ -203,7 +205,7 @@ class _Clients(Pico):
                 data = yield struct.pack("!HH", 4, block) if block % windowsize == 0 else b""
             else:
                 data = yield struct.pack("!HH", 4, block)
-        assert got == len(flash.CONTENT), got
+        assert got == len(self._content), got
         return struct.pack("!HH", 4, block)
 
 

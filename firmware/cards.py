@@ -91,9 +91,13 @@ class Blocks:
         return 0  # initialise, shut down, sync, erase: nothing to do
 
 
-def littlefs(card, make=0):
-    """The LittleFS on a `card`, which is a block device; with `make`, a new one with blocks of so
-    many bytes, in place of all that is on it. Raises OSError."""
+def littlefs(card=None, make=0):
+    """The LittleFS on a `card`, which is a block device; by default on the one that was mounted.
+    With `make`, a new one with blocks of so many bytes, in place of all that is on it. Raises
+    OSError."""
+    card = card or _card
+    if not card:
+        raise OSError(19, "no card")
     if make:
         vfs.VfsLfs2.mkfs(Blocks(card, make), readsize=_BLOCK, progsize=_BLOCK)  # pyright: ignore[reportArgumentType]
     block = bytearray(_BLOCK)

@@ -87,7 +87,7 @@ class Sink:
             try:
                 if self.file:
                     self.file.close()
-            except OSError:  # the flash is full: the buffered data could not be written
+            except OSError:  # no room: the buffered data could not be written
                 pass
             remove(self.temporary)
             self.temporary = None
@@ -96,7 +96,7 @@ class Sink:
 
 def _explained(trouble):
     if trouble.errno == _ENOSPC:
-        return Refused(DISK_FULL, "the flash is full")
+        return Refused(DISK_FULL, "the filesystem is full")
     return Refused(UNDEFINED, "can't write the file: %s" % trouble)
 
 

@@ -209,7 +209,7 @@ class Memory:
         assert not self.committed
         self.size += len(data)
         if self.room is not None and self.size > self.room:
-            raise Refused(DISK_FULL, "the flash is full")
+            raise Refused(DISK_FULL, "the filesystem is full")
         if self.size < 100_000:
             self.data += bytes(data)
 

@@ -183,7 +183,7 @@ def test_a_board_starts_although_the_folder_of_a_file_moved_aside_is_gone(monkey
 
 
 def test_an_upload_that_ends_gives_its_room_back_to_a_flash_that_is_too_full(monkeypatch):
-    # keep_free is more than what is free, as after other files were put there: the server ended by "the flash is full".
+    # keep_free is more than what is free, as after files were put there: the server ended: "filesystem is full".
     store = uploads.Volume("", 16384)
     stat = [4096, 4096, 100, 3, 0, 0, 0, 0, 0, 255]
     monkeypatch.setattr(uploads.os, "statvfs", lambda root: stat)

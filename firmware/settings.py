@@ -159,6 +159,8 @@ TABLE = {
     "join_timeout": (20, _whole(1, 300)),
     "address": ("0.0.0.0", _host(0)),
     "port": (69, _whole(1, 65535)),
+    "http_port": (_OFF, _whole(1, 65535)),
+    "http_password": (_OFF, (lambda value: _is_text(value, 1, 64), "a text of at most 64 bytes")),
     "single_port": (False, _SWITCH),
     "root": (
         "/files",

@@ -93,10 +93,17 @@ class Ports:
     clients   {address: Session} of the same
     bound     {socket: Port} of the ports that are open
     twins     {socket: Session} of the connected sockets
-    alone     what wait() gives where there is one twin and no other transfer, else None
+    others    {socket: what to call when it is ready} of sockets that are not of TFTP
+    busy      how many of those are polled in each turn
+    poller    the poll set of all sockets
+    needed    that of those that the transfers under way need
+    alone     what wait() gives where there is one twin and nothing else to do, else None
     poll_all  set it to have the next wait() poll all sockets
     due       ticks_ms at which turn() must be back while transfers are under way
     """
+
+    others = {}  # replaced by what has such sockets
+    busy = 0
 
     def __init__(self, server):
         """`server`: Server, whose `settings` give the address of this host to bind to and the
@@ -112,8 +119,8 @@ class Ports:
         self.poll_all = False
         self.due = ticks_ms()
         self._ended = []  # addresses whose transfer has left a port that others still use
-        self._poller = select.poll()  # all sockets
-        self._needed = select.poll()  # those of them that the transfers under way need
+        self.poller = select.poll()
+        self.needed = select.poll()
         self._eager = 0  # turns that are still to be made without waiting
         self._turns = _EAGER_TURNS  # as many the next time
         self._least_turns = _EAGER_TURNS if sys.platform == "esp32" else 1
@@ -174,7 +181,9 @@ class Ports:
                 session = twins.get(sock)
                 if session is None:  # `not` would look for a __bool__ of its class
                     port = self.bound.get(sock)
-                    if port is not None and port not in readable:
+                    if port is None:
+                        self.others.get(sock, tuple)()
+                    elif port not in readable:
                         one = (port,)
                         readable = readable + one if port is listener else one + readable
                     continue
@@ -252,9 +261,9 @@ class Ports:
                 self._turns = max(self._turns >> 1, self._least_turns)
         if timeout_ms or self.poll_all or not self.sessions:
             self.poll_all = False
-            return self._poller.ipoll(timeout_ms)
+            return self.poller.ipoll(timeout_ms)
         # To ask whether there is something to read takes an ESP32 longer than to read it.
-        return self.alone or self._needed.ipoll(0)
+        return self.alone or self.needed.ipoll(0)
 
     def look(self):
         """Something was sent: look for the answer as often as it has been worth while."""
@@ -359,8 +368,8 @@ class Ports:
         port.sock = self._socket(port.tid)
         try:
             self.bound[port.sock] = port
-            self._poller.register(port.sock, select.POLLIN)
-            self._watch(port)
+            self.poller.register(port.sock, select.POLLIN)
+            self.watch(port)
         except Exception:
             self.close(port)
             raise
@@ -368,8 +377,8 @@ class Ports:
     def close(self, port):
         """Close its socket."""
         self.bound.pop(port.sock, None)
-        self._poller.unregister(port.sock)
-        self._needed.unregister(port.sock)
+        self.poller.unregister(port.sock)
+        self.needed.unregister(port.sock)
         port.sock.close()
         port.sock = None
 
@@ -444,7 +453,7 @@ class Ports:
         session.transfer.attach(lambda packet: port.sock.sendto(packet, client), None)
         if twin:
             self._open_twin(session)
-        self._watch(port)
+        self.watch(port)
 
     def leave(self, session, told):
         """The session has ended: close what nobody uses any more. `told`: its client got an
@@ -462,7 +471,7 @@ class Ports:
                 port.room = max(port.room, other.transfer.blksize + _MORE)
         if not port.users and port.sock and port is not self.listener:
             self.close(port)
-        self._watch(port)
+        self.watch(port)
 
     def _open_twin(self, session):
         port = session.port
@@ -475,8 +484,8 @@ class Ports:
         session.transfer.attach(twin.write, twin.readinto)
         port.twins += 1
         self.twins[twin] = session
-        self._poller.register(twin, select.POLLIN)
-        self._needed.register(twin, select.POLLIN)
+        self.poller.register(twin, select.POLLIN)
+        self.needed.register(twin, select.POLLIN)
 
     def _close_twin(self, session):
         twin = session.twin
@@ -484,16 +493,16 @@ class Ports:
             session.twin = session.transfer.until = None
             session.port.twins -= 1
             del self.twins[twin]
-            self._poller.unregister(twin)
-            self._needed.unregister(twin)
+            self.poller.unregister(twin)
+            self.needed.unregister(twin)
             twin.close()
 
-    def _watch(self, port):
+    def watch(self, port):
         """Look at the socket of `port` in each turn if transfers need it."""
         if port.sock:  # None: it was deaf, and the board had no other
             if port.users > port.twins:
-                self._needed.register(port.sock, select.POLLIN)
+                self.needed.register(port.sock, select.POLLIN)
             else:
-                self._needed.unregister(port.sock)
-        alone = len(self.sessions) == len(self.twins) == 1
+                self.needed.unregister(port.sock)
+        alone = len(self.sessions) == len(self.twins) == 1 and not self.busy
         self.alone = tuple([(twin, 0) for twin in self.twins]) if alone else None

@@ -53,6 +53,8 @@ class Server:
                keep_free
     """
 
+    http = None
+
     def __init__(self, settings):
         self.settings = settings
         self.journal = Journal(settings["log"])
@@ -61,11 +63,15 @@ class Server:
         self.ahead, self.files, uploads = start(settings, self.journal)
         self.blksize = min(settings["blksize"], self.ahead.size)  # the largest that is granted
         self.stores: dict = {RRQ: self.files, WRQ: uploads}
-        self._may = {RRQ: Ranges(settings["read_from"]), WRQ: Ranges(settings["write_from"])}
+        self.may = {RRQ: Ranges(settings["read_from"]), WRQ: Ranges(settings["write_from"])}
         self.ports = Ports(self)
         self._later = {}  # address: (request, what was found for it so far), of Later
         self._rested = ticks_ms()  # until when transfers have the loop, after a listing
         self._running = False
+        if settings.get("http_port"):
+            from .http import Http
+
+            self.http = Http(self)
 
     # -- for the user
 
@@ -79,7 +85,11 @@ class Server:
         self._running = True
         last = ticks_ms()
         told = None
+        ticks = [tick] if tick else []
         try:
+            if self.http:
+                self.http.tend(self)
+                ticks.append(self.http.tend)
             while self._running:
                 more = True
                 try:
@@ -87,11 +97,12 @@ class Server:
                 except MemoryError as trouble:  # of no transfer
                     self.fail(None, trouble)
                 now = ticks_ms()
-                if more or not tick or 0 <= ticks_diff(now, last) < _TICK_MS:
+                if more or not ticks or 0 <= ticks_diff(now, last) < _TICK_MS:
                     continue
                 last = now
                 try:
-                    tick(self)
+                    for one in ticks:
+                        one(self)
                     told = None
                 except Exception as trouble:
                     if repr(trouble) != told:  # once, not each second
@@ -130,6 +141,8 @@ class Server:
         """
         self._running = False
         self._later = {}
+        if self.http:
+            self.http.close()
         for session in list(self.ports.sessions):
             self._end(session, "the server stops", UNDEFINED)
         if self.ports.listener.sock:
@@ -201,14 +214,14 @@ class Server:
         settings = self.settings
         ports = self.ports
         now = ticks_ms()
-        if host not in self._may[opcode]:
+        if host not in self.may[opcode]:
             what = "takes no uploads from" if opcode == WRQ else "is not for"
             raise Refused(ACCESS, "this server %s you" % what)
         store = self.stores[opcode]
         where = store.place(name, host, found)
         if opcode == WRQ:
-            self._give_way(store.rival(ports.sessions, where, host, now))
-        self._give_way(gives_way(ports.sessions, settings, host, now))
+            self.give_way(store.rival(ports.sessions, where, host, now))
+        self.give_way(gives_way(ports.sessions, settings, host, now))
         # Allocate long-lived objects before the heap fragments.
         if ports.sessions:  # without any, _end() has just collected
             gc.collect()
@@ -233,7 +246,8 @@ class Server:
             raise
         self.drive(session)
 
-    def _give_way(self, session):
+    def give_way(self, session):
+        """End `session` (ports.Session, or None) for another transfer."""
         if session:
             code = UNDEFINED if session.transfer.proven else None  # no ERROR to a forged address
             self._end(session, "has not answered, and gives way", code)

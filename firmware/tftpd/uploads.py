@@ -220,6 +220,7 @@ class Uploads:
         self._flash = Volume("", settings["keep_free"])
         self._card = Volume(_CARD, settings["keep_free"])
         self._open_bytes = 0  # of heap for an open file
+        self.writing = []  # paths, in lower case, that HTTP writes to
 
     def make_folders(self):
         """Make the folders of write_to below the first root, or where they are named by their
@@ -316,7 +317,9 @@ class Uploads:
 
     def rival(self, sessions, path, host, now):
         """Return which of `sessions` (ports.Session) writes the file at `path` and may_end() for
-        `host`; None if no session writes it. Raises Refused if that one may not end."""
+        `host`; None if nobody writes it. Raises Refused if that one may not end."""
+        if path.lower() in self.writing:
+            raise Refused(UNDEFINED, "somebody is writing this file")
         for session in sessions:
             writing = session.transfer.path
             same = writing and writing.lower() == path.lower()
@@ -365,18 +368,37 @@ class Uploads:
         """Rename `temporary` to `path`. Reads of the old file can go on. Raises OSError."""
         aside = None
         if path in self.files.readers.values():
-            note = self._volume(path).new_temporary()
-            with open(note, "w") as file:
-                file.write(path)
-            aside = note + _ASIDE
-            os.rename(path, aside)
+            aside = self._move_aside(path, path)
         try:
             os.rename(temporary, path)
         except BaseException:  # also that of Ctrl-C
             if aside:
                 os.rename(aside, path)
             raise
+        self._is_aside(path, aside)
+        self.files.names.add(path)
+
+    def delete(self, path):
+        """Remove the file at `path`. Reads of it can go on. Raises Refused."""
+        try:
+            if path in self.files.readers.values():
+                self._is_aside(path, self._move_aside(path, ""))
+            else:
+                os.remove(path)
+        except OSError as trouble:
+            raise _explained(trouble)
+        self._volume(path).take(0)
+
+    def _move_aside(self, path, wanted):
+        """Return where the file at `path` is now. `wanted`: where recover() is to put it if the
+        power is cut meanwhile, "" to remove it."""
+        note = self._volume(path).new_temporary()
+        with open(note, "w") as file:
+            file.write(wanted)
+        os.rename(path, note + _ASIDE)
+        return note + _ASIDE
+
+    def _is_aside(self, path, aside):
         for source, old in self.files.readers.items():
             if old == path:  # it reads the file that was moved aside
                 self.files.readers[source] = aside
-        self.files.names.add(path)

@@ -292,7 +292,7 @@ def test_a_full_flash_gets_error_3_and_the_old_file_stays(take, tmp_path: Path):
     settings = ("--set", "overwrite=true", "--set", "keep_free=0")
     with take("--flash-size", "4M", *settings, "--save", str(tmp_path / "flash")) as board:
         for windowsize in (1, 16):
-            with pytest.raises(TftpError, match="ERROR 3: the (flash|filesystem) is full"):
+            with pytest.raises(TftpError, match=r"ERROR 3: the (flash|filesystem) is full"):
                 store(board.address, "hello.txt", content(4_000_000), ("blksize", 1468), ("windowsize", windowsize))
             assert fetch(board.address, "hello.txt") == SERVED["hello.txt"]
         # Two uploads fill it together: one may succeed, neither harms the old file of the other.

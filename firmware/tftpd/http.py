@@ -1,0 +1,586 @@
+"""HTTP/1.1 beside TFTP: the same files for the same clients, by GET and HEAD; put.py has the rest.
+
+RFC 9110 (semantics), RFC 9112 (messages). Loaded only where the setting `http_port` is set. It
+runs in the loop of ports.py, which calls go() of a connection when its socket is ready. Each
+connection is a generator that reads like blocking code and yields the event that it waits for.
+"""
+
+import os
+import socket
+import sys
+from errno import EAGAIN
+from select import POLLIN, POLLOUT
+from time import gmtime, ticks_add, ticks_diff, ticks_ms, time
+
+from micropython import const
+
+from .journal import ALWAYS, INFO, quoted
+from .names import Later
+from .packet import ACCESS, DISK_FULL, EXISTS, NOT_FOUND, RRQ, Refused
+from .ports import host_port
+
+_CONNECTIONS = 4 if sys.platform == "rp2" else 8
+_HEAD_BYTES = const(2048)  # of a request with its header fields
+_REQUEST_MS = const(10_000)  # for a request, from its first byte or the connection on
+_IDLE_MS = const(20_000)  # a connection is kept so long for the next request,
+_STALLED_MS = const(30_000)  # and for a client that takes nothing
+_LINGER_MS = const(1000)  # after the last answer: a close at once could overtake it
+_CLOCK_SET = const(2024)  # the year from which the clock is believed
+_ANSWERS = {
+    200: "OK",
+    201: "Created",
+    204: "No Content",
+    206: "Partial Content",
+    304: "Not Modified",
+    400: "Bad Request",
+    401: "Unauthorized",
+    403: "Forbidden",
+    404: "Not Found",
+    405: "Method Not Allowed",
+    409: "Conflict",
+    411: "Length Required",
+    413: "Content Too Large",
+    416: "Range Not Satisfiable",
+    431: "Request Header Fields Too Large",
+    501: "Not Implemented",
+    503: "Service Unavailable",
+    507: "Insufficient Storage",
+    505: "HTTP Version Not Supported",
+}
+_TYPES = {
+    "css": "text/css",
+    "efi": "application/efi",
+    "gz": "application/gzip",
+    "html": "text/html",
+    "htm": "text/html",
+    "js": "text/javascript",
+    "json": "application/json",
+    "png": "image/png",
+    "svg": "image/svg+xml",
+    "txt": "text/plain",
+    "xml": "application/xml",
+}
+_ACTIVE = ("text/html", "image/svg+xml", "application/xml")
+_READS = (b"GET", b"HEAD")
+_MORE = {
+    401: 'WWW-Authenticate: Basic realm="tftpd"\r\n',
+    405: "Allow: GET, HEAD, PUT, DELETE\r\n",
+    503: "Retry-After: 2\r\n",
+}
+_STATUS = {NOT_FOUND: 404, ACCESS: 403, DISK_FULL: 507, EXISTS: 409}  # of what TFTP refuses
+_DAYS = const("MonTueWedThuFriSatSun")
+_MONTHS = const("JanFebMarAprMayJunJulAugSepOctNovDec")
+_TOKEN = const("!#$%&'*+-.^_`|~")  # beside letters and digits: RFC 9110 section 5.6.2
+
+
+class Failed(Exception):
+    """A request that is answered with the status `code` (int) and `text` (str)."""
+
+    def __init__(self, code, text):
+        super().__init__(text)
+        self.code = code
+        self.text = text
+
+
+def _is_token(text):
+    return bool(text) and all(
+        "a" <= one <= "z" or "A" <= one <= "Z" or "0" <= one <= "9" or one in _TOKEN
+        for one in text
+    )
+
+
+def path_of(target):
+    """The path that `target` (bytes) of a request line stands for, without its query: bytes with
+    each %XX in place of what it means. Raises Failed."""
+    pieces = target.split(b"?")[0].split(b"#")[0].split(b"%")
+    for at in range(1, len(pieces)):
+        piece = pieces[at]
+        digits = piece[:2]
+        if len(digits) < 2 or not all([one in b"0123456789abcdefABCDEF" for one in digits]):
+            raise Failed(400, "a % in the path without two hexadecimal digits")
+        pieces[at] = bytes([int(digits, 16)]) + piece[2:]
+    return b"".join(pieces)
+
+
+def parse(head):
+    """Take a request (bytes, up to the empty line) apart.
+
+    Returns (method, target, version, fields): bytes, bytes, the digit after "HTTP/1." as int, and
+    {name in lower case: value}, both str. Raises Failed.
+    """
+    lines = head.split(b"\r\n")
+    words = lines[0].split(b" ")
+    if len(words) != 3 or words[2][:5] != b"HTTP/":
+        raise Failed(400, "the first line is no request")
+    method, target, version = words
+    if len(version) != 8 or version[5:7] != b"1." or not version[7:].isdigit():
+        raise Failed(505, "HTTP/1.1 and HTTP/1.0 only")
+    fields = {}
+    for line in lines[1:]:
+        try:
+            name, colon, value = line.decode().partition(":")
+        except UnicodeError:
+            raise Failed(400, "a header field is not UTF-8")
+        name = name.lower()
+        if not colon or not _is_token(name):  # also a continued line, RFC 9112 section 5.2
+            raise Failed(400, "a line of the header is no field")
+        value = value.strip(" \t")
+        if any([(one < " " and one != "\t") or one == "\x7f" for one in value]):
+            raise Failed(400, "a control character in a header field")
+        if name in fields:
+            if name in ("host", "content-length", "transfer-encoding"):
+                raise Failed(400, "%s twice" % name)
+            value = fields[name] + "," + value
+        fields[name] = value
+    if b"/" not in target[:1] and target[:7].lower() == b"http://":  # absolute form
+        authority, slash, path = target[7:].partition(b"/")
+        fields["host"] = authority.decode()
+        target = slash + path or b"/"
+    if target[:1] != b"/":
+        raise Failed(400, "the path does not begin with /")
+    return method, target, int(version[7:]), fields
+
+
+def byte_range(value, size):
+    """What the field Range asks for of a file of `size` bytes: (first, behind the last); None
+    where the whole file is to be sent. Raises Failed where nothing of it is in the file."""
+    unit, equals, spec = value.partition("=")
+    first, dash, last = spec.strip().partition("-")
+    if (
+        unit.strip().lower() != "bytes"
+        or not equals
+        or not dash
+        or not (first or last)
+        or (first and not first.isdigit())
+        or (last and not last.isdigit())  # also of several ranges
+        or len(spec) > 40
+    ):
+        return None
+    if not first:  # the last bytes
+        start, end = max(size - int(last), 0), size
+        if not int(last):
+            start = size
+    else:
+        start, end = int(first), size
+        if last:
+            if int(last) < start:
+                return None
+            end = min(int(last) + 1, size)
+    if start >= size:
+        raise Failed(416, "the range is behind the end of the file")
+    return start, end
+
+
+def _date(seconds):
+    """An IMF-fixdate of RFC 9110 section 5.6.7; "" of a time when no clock was set."""
+    year, month, day, hour, minute, second, weekday = gmtime(seconds)[:7]
+    if year < _CLOCK_SET:
+        return ""
+    return "%s, %02d %s %d %02d:%02d:%02d GMT" % (
+        _DAYS[3 * weekday : 3 * weekday + 3],
+        day,
+        _MONTHS[3 * month - 3 : 3 * month],
+        year,
+        hour,
+        minute,
+        second,
+    )
+
+
+def _listed(tag, value):
+    """Whether `tag` is one of those in the field If-None-Match: a weak comparison."""
+    return value == "*" or tag in [one.strip().replace("W/", "") for one in value.split(",")]
+
+
+def is_own(host, hostname):
+    """Whether the field Host names this board: by an address, which no page elsewhere can have as
+    its own name ("DNS rebinding" needs a name), or by its name in the local network."""
+    name, _, port = host.lower().partition(":")
+    if port and not port.isdigit():
+        return False
+    numbers = name.split(".")
+    address = len(numbers) == 4 and all([one.isdigit() and int(one) < 256 for one in numbers])
+    hostname = hostname.lower()
+    return address or name in (hostname, hostname + ".local", "localhost")
+
+
+class Connection:
+    """A client.
+
+    until       ticks_ms at which it is given up
+    idle        between two requests
+    data        what it has sent that has not been read (bytes)
+    wants_more  it did not ask for the connection to be closed
+    keep        the connection stays open after this answer
+    """
+
+    NEXT = POLLOUT  # what a generator yields to be resumed in the next turn
+
+    def __init__(self, http, sock, host, label):
+        """`host`: its address (str); `label`: the same with its port, for the journal."""
+        self.http = http
+        self.sock = sock
+        self.host = host
+        self.label = label
+        self.idle = self.keep = self.wants_more = False
+        self.data = b""
+        self.until = ticks_add(ticks_ms(), _REQUEST_MS)
+        self._wanted = 0
+        self._file = None
+        self._talk = self._talking()
+
+    def go(self):
+        """Continue: the socket is ready. Whatever happens ends this connection at most."""
+        try:
+            wanted = next(self._talk)
+            if wanted != self._wanted:
+                self._wanted = wanted
+                self.http.watch(self.sock, self.go, wanted)
+            return
+        except StopIteration:
+            pass
+        except OSError:  # the client is gone, or the file can't be read: its length tells
+            pass
+        except MemoryError:
+            self.http.journal.log(ALWAYS, "http: no memory")
+        except Exception as trouble:
+            sys.print_exception(trouble)
+        self.close()
+
+    def close(self):
+        """End it."""
+        if self.sock:
+            sock = self.sock
+            self.sock = None
+            self.http.connections.remove(self)
+            self.http.watch(sock)
+            sock.close()
+            self._talk.close()  # runs what is in `finally`
+
+    def expired(self):
+        """`until` has come."""
+        if self.until and self._wanted == POLLIN and not self.idle:
+            try:
+                self.sock.write(b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\n\r\n")
+            except OSError:
+                pass
+        self.close()
+
+    def _release(self):
+        if self._file:
+            self.http.server.files.close(self._file)
+            self._file = None
+        if self.http.ahead.owner is self:
+            self.http.ahead.owner = None
+
+    def _for(self, ms):
+        self.until = ticks_add(ticks_ms(), ms)
+
+    def took(self):
+        """The client has taken, or sent, a part of a file."""
+        self._for(_STALLED_MS)
+
+    # -- generators
+
+    def _talking(self):
+        self.keep = True
+        while self.keep:
+            while True:
+                self.data = self.data.lstrip(b"\r\n")  # RFC 9112 section 2.2
+                end = self.data.find(b"\r\n\r\n")
+                if end >= 0 or len(self.data) > _HEAD_BYTES:
+                    break
+                yield POLLIN
+                more = self._received()
+                if more == b"":
+                    return
+                if more:
+                    if self.idle:
+                        self.idle = False
+                        self._for(_REQUEST_MS)
+                    self.data += more
+            head = self.data[:end] if end >= 0 else None
+            self.data = self.data[end + 4 :]
+            yield from self._answering(head)
+            self.idle = self.keep
+            self._for(_IDLE_MS)
+        self._for(_LINGER_MS)
+        self.idle = True
+        while True:
+            yield POLLIN
+            if self._received() == b"":
+                return
+
+    def _received(self):
+        """What has come (bytes), b"" at the end, None for nothing. Raises OSError."""
+        try:
+            return self.sock.recv(512)
+        except OSError as trouble:
+            if trouble.errno == EAGAIN:
+                return None
+            raise
+
+    def sending(self, data):
+        """Send it (bytes)."""
+        self.took()
+        data = memoryview(data)
+        while data:
+            sent = self.sock.write(data)
+            if sent:
+                data = data[sent:]
+            else:
+                yield POLLOUT
+
+    def _answering(self, head):
+        """Answer a request."""
+        method, target = b"", b""
+        self.keep = False
+        try:
+            if head is None:
+                raise Failed(431, "a request of more than %d bytes" % _HEAD_BYTES)
+            method, target, minor, fields = parse(head)
+            self._check(method, minor, fields)
+            self.wants_more = minor > 0 and "close" not in fields.get("connection", "").lower()
+            # A body is read by put.py alone, and what follows one that is not read is no request.
+            self.keep = self.wants_more and fields.get("content-length", "0") == "0"
+            if method in _READS:
+                yield from self._serving(method, target, fields)
+            else:
+                from .put import storing
+
+                yield from storing(self, method, target, fields)
+        except (Failed, Refused) as trouble:
+            code = trouble.code
+            if isinstance(trouble, Refused):
+                code = _STATUS.get(code, 503)
+            yield from self._refusing(method, target, code, trouble.text)
+        finally:
+            self._release()
+
+    def _check(self, method, minor, fields):
+        http = self.http
+        if "transfer-encoding" in fields:
+            raise Failed(501, "no Transfer-Encoding")
+        if not fields.get("content-length", "0").isdigit():
+            raise Failed(400, "Content-Length is no number")
+        host = fields.get("host")
+        if host is None and minor:
+            raise Failed(400, "no Host")
+        if host and not is_own(host, http.server.settings["hostname"]):
+            raise Failed(403, "this board is not %s" % host[:64])
+        if self.host not in http.readers:
+            raise Failed(403, "this server is not for you")
+        if method not in _READS and method not in (b"PUT", b"DELETE"):
+            raise Failed(405, "GET, HEAD, PUT and DELETE only")
+
+    def _refusing(self, method, target, code, text):
+        http = self.http
+        http.journal.count("refused")
+        if http.journal.may_tell(self.host):
+            told = self.label, method.decode()[:16], quoted(target), code, text
+            http.journal.log(INFO, "%s %s %s: %d, %s", *told)
+        text = (text + "\n").encode()
+        more = _MORE.get(code, "")
+        head = self.head(code, "text/plain; charset=utf-8", len(text), more)
+        yield from self.sending(head if method == b"HEAD" else head + text)
+
+    def head(self, code, kind, size, more=""):
+        """The status line and the fields of an answer (bytes). `kind`, `size`: of its body;
+        `more`: further fields."""
+        if code != 204:  # RFC 9110 section 8.6
+            more += "Content-Type: %s\r\nContent-Length: %d\r\n" % (kind, size)
+        now = _date(time())
+        if now:
+            more += "Date: %s\r\n" % now
+        how = "keep-alive" if self.keep else "close"
+        head = "HTTP/1.1 %d %s\r\n%sX-Content-Type-Options: nosniff\r\nConnection: %s\r\n\r\n"
+        return (head % (code, _ANSWERS[code], more, how)).encode()
+
+    def _finding(self, target):
+        """Return (path, file, size). Raises Refused, Failed."""
+        files = self.http.server.files
+        ways = files.place(path_of(target), self.host, {})
+        found = {}
+        while True:
+            try:
+                path, file = files.find(ways, found)
+                break
+            except Later:
+                yield self.NEXT
+        files.readers[file] = path
+        self._file = file
+        size = file.seek(0, 2)
+        file.seek(0)
+        return path, file, size
+
+    def _serving(self, method, target, fields):
+        http = self.http
+        began = http.journal.uptime_ms()
+        path, file, size = yield from self._finding(target)
+        whole = hasattr(file, "windowsize")  # compressed: it is inflated from its start
+        changed = os.stat(path)[8]
+        tag = '"%s-%x-%x"' % (http.nonce, changed, size)
+        modified = _date(changed)
+        more = "ETag: %s\r\nAccept-Ranges: %s\r\nCache-Control: no-cache\r\n" % (
+            tag,
+            "none" if whole else "bytes",
+        )
+        if modified:
+            more += "Last-Modified: %s\r\n" % modified
+        http.journal.count("requests")
+        name = path.split("/")[-1].lower()
+        if whole and name.endswith(".gz"):
+            name = name[:-3]
+        kind = _TYPES.get(name.rpartition(".")[2], "application/octet-stream")
+        if kind in _ACTIVE:  # an uploaded page must not act as the board's own
+            more += "Content-Security-Policy: sandbox\r\n"
+        code, start, end = 200, 0, size
+        asked = fields.get("if-none-match")
+        since = fields.get("if-modified-since", "-")
+        if _listed(tag, asked) if asked else since == modified:
+            yield from self.sending(self.head(304, kind, size, more))
+            return
+        if (
+            method == b"GET"
+            and not whole
+            and fields.get("if-range", tag) in (tag, modified or tag)
+        ):
+            try:
+                wanted = byte_range(fields.get("range", ""), size)
+            except Failed:
+                more += "Content-Range: bytes */%d\r\n" % size
+                yield from self.sending(self.head(416, kind, 0, more))
+                return
+            if wanted:
+                code = 206
+                start, end = wanted
+                more += "Content-Range: bytes %d-%d/%d\r\n" % (start, end - 1, size)
+        yield from self.sending(self.head(code, kind, end - start, more))
+        if method == b"GET":
+            yield from self._streaming(file, start, end)
+            ms = http.journal.uptime_ms() - began
+            http.journal.count("done")
+            http.journal.count("bytes", end - start)
+            told = self.label, quoted(target), end - start, ms // 1000, ms % 1000
+            told += ((end - start) // max(ms, 1),)
+            http.journal.log(INFO, "%s GET %s: done, %d bytes in %d.%03d s, %d KB/s", *told)
+
+    def _streaming(self, file, start, end):
+        """Send the bytes from `start` to `end`. They go through the buffer of all transfers: after
+        another one has used it they are read again."""
+        ahead = self.http.ahead
+        view = ahead.view
+        write = self.sock.write
+        at = start  # what has been sent
+        first = behind = start  # what is in the buffer
+        place = 0  # of the file
+        while at < end:
+            if at >= behind or ahead.owner is not self:
+                if place != at:
+                    file.seek(at)
+                ahead.owner = self
+                first = at
+                behind = place = at + file.readinto(view[: min(len(view), end - at)])
+                if behind == at:
+                    raise OSError(EAGAIN)  # the file has become shorter
+            sent = write(view[at - first : behind - first])
+            if sent:
+                at += sent
+                self.took()
+            yield POLLOUT
+
+
+class Http:
+    """The listening socket, and the connections."""
+
+    def __init__(self, server):
+        """`server`: Server, whose settings give http_port and hostname, and who may read."""
+        self.server = server
+        self.ports = ports = server.ports
+        ports.others = {}
+        self._busy = set()  # sockets that are polled in each turn
+        self.ahead = server.ahead
+        self.journal = server.journal
+        self.readers = server.may[RRQ]
+        self.connections = []
+        self.nonce = "".join(["%02x" % one for one in os.urandom(4)])
+        self._sock = None
+        self._told = None
+
+    def tend(self, _=None):
+        """Once a second: open the port if it is closed, and give up clients that take too long."""
+        if not self._sock:
+            try:
+                self._sock = self._listening(self.server.settings["http_port"])
+                self.watch(self._sock, self._accept, POLLIN)
+                self.journal.log(ALWAYS, "http: port %d", self.server.settings["http_port"])
+            except OSError as trouble:
+                if repr(trouble) != self._told:
+                    self._told = repr(trouble)
+                    self.journal.log(ALWAYS, "http: can't listen: %s", trouble)
+        now = ticks_ms()
+        for connection in list(self.connections):
+            if ticks_diff(connection.until, now) <= 0:
+                connection.expired()
+
+    def close(self):
+        """Close everything."""
+        for connection in list(self.connections):
+            connection.close()
+        if self._sock:
+            self.watch(self._sock)
+            self._sock.close()
+            self._sock = None
+
+    def watch(self, sock, call=None, events=0):
+        """Have `call` called when `sock` is ready for `events` (of select.poll), without them not
+        any more. One that is to be written to is polled in each turn, even beside transfers."""
+        ports = self.ports
+        for polled in (ports.poller, ports.needed):
+            polled.unregister(sock)
+        ports.others.pop(sock, None)
+        self._busy.discard(sock)
+        if events:
+            ports.others[sock] = call
+            ports.poller.register(sock, events)
+        if events == POLLOUT:
+            self._busy.add(sock)
+            ports.needed.register(sock, events)
+        ports.busy = len(self._busy)
+        ports.watch(ports.listener)
+
+    def _listening(self, number):
+        """A socket that listens on TCP port `number`. Raises OSError."""
+        sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.bind(socket.getaddrinfo(self.ports.address, number)[0][-1])
+            sock.listen(_CONNECTIONS)
+            sock.setblocking(False)
+        except BaseException:
+            sock.close()
+            raise
+        return sock
+
+    def _accept(self):
+        try:
+            sock, address = self._sock.accept()  # pyright: ignore[reportOptionalMemberAccess]
+        except OSError:
+            return
+        peer = host_port(address)
+        if len(self.connections) >= _CONNECTIONS:
+            idle = [one for one in self.connections if one.idle]
+            if idle:
+                idle[0].close()
+        if not peer or len(self.connections) >= _CONNECTIONS:
+            try:
+                sock.setblocking(False)
+                sock.write(b"HTTP/1.1 503 Busy\r\nRetry-After: 2\r\nConnection: close\r\n\r\n")
+            except OSError:
+                pass
+            sock.close()
+            return
+        sock.setblocking(False)
+        connection = Connection(self, sock, peer[0], "%s:%d" % peer)
+        self.connections.append(connection)
+        connection.go()

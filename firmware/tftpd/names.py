@@ -87,9 +87,9 @@ class Names:
 
     def may_be(self, parts):
         """False if no path is `parts` (list of str), in any case. Quick: it lists no folder."""
-        below = "".join(["/" + part for part in parts])
+        parts = "".join(["/" + part for part in parts])  # no further name: see Ports._run()
         for root in self.roots:  # noqa: SIM110 (a generator would cost a refusal 0.1 ms)
-            if not parts or self._may_be(root + below):
+            if not parts or self._may_be(root + parts):
                 return True
         return False
 

@@ -18,6 +18,7 @@ from .journal import ALWAYS, INFO, quoted
 from .names import Later
 from .packet import ACCESS, DISK_FULL, EXISTS, NOT_FOUND, RRQ, Refused
 from .ports import host_port
+from .transfer import DONE
 
 _CONNECTIONS = 4 if sys.platform == "rp2" else 8
 _HEAD_BYTES = const(2048)  # of a request with its header fields
@@ -212,6 +213,7 @@ class Connection:
     data        what it has sent that has not been read (bytes)
     wants_more  it did not ask for the connection to be closed
     keep        the connection stays open after this answer
+    moved       bytes of the present file that were sent or received
     """
 
     NEXT = POLLOUT  # what a generator yields to be resumed in the next turn
@@ -224,6 +226,7 @@ class Connection:
         self.label = label
         self.idle = self.keep = self.wants_more = False
         self.data = b""
+        self.moved = 0
         self.until = ticks_add(ticks_ms(), _REQUEST_MS)
         self._wanted = 0
         self._file = None
@@ -276,9 +279,23 @@ class Connection:
     def _for(self, ms):
         self.until = ticks_add(ticks_ms(), ms)
 
-    def took(self):
-        """The client has taken, or sent, a part of a file."""
+    def took(self, size):
+        """The client has taken, or sent, `size` bytes."""
+        self.moved += size
         self._for(_STALLED_MS)
+
+    def finished(self, method, target, outcome, began):
+        """Log and count a transfer that has ended. `outcome`: DONE or why not; `began`:
+        uptime_ms of the journal."""
+        journal = self.http.journal
+        ms = max(journal.uptime_ms() - began, 0)
+        size = self.moved
+        journal.count("requests")
+        journal.count("done" if outcome == DONE else "failed")
+        journal.count("bytes", size)
+        told = self.label, method.decode(), quoted(target), outcome, size, ms // 1000, ms % 1000
+        text = "%s %s %s: %s, %d bytes in %d.%03d s, %d KB/s"
+        journal.log(INFO, text, *told, size // max(ms, 1))
 
     # -- generators
 
@@ -322,7 +339,7 @@ class Connection:
 
     def sending(self, data):
         """Send it (bytes)."""
-        self.took()
+        self.took(0)
         data = memoryview(data)
         while data:
             sent = self.sock.write(data)
@@ -427,7 +444,6 @@ class Connection:
         )
         if modified:
             more += "Last-Modified: %s\r\n" % modified
-        http.journal.count("requests")
         name = path.split("/")[-1].lower()
         if whole and name.endswith(".gz"):
             name = name[:-3]
@@ -457,13 +473,13 @@ class Connection:
                 more += "Content-Range: bytes %d-%d/%d\r\n" % (start, end - 1, size)
         yield from self.sending(self.head(code, kind, end - start, more))
         if method == b"GET":
-            yield from self._streaming(file, start, end)
-            ms = http.journal.uptime_ms() - began
-            http.journal.count("done")
-            http.journal.count("bytes", end - start)
-            told = self.label, quoted(target), end - start, ms // 1000, ms % 1000
-            told += ((end - start) // max(ms, 1),)
-            http.journal.log(INFO, "%s GET %s: done, %d bytes in %d.%03d s, %d KB/s", *told)
+            self.moved = 0
+            outcome = "broken off"
+            try:
+                yield from self._streaming(file, start, end)
+                outcome = DONE
+            finally:
+                self.finished(method, target, outcome, began)
 
     def _streaming(self, file, start, end):
         """Send the bytes from `start` to `end`. They go through the buffer of all transfers: after
@@ -486,7 +502,7 @@ class Connection:
             sent = write(view[at - first : behind - first])
             if sent:
                 at += sent
-                self.took()
+                self.took(sent)
             yield POLLOUT
 
 

@@ -10,9 +10,9 @@ from select import POLLIN
 from time import ticks_ms
 
 from .http import Failed, path_of
-from .journal import INFO, quoted
 from .names import Later
 from .packet import ACCESS, EXISTS, NOT_FOUND, WRQ, Refused
+from .transfer import DONE
 
 
 def _is_password(field, password):
@@ -65,25 +65,24 @@ def storing(connection, method, target, fields):
     except Refused as refusal:
         raise Failed(409, refusal.text)
     began = server.journal.uptime_ms()
+    connection.moved = 0
     if method == b"DELETE":
         uploads.delete(path)
+        connection.finished(method, target, DONE, began)
     else:
         sink = uploads.create(path, "octet", size)
         uploads.writing.append(path.lower())
+        outcome = "broken off"
         try:
             if fields.get("expect", "").lower() == "100-continue":
                 yield from connection.sending(b"HTTP/1.1 100 Continue\r\n\r\n")
             yield from _receiving(connection, sink, size)
             sink.commit()
+            outcome = DONE
         finally:
             sink.close()
             uploads.writing.remove(path.lower())
-    ms = server.journal.uptime_ms() - began
-    server.journal.count("requests")
-    server.journal.count("done")
-    server.journal.count("bytes", size)
-    told = connection.label, method.decode(), quoted(target), size, ms // 1000, ms % 1000
-    server.journal.log(INFO, "%s %s %s: done, %d bytes in %d.%03d s", *told)
+            connection.finished(method, target, outcome, began)
     connection.keep = connection.wants_more
     yield from connection.sending(connection.head(204 if existed else 201, "text/plain", 0))
 
@@ -106,6 +105,7 @@ def _receiving(connection, sink, size):
     data = connection.data[:size]
     connection.data = connection.data[size:]
     sink.write(data)
+    connection.took(len(data))
     left = size - len(data)
     ahead = connection.http.ahead
     while left:
@@ -117,4 +117,4 @@ def _receiving(connection, sink, size):
         if got:
             sink.write(ahead.view[:got])
             left -= got
-            connection.took()
+            connection.took(got)

@@ -360,7 +360,12 @@ class Connection:
             self.wants_more = minor > 0 and "close" not in fields.get("connection", "").lower()
             # A body is read by put.py alone, and what follows one that is not read is no request.
             self.keep = self.wants_more and fields.get("content-length", "0") == "0"
-            if method in _READS:
+            name = path_of(target)
+            if method in _READS and name[-1:] == b"/":
+                from .page import listing
+
+                yield from listing(self, method == b"HEAD", name)
+            elif method in _READS:
                 yield from self._serving(method, target, fields)
             else:
                 from .put import storing
@@ -402,10 +407,12 @@ class Connection:
         yield from self.sending(head if method == b"HEAD" else head + text)
 
     def head(self, code, kind, size, more=""):
-        """The status line and the fields of an answer (bytes). `kind`, `size`: of its body;
-        `more`: further fields."""
+        """The status line and the fields of an answer (bytes). `kind`, `size`: of its body, None
+        where it ends with the connection; `more`: further fields."""
         if code != 204:  # RFC 9110 section 8.6
-            more += "Content-Type: %s\r\nContent-Length: %d\r\n" % (kind, size)
+            more += "Content-Type: %s\r\n" % kind
+            if size is not None:
+                more += "Content-Length: %d\r\n" % size
         now = _date(time())
         if now:
             more += "Date: %s\r\n" % now

@@ -11,9 +11,10 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 import pytest
 
@@ -112,6 +113,9 @@ def test_head_has_the_fields_of_get_and_no_body(web: Web):
         ("/../boot.py", 403),
         ("/%2e%2e/settings.json", 403),
         ("/folder", 403),
+        ("/nope/", 404),
+        ("/hello.txt/", 404),
+        ("/../", 403),
         ("/%zz", 400),
     ],
 )
@@ -119,6 +123,72 @@ def test_names_follow_the_rules_of_tftp(web: Web, target: str, status: int):
     got = web.ask(target)
     assert got.status == status, got.data
     assert "Location" not in got.field
+
+
+class Links(HTMLParser):
+    """The links of a page, and the text of each; no other element may have an attribute that acts."""
+
+    def __init__(self, page: bytes):
+        super().__init__()
+        self.links: list[tuple[str, str]] = []
+        self.open = False
+        self.feed(page.decode())
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        assert tag not in ("script", "img", "iframe") and not [name for name, _ in attrs if name.startswith("on")]
+        self.open = tag == "a"
+        if self.open:
+            self.links.append((str(dict(attrs)["href"]), ""))
+
+    def handle_endtag(self, tag: str) -> None:
+        self.open = False
+
+    def handle_data(self, data: str) -> None:
+        if self.open:
+            self.links[-1] = (self.links[-1][0], self.links[-1][1] + data)
+
+
+def test_a_browser_reaches_every_file_from_the_first_page(web: Web):
+    seen, folders = {}, ["/"]
+    while folders:
+        folder = folders.pop()
+        page = web.ask(folder)
+        assert page.status == 200 and page.field["Content-Type"] == "text/html; charset=utf-8"
+        for link, _ in Links(page.data).links:
+            if not link.endswith("/"):
+                seen[unquote(link)[1:]] = web.ask(link).data
+            elif link.startswith(folder) and link != folder:
+                folders.append(link)
+    assert seen == SERVED
+    assert web.ask("/", "HEAD").data == b""
+
+
+def test_a_name_that_tries_to_be_html_is_only_text(serve: Callable[..., Web], tmp_path: Path):
+    names = [
+        "<script>alert(1)<",
+        '"><img src=x onerror=alert(1)>',
+        "a&amp;b",
+        "100%25.txt",
+        "#?x",
+        "javascript:alert(1)",
+    ]
+    for name in names:
+        (tmp_path / name).write_bytes(name.encode())
+    web = serve(files=tmp_path)
+    page = Links(web.ask("/").data)
+    assert sorted(unquote(link)[1:] for link, _ in page.links) == sorted(names)
+    for link, _ in page.links:
+        assert web.ask(link).data.decode() == unquote(link)[1:]
+
+
+def test_the_folder_of_another_client_is_not_listed(serve: Callable[..., Web], tmp_path: Path):
+    for name in ("127.0.0.1/mine", "10.0.0.9/other", "both"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    links = [link for link, _ in Links(serve("--set", "client_folders=true", files=tmp_path).ask("/").data).links]
+    assert "/both" in links and not [link for link in links if "10.0.0.9" in link]
+    only = serve("--set", 'client_folders="only"', files=tmp_path)
+    assert [link for link, _ in Links(only.ask("/").data).links] == ["/mine"]
 
 
 def test_a_part_of_a_file(web: Web):

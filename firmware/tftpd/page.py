@@ -3,7 +3,7 @@ that ends with `/`."""
 
 from .journal import quoted
 from .names import Later, components
-from .packet import ACCESS, NOT_FOUND, Refused
+from .packet import NOT_FOUND, Refused
 
 _FOLDER = 0x4000  # of os.ilistdir()
 _BATCH = 1000  # bytes that are sent together
@@ -19,7 +19,10 @@ white-space:nowrap;padding-left:1rem;font-variant-numeric:tabular-nums}
 """
 
 
-def _html(text):
+def _html(name):
+    """A name (str) as text of the page, shortened as in the journal."""
+    text = quoted(name.encode())
+    text = text[1:-4] + "..." if text[-1] == "." else text[1:-1]
     for one, escaped in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ('"', "&quot;")):
         text = text.replace(one, escaped)
     return text
@@ -39,35 +42,50 @@ def _escaped(path):
 
 def _row(path, name, size):
     link = _escaped(path + name)
-    return '<tr><td><a href="%s">%s</a><td>%s\n' % (link, _html(quoted(name.encode())[1:-1]), size)
+    return '<tr><td><a href="%s">%s</a><td>%s\n' % (link, _html(name), size)
+
+
+def _paths(connection, name):
+    """A generator of http.Connection that gives the paths of the folder `name`, which may be in
+    several roots. Raises Refused, OSError."""
+    files = connection.http.server.files
+    paths = []
+    for way in files.place(name, connection.host, {}):
+        waiting = [] if type(way) is tuple else list(files.names.roots)  # a tuple: compressed
+        found = {}
+        while waiting:
+            try:
+                path, file = files.names.find(way, found, waiting[:1])
+                if file:
+                    file.close()
+                else:
+                    paths.append(path)
+                del waiting[0]
+            except Later:
+                yield connection.NEXT
+            except Refused as refusal:
+                if refusal.code != NOT_FOUND:
+                    raise
+                del waiting[0]
+    if not paths:
+        raise Refused(NOT_FOUND, "no such folder")
+    return paths
+
+
+def _is_foreign(files, parts, host):
+    """Whether that is the folder of another client."""
+    try:
+        files.own(parts, host)
+        return False
+    except Refused:
+        return True
 
 
 def listing(connection, head, name):
     """A generator of http.Connection: answers with what is in the folder `name` (bytes). `head`:
     True for HEAD. Raises Refused, OSError."""
     files = connection.http.server.files
-    ways = files.place(name, connection.host, {})
-    folders = []
-    # The roots one by one: a folder may be in several.
-    for way in [way for way in ways if type(way) is list]:
-        for root in files.names.roots:
-            found = {}
-            while True:
-                try:
-                    path, file = files.names.find(way, found, [root])
-                    if file:
-                        file.close()
-                    else:
-                        folders.append(path)
-                except Later:
-                    yield connection.NEXT
-                    continue
-                except Refused as refusal:
-                    if refusal.code != NOT_FOUND:
-                        raise
-                break
-    if not folders:
-        raise Refused(NOT_FOUND, "no such folder")
+    paths = yield from _paths(connection, name)
     connection.keep = False  # its end is the end of the connection: the length is not known
     policy = "Content-Security-Policy: default-src 'none'; style-src 'unsafe-inline'\r\n"
     yield from connection.sending(connection.head(200, "text/html; charset=utf-8", None, policy))
@@ -75,25 +93,18 @@ def listing(connection, head, name):
         return
     asked = components(name)
     base = "/" + "".join([part + "/" for part in asked])
-    title = _html(quoted(base.encode())[1:-1])
+    title = _html(base)
     text = _HEAD % (title, title)
     if asked:
         up = base[: -len(asked[-1]) - 1]
         text += '<tr><td><a href="%s">Parent folder</a><td>\n' % _escaped(up)
-    for path in folders:
+    for path in paths:
         for entry in files.names.entries(path):
             one = entry[0]
-            if one[0] == ".":
-                continue
             if entry[1] & _FOLDER:
-                try:  # that of another client
-                    files.own(asked + [one], connection.host)
-                except Refused as refusal:
-                    if refusal.code != ACCESS:
-                        raise
-                    continue
-                text += _row(base, one + "/", "")
-            else:
+                if one[0] != "." and not _is_foreign(files, asked + [one], connection.host):
+                    text += _row(base, one + "/", "")
+            elif one[0] != ".":
                 text += _row(base, one, entry[3] if len(entry) > 3 else "")
             if len(text) > _BATCH:
                 yield from connection.sending(text.encode())

@@ -154,7 +154,8 @@ def test_a_browser_reaches_every_file_from_the_first_page(web: Web):
         folder = folders.pop()
         page = web.ask(folder)
         assert page.status == 200 and page.field["Content-Type"] == "text/html; charset=utf-8"
-        for link, _ in Links(page.data).links:
+        for link, text in Links(page.data).links:
+            assert text in (unquote(link)[len(folder) :], "x" * 128 + "...", "Parent folder")
             if not link.endswith("/"):
                 seen[unquote(link)[1:]] = web.ask(link).data
             elif link.startswith(folder) and link != folder:

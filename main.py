@@ -22,6 +22,10 @@ else:
         import cards
 
         tick = cards.also(tick)
+    if chosen["http_port"]:
+        from tftpd import http
+
+        tick = http.also(tick)
     try:
         Server(chosen).serve_forever(tick)
     except KeyboardInterrupt:

@@ -238,7 +238,7 @@ class Connection:
             wanted = next(self._talk)
             if wanted != self._wanted:
                 self._wanted = wanted
-                self.http.watch(self.sock, self.go, wanted)
+                self.http.watch(self, self.sock, wanted)
             return
         except StopIteration:
             pass
@@ -256,7 +256,7 @@ class Connection:
             sock = self.sock
             self.sock = None
             self.http.connections.remove(self)
-            self.http.watch(sock)
+            self.http.watch(self, sock)
             sock.close()
             self._talk.close()  # runs what is in `finally`
 
@@ -513,6 +513,21 @@ class Connection:
             yield POLLOUT
 
 
+def also(tick):
+    """A function for Server.serve_forever() that does what `tick` does, if it is one, and serves
+    HTTP from its first call on."""
+    http = []
+
+    def both(server):
+        if not http:
+            http.append(Http(server))
+        http[0].tend()
+        if tick:
+            tick(server)
+
+    return both
+
+
 class Http:
     """The listening socket, and the connections."""
 
@@ -530,12 +545,12 @@ class Http:
         self._sock = None
         self._told = None
 
-    def tend(self, _=None):
+    def tend(self):
         """Once a second: open the port if it is closed, and give up clients that take too long."""
         if not self._sock:
             try:
                 self._sock = self._listening(self.server.settings["http_port"])
-                self.watch(self._sock, self._accept, POLLIN)
+                self.watch(self, self._sock, POLLIN)
                 self.journal.log(ALWAYS, "http: port %d", self.server.settings["http_port"])
             except OSError as trouble:
                 if repr(trouble) != self._told:
@@ -551,25 +566,25 @@ class Http:
         for connection in list(self.connections):
             connection.close()
         if self._sock:
-            self.watch(self._sock)
+            self.watch(self, self._sock)
             self._sock.close()
             self._sock = None
 
-    def watch(self, sock, call=None, events=0):
-        """Have `call` called when `sock` is ready for `events` (of select.poll), without them not
-        any more. One that is to be written to is polled in each turn, even beside transfers."""
+    def watch(self, what, sock, events=0):
+        """Have go() of `what` called when `sock` is ready for `events` (of select.poll), without
+        them not any more. One that is to be written to is polled in each turn."""
         ports = self.ports
         for polled in (ports.poller, ports.needed):
             polled.unregister(sock)
         ports.others.pop(sock, None)
         self._busy.discard(sock)
         if events:
-            ports.others[sock] = call
+            ports.others[sock] = what
             ports.poller.register(sock, events)
         if events == POLLOUT:
             self._busy.add(sock)
             ports.needed.register(sock, events)
-        ports.busy = len(self._busy)
+        ports.active = len(self._busy)
         ports.watch(ports.listener)
 
     def _listening(self, number):
@@ -585,7 +600,8 @@ class Http:
             raise
         return sock
 
-    def _accept(self):
+    def go(self):
+        """Somebody connects."""
         try:
             sock, address = self._sock.accept()  # pyright: ignore[reportOptionalMemberAccess]
         except OSError:

@@ -93,8 +93,9 @@ class Ports:
     clients   {address: Session} of the same
     bound     {socket: Port} of the ports that are open
     twins     {socket: Session} of the connected sockets
-    others    {socket: what to call when it is ready} of sockets that are not of TFTP
-    busy      how many of those are polled in each turn
+    others    {socket: object} of sockets that are not of TFTP: go() is called when one is ready,
+              close() when all are closed
+    active    how many of those are polled in each turn
     poller    the poll set of all sockets
     needed    that of those that the transfers under way need
     alone     what wait() gives where there is one twin and nothing else to do, else None
@@ -103,7 +104,7 @@ class Ports:
     """
 
     others = {}  # replaced by what has such sockets
-    busy = 0
+    active = 0
 
     def __init__(self, server):
         """`server`: Server, whose `settings` give the address of this host to bind to and the
@@ -182,7 +183,8 @@ class Ports:
                 if session is None:  # `not` would look for a __bool__ of its class
                     port = self.bound.get(sock)
                     if port is None:
-                        self.others.get(sock, tuple)()
+                        if sock in self.others:
+                            self.others[sock].go()
                     elif port not in readable:
                         one = (port,)
                         readable = readable + one if port is listener else one + readable
@@ -386,8 +388,10 @@ class Ports:
         """Close every socket and forget every transfer, also what Ctrl-C has left half open."""
         for session in list(self.twins.values()):
             self._close_twin(session)
-        for port in list(self.bound.values()):
-            self.close(port)
+        for one in list(self.bound.values()):
+            self.close(one)
+        for one in list(self.others.values()):
+            one.close()
         self.sessions.clear()
         self.clients.clear()
 
@@ -504,5 +508,5 @@ class Ports:
                 self.needed.register(port.sock, select.POLLIN)
             else:
                 self.needed.unregister(port.sock)
-        alone = len(self.sessions) == len(self.twins) == 1 and not self.busy
+        alone = len(self.sessions) == len(self.twins) == 1 and not self.active
         self.alone = tuple([(twin, 0) for twin in self.twins]) if alone else None

@@ -53,8 +53,6 @@ class Server:
                keep_free
     """
 
-    http = None
-
     def __init__(self, settings):
         self.settings = settings
         self.journal = Journal(settings["log"])
@@ -68,10 +66,6 @@ class Server:
         self._later = {}  # address: (request, what was found for it so far), of Later
         self._rested = ticks_ms()  # until when transfers have the loop, after a listing
         self._running = False
-        if settings.get("http_port"):
-            from .http import Http
-
-            self.http = Http(self)
 
     # -- for the user
 
@@ -85,11 +79,7 @@ class Server:
         self._running = True
         last = ticks_ms()
         told = None
-        ticks = [tick] if tick else []
         try:
-            if self.http:
-                self.http.tend(self)
-                ticks.append(self.http.tend)
             while self._running:
                 more = True
                 try:
@@ -97,12 +87,11 @@ class Server:
                 except MemoryError as trouble:  # of no transfer
                     self.fail(None, trouble)
                 now = ticks_ms()
-                if more or not ticks or 0 <= ticks_diff(now, last) < _TICK_MS:
+                if more or not tick or 0 <= ticks_diff(now, last) < _TICK_MS:
                     continue
                 last = now
                 try:
-                    for one in ticks:
-                        one(self)
+                    tick(self)
                     told = None
                 except Exception as trouble:
                     if repr(trouble) != told:  # once, not each second
@@ -141,8 +130,6 @@ class Server:
         """
         self._running = False
         self._later = {}
-        if self.http:
-            self.http.close()
         for session in list(self.ports.sessions):
             self._end(session, "the server stops", UNDEFINED)
         if self.ports.listener.sock:

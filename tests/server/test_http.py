@@ -37,6 +37,7 @@ class Web:
     def __init__(self, board: Board, port: int):
         self.board, self.port = board, port
         self.url = f"http://127.0.0.1:{port}"
+        board.wait_for(f"http: port {port}")
 
     def ask(self, target: str, method: str = "GET", body: bytes | None = None, **fields: str) -> SimpleNamespace:
         """Ask once; `fields` with _ for -."""

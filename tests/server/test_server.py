@@ -215,7 +215,7 @@ def test_ctrl_c_while_a_finished_transfer_is_closed_does_not_turn_it_into_a_fail
     ports.listener.sock = sock  # type: ignore[assignment]
     ports.bound[sock] = ports.listener
     ports.wait = lambda timeout_ms: [(sock, 1)]
-    monkeypatch.setattr(ports, "_watch", lambda port: None)
+    monkeypatch.setattr(ports, "watch", lambda port: None)
     monkeypatch.setattr(ports, "close", lambda port: None)
     server.poll(0)
     close = server.files.close

@@ -82,7 +82,7 @@ def server(air, monkeypatch, tmp_path):
     ports.listener.sock = air
     ports.bound[air] = ports.listener
     monkeypatch.setattr(ports, "wait", lambda timeout_ms: [(air, 1)] if air.waiting else [])
-    monkeypatch.setattr(ports, "_watch", lambda port: None)
+    monkeypatch.setattr(ports, "watch", lambda port: None)
     monkeypatch.setattr(ports, "close", lambda port: None)
     return server
 

@@ -78,4 +78,4 @@ def gives_way(sessions, settings, host, now):
         fewer = hosts.count(session.host) > hosts.count(host) + 1
         if may_end(session, host, now) or (fewer and not session.transfer.proven):
             return session
-    raise Refused(UNDEFINED, "busy with %d transfers, try again" % len(sessions))
+    raise Refused(UNDEFINED, "busy: %d transfers, try again" % len(sessions))

@@ -49,7 +49,7 @@ def components(name):
             if "".join(anew) != text:
                 raise ValueError
     except ValueError:
-        raise Refused(NOT_FOUND, "name is not UTF-8")
+        raise Refused(NOT_FOUND, "name not UTF-8")
     parts = [part for part in text.replace("\\", "/").split("/") if part not in ("", ".")]
     for part in parts:
         if part == "..":

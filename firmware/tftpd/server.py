@@ -149,7 +149,7 @@ class Server:
         now = ticks_ms()
         if session and session.request == datagram and session.transfer.repeat_request(now):
             if session.transfer.repeats == _TOLD_REPEATS and not session.transfer.proven:
-                what = "%s: asked again, our answers don't seem to arrive"
+                what = "%s: asked again, our answers seem to be lost"
                 self.journal.log(INFO, what, session.label)
             self.drive(session)
         elif self._later.get(client, b"")[:1] != (datagram,):

@@ -101,7 +101,7 @@ def test_a_name_can_not_forge_a_line_nor_hide(board: Board, name: str, shown: st
 
 def test_a_name_that_is_not_utf8_is_shown_as_bytes(board: Board):
     time.sleep(1.1)
-    assert refused_as(board, request(b"a\xfe")) == "RRQ b'a\\xfe' octet: refused, name is not UTF-8"
+    assert refused_as(board, request(b"a\xfe")) == "RRQ b'a\\xfe' octet: refused, name not UTF-8"
 
 
 def test_many_refusals_are_counted_in_one_line_a_second(start):
@@ -147,7 +147,7 @@ def test_a_client_that_receives_nothing_is_logged_at_its_third_request(board: Bo
             wire.socket.sendto(request("size-5000"), board.address)
             wire.receive()
         told = board.wait_for(board.seen_as(wire), after=seen)
-        assert told.endswith('RRQ "/size-5000" octet: asked again, our answers don\'t seem to arrive')
+        assert told.endswith('RRQ "/size-5000" octet: asked again, our answers seem to be lost')
         assert sum("asked again" in line for line in board.console[seen:]) == 1
 
 

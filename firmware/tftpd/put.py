@@ -4,7 +4,6 @@ replaced, whole or not at all. Loaded with the first of them from a client in `w
 RFC 9110 sections 9.3.4, 9.3.5 and 10.1.1 (100-continue).
 """
 
-import os
 from binascii import a2b_base64
 from select import POLLIN
 from time import ticks_ms
@@ -13,6 +12,7 @@ from .http import Failed, path_of
 from .names import Later
 from .packet import ACCESS, EXISTS, NOT_FOUND, WRQ, Refused
 from .transfer import DONE
+from .uploads import exists
 
 
 def _is_password(field, password):
@@ -23,14 +23,6 @@ def _is_password(field, password):
     except ValueError:
         return False
     return kind.lower() == "basic" and bool(colon) and sent == password.encode()
-
-
-def _exists(path):
-    try:
-        os.stat(path)
-        return True
-    except OSError:
-        return False
 
 
 def storing(connection, method, target, fields):
@@ -57,7 +49,7 @@ def storing(connection, method, target, fields):
             if refusal.code != EXISTS:
                 raise
             raise Failed(409, "the file exists, and overwrite is off")
-    existed = _exists(path)
+    existed = exists(path)
     if method == b"DELETE" and not existed:
         raise Refused(NOT_FOUND, "file not found")
     try:

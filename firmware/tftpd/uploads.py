@@ -100,7 +100,8 @@ def _explained(trouble):
     return Refused(UNDEFINED, "can't write the file: %s" % trouble)
 
 
-def _exists(path):
+def exists(path):
+    """Whether there is something at `path`."""
     try:
         os.stat(path)
         return True
@@ -140,13 +141,13 @@ class Volume:
         """Put a file moved aside back if its path is free; remove all else."""
         note = there[: -len(_ASIDE)]
         path = there.endswith(_ASIDE) and self._noted(note)
-        if path and not _exists(path):
+        if path and not exists(path):
             try:
                 os.rename(there, path)
             except OSError:  # its folder is gone: it stays here, for the user to find
                 if note[-8:].isdigit():
                     self._number = max(self._number, int(note[-8:]))
-        elif not _exists(there + _ASIDE):
+        elif not exists(there + _ASIDE):
             remove(there)
 
     def _noted(self, note):
@@ -170,7 +171,7 @@ class Volume:
     def new_temporary(self):
         """The path of a new file in UPLOADS. Raises OSError."""
         folder = self._mount + UPLOADS
-        if not _exists(folder):
+        if not exists(folder):
             os.mkdir(folder)
         self._number += 1
         return folder + _NUMBERED % self._number
@@ -227,12 +228,12 @@ class Uploads:
         whole path. Returns a list of errors (str)."""
         troubles = []
         for folder in self._wanted:
-            if folder.startswith(_CARD + "/") and not _exists(_CARD):
+            if folder.startswith(_CARD + "/") and not exists(_CARD):
                 continue  # or it would be made in the flash
             made = ""
             for part in folder.strip("/").split("/"):
                 made += "/" + part
-                if not _exists(made):
+                if not exists(made):
                     try:
                         os.mkdir(made)
                     except OSError as trouble:  # its parent is a file, for one

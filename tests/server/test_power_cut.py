@@ -38,7 +38,7 @@ def test_every_cut_leaves_no_file_or_the_whole_new_one(tear: bool):
     "right, wrong, reader",
     [
         ("            os.rename(temporary, path)", "            remove(path); os.rename(temporary, path)", False),
-        ("if path and not _exists", "if False and not _exists", True),
+        ("if path and not exists", "if False and not exists", True),
         ("            remove(there)", "            pass", False),
         (
             "            self.file.close()  # pyright: ignore[reportOptionalMemberAccess]\n            self.up",

@@ -252,12 +252,10 @@ class Connection:
 
     def close(self):
         """End it."""
-        if self.sock:
-            sock = self.sock
-            self.sock = None
+        if self in self.http.connections:
             self.http.connections.remove(self)
-            self.http.watch(self, sock)
-            sock.close()
+            self.http.watch(self, self.sock)
+            self.sock.close()
             self._talk.close()  # runs what is in `finally`
 
     def expired(self):

@@ -18,7 +18,8 @@ _BLOCK = const(512)
 _FRAMED = const(514)  # a block and its CRC
 _RING = const(16384)  # bytes; a power of two
 _RING_BITS = const(14)
-_GAP = const(8)  # bytes before a block, as a guess
+_REFILL = const(8192)  # bytes of the ring that are free when more is asked for
+_MOST = const(0x0FFFFFFF)  # what the receiver is told to expect: more than one command reads
 _AHEAD = const(4)  # a read of so many blocks is likely to go on with the next
 _FIRST_HZ = const(400_000)  # until the card has started
 _POLLS = const(600)  # for an answer: 8 by the specification, hundreds with some cards
@@ -36,6 +37,7 @@ _CRC7 = b"\x00\x12\x24\x36\x48\x5a\x6c\x7e\x90\x82\xb4\xa6\xd8\xca\xfc\xee"  # b
 # Registers of a channel of DMA; the last three start it.
 _WRITE_ADDR = const(1)
 _COUNT = const(2)
+_CONTROL = const(4)
 _COUNT_TRIG = const(7)
 _WRITE_ADDR_TRIG = const(11)
 _READ_ADDR_TRIG = const(15)
@@ -63,9 +65,13 @@ class Bus:
     """The SPI of an RP2, its DMA, and the pin that selects the card.
 
     ring       what the receiver fills, round and round
-    receives, sends, copies   registers of the three channels: from the SPI into the ring; ones to
-               the SPI, without which it does not clock; and a block of the ring to its place
+    receives   registers of the channel from the SPI into the ring
+    copies     likewise, from there to where a block is to go
+    asked      bytes that were asked for since start()
     mem, sum   mem[sum] is the CRC-16 of what was copied since it was set
+
+    The SPI clocks only while something is sent. Two channels take turns to send ones to it: while
+    one sends, the other is told how many come next, and the end of the first starts it.
     """
 
     def __init__(self, settings):
@@ -92,23 +98,59 @@ class Bus:
         if "RP2350" in uname().machine:
             data = 0x40080008 + 0x8000 * number
             treq = 24 + 2 * number
+            self._busy = 1 << 26
             self.sum = 0x50000458
         else:
             data = 0x4003C008 + 0x4000 * number
             treq = 16 + 2 * number
+            self._busy = 1 << 24
             self.sum = 0x50000438
         self.ring = ring = _aligned(_RING, addressof)
-        self.channels = receiver, sender, copier = DMA(), DMA(), DMA()
+        receiver, self._copier, *senders = [DMA() for _ in range(4)]
+        self._stream = [receiver] + senders
         control = receiver.pack_ctrl(
             size=0, inc_read=False, ring_sel=True, ring_size=_RING_BITS, treq_sel=treq + 1
         )
         receiver.config(read=data, write=ring, ctrl=control)
-        control = sender.pack_ctrl(size=0, inc_read=False, inc_write=False, treq_sel=treq)
-        sender.config(read=b"\xff", write=data, ctrl=control)
-        control = copier.pack_ctrl(size=0, ring_size=_RING_BITS, sniff_en=True)
-        copier.config(count=_BLOCK, ctrl=control)
-        mem32[self.sum - 4] = 2 << 5 | copier.channel << 1 | 1  # CRC-16-CCITT  # pyright: ignore[reportAttributeAccessIssue]
-        self.receives, self.sends, self.copies = [one.registers for one in self.channels]  # pyright: ignore[reportAttributeAccessIssue]
+        self._senders = []  # (registers, control word, the same with a chain to the other one)
+        for one, other in (senders, senders[::-1]):
+            how = {"size": 0, "inc_read": False, "inc_write": False, "treq_sel": treq}
+            control = one.pack_ctrl(**how)
+            one.config(read=b"\xff", write=data, ctrl=control)
+            chained = one.pack_ctrl(chain_to=other.channel, **how)  # pyright: ignore[reportAttributeAccessIssue]
+            self._senders.append((one.registers, control, chained))  # pyright: ignore[reportAttributeAccessIssue]
+        control = self._copier.pack_ctrl(size=0, ring_size=_RING_BITS, sniff_en=True)
+        self._copier.config(count=_BLOCK, ctrl=control)
+        mem32[self.sum - 4] = 2 << 5 | self._copier.channel << 1 | 1  # CRC-16-CCITT  # pyright: ignore[reportAttributeAccessIssue]
+        self.receives, self.copies = receiver.registers, self._copier.registers  # pyright: ignore[reportAttributeAccessIssue]
+
+    def start(self, size):
+        """Receive `size` bytes into the ring, from its start on."""
+        self.receives[_WRITE_ADDR] = self.address(self.ring)
+        self.receives[_COUNT_TRIG] = _MOST
+        self._senders[0][0][_COUNT_TRIG] = self.asked = size
+
+    def ask(self, size):
+        """Receive `size` bytes more, after those that are coming; does nothing while as many
+        orders as there are channels are under way."""
+        busy = self._busy
+        (sends, _, chained), (spare, control, _) = self._senders
+        if not spare[_CONTROL] & busy:
+            spare[_CONTROL] = control
+            spare[_COUNT] = size
+            sends[_CONTROL] = chained
+            # Its end came before the chain: nothing has started the other one.
+            if not sends[_CONTROL] & busy and not spare[_CONTROL] & busy:
+                spare[_COUNT_TRIG] = size
+            self._senders.reverse()
+            self.asked += size
+
+    def stop(self):
+        """Nothing comes into the ring any more."""
+        for sends, control, _ in self._senders:  # first, or the end of one could start the other
+            sends[_CONTROL] = control
+        for channel in self._stream:
+            channel.active(False)
 
     def select(self, on):
         """Select the card; or let go of it, and clock once more, for it goes on till then."""
@@ -119,7 +161,7 @@ class Bus:
     def crc(self, buffer, start):
         """The CRC-16 of a block in `buffer`."""
         self.mem[self.sum] = 0
-        copier = self.channels[2]
+        copier = self._copier
         ring = copier.ctrl  # pyright: ignore[reportAttributeAccessIssue]
         copier.ctrl = copier.pack_ctrl(size=0, inc_write=False, sniff_en=True)  # pyright: ignore[reportAttributeAccessIssue]
         self.copies[_WRITE_ADDR] = self.address(self.ring)
@@ -157,7 +199,7 @@ class SDCard:
         self._last = -2  # the last block that was read otherwise
         self._next = -1  # the block that comes next in the ring, -1 while nothing is read
         self._ahead = False  # fill the ring from the first call on, not from the second
-        self._coming = 0  # bytes that _open() has asked for, until _taking() knows of them
+        self._opened = False  # set by _open() for _taking()
         self._go = None  # has blocks taken: send() of the generator _taking()
         self._seen = -1  # _next as present() saw it
         self._shift = 9  # of addresses; 0 where they are counted in blocks
@@ -395,25 +437,20 @@ class SDCard:
     def _open(self, command, argument):
         """Have the card read on from there, into the ring from its start."""
         self._accepted(self._command(command, argument))
-        bus = self._bus
-        receives = bus.receives
-        receives[_WRITE_ADDR] = bus.address(bus.ring)
-        # At once, for after a channel was stopped its count is that of before.
-        self._coming = receives[_COUNT_TRIG] = bus.sends[_COUNT_TRIG] = (
-            _RING if self._ahead else _FRAMED + 1
-        )
+        self._bus.start(_RING if self._ahead else _FRAMED + 1)
+        self._opened = True
 
-    def _come(self, coming, least):
-        """Wait until `least` of the `coming` bytes are there, and read on for that; returns how
-        many are coming then."""
-        receives = self._bus.receives
+    def _come(self, taken, least):
+        """Wait until there are `least` bytes behind the first `taken`; returns how many there
+        are."""
+        bus = self._bus
         while True:
-            left = receives[_COUNT]
-            if coming - left >= least:
-                return coming
-            if not left:
-                receives[_COUNT_TRIG] = self._bus.sends[_COUNT_TRIG] = least - coming
-                coming = least
+            have = _MOST - bus.receives[_COUNT] - taken
+            if have >= least:
+                return have
+            short = least - bus.asked + taken
+            if short > 0:
+                bus.ask(short)
 
     def _take(self, buffer, size=_BLOCK):
         """Fill `buffer` with the next blocks of `size` bytes."""
@@ -431,48 +468,35 @@ class SDCard:
         address_of = bus.address
         base = address_of(ring)
         receives = bus.receives
-        sends = bus.sends
         copies = bus.copies
         mem = bus.mem
         total = bus.sum
         least = size + 3  # token and CRC
         ahead = False  # read on, as much as the ring holds
-        at = 0  # where in the ring the next block is to be looked for
-        coming = 0  # bytes from there on that have come, or will
+        taken = 0  # bytes that were looked at since _open()
         while True:
             buffer = yield
             address = address_of(buffer)
             end = address + len(buffer)
-            if self._coming:
+            if self._opened:
+                self._opened = False
                 ahead = self._ahead
-                at = 0
-                coming = self._coming
-                self._coming = 0
+                taken = 0
             begun = None
             self._next += (end - address) // size
             try:
                 while address < end:
-                    left = receives[_COUNT]
-                    if not left and ahead and coming < _RING:
-                        left = _RING - coming
-                        # No more than this call needs: then at its end the whole ring is filled.
-                        need = (end - address) // size * (least + _GAP) - coming
-                        if 0 < need < left:
-                            left = need
-                        receives[_COUNT_TRIG] = sends[_COUNT_TRIG] = left
-                        coming += left
-                    have = coming - left
+                    have = _MOST - receives[_COUNT] - taken
                     if have < least:
-                        coming = self._come(coming, least)
-                        have = coming - receives[_COUNT]
+                        have = self._come(taken, least)
+                    at = taken & _RING - 1
                     found = ring.find(b"\xfe", at, at + have)
                     if found < 0:
                         left = at + have - _RING
                         if left > 0:
                             found = ring.find(b"\xfe", 0, left)
                         if found < 0:  # nothing so far
-                            at = at + have & _RING - 1
-                            coming -= have
+                            taken += have
                             begun = begun or ticks_ms()
                             if ticks_diff(ticks_ms(), begun) > _READ_MS:
                                 raise OSError(_EIO, "card: no block comes")
@@ -480,15 +504,14 @@ class SDCard:
                         found += _RING
                     left = found + least - at  # up to the end of its CRC
                     if have < left:
-                        coming = self._come(coming, left)
-                    coming -= left
+                        self._come(taken, left)
+                    taken += left
                     mem[total] = 0
                     copies[_WRITE_ADDR] = address
                     found += 1
                     copies[_READ_ADDR_TRIG] = base + (found & _RING - 1)
                     at = found + size & _RING - 1
                     crc = ring[at] << 8 | ring[at + 1 & _RING - 1]
-                    at = at + 2 & _RING - 1
                     if mem[total] != crc:
                         while copies[
                             _COUNT
@@ -497,23 +520,21 @@ class SDCard:
                         if mem[total] & 0xFFFF != crc:
                             raise OSError(_EIO, "card: a block is damaged")
                     address += size
+                    left = _RING - bus.asked + taken
+                    if ahead and left >= _REFILL:
+                        bus.ask(left)
             except BaseException as trouble:
                 self._next -= (end - address) // size
                 self._go = None
                 if not isinstance(trouble, OSError):  # Ctrl-C: where it was is not known any more
                     self._stopped()
                 raise
-            left = _RING - coming
-            if ahead and left and not receives[_COUNT]:
-                receives[_COUNT_TRIG] = sends[_COUNT_TRIG] = left
-                coming = _RING
             ahead = True
 
     def _stopped(self):
         """Nothing comes into the ring any more."""
         self._next = -1
-        for channel in self._bus.channels[:2]:
-            channel.active(False)
+        self._bus.stop()
         self._bus.select(False)
 
     def _stop(self):

@@ -31,11 +31,6 @@ class Registers:
             self._started()
 
 
-class Channel:
-    def active(self, on: bool) -> None:
-        pass
-
-
 class Bus:
     """What sdcard.Bus is on an RP2, without the time that it takes. Bytes come some at a time, as they do there."""
 
@@ -45,10 +40,9 @@ class Bus:
         self._buffers: list[bytearray] = []
         self.ring = bytearray(sdcard._RING)
         self.receives = Receiver(self)
-        self.sends = Registers(lambda: None)
         self.copies = Copies(self._copy)
         self.copies[2] = 512
-        self.channels = [Channel(), Channel(), Channel()]
+        self.asked = 0
         self.mem = {0: 0}
         self.sum = 0
 
@@ -74,6 +68,17 @@ class Bus:
     def crc(self, buffer: bytearray, start: int) -> int:
         return crc_hqx(bytes(buffer[start : start + 512]), 0)
 
+    def start(self, size: int) -> None:
+        self.receives.values[1:3] = 0, sdcard._MOST
+        self.asked = self.receives.sent = size
+
+    def ask(self, size: int) -> None:
+        self.asked += size
+        self.receives.sent += size
+
+    def stop(self) -> None:
+        self.receives.sent = 0
+
     def _copy(self) -> None:
         source, target, count = self.copies[0], self.copies[1], self.copies.values[2]
         assert self._buffers[source >> 16] is self.ring
@@ -96,10 +101,12 @@ class Receiver(Registers):
     def __init__(self, bus: Bus) -> None:
         super().__init__(lambda: None)
         self._bus = bus
+        self.sent = 0  # bytes that the card was asked for and has not given yet
 
     def __getitem__(self, number: int) -> int:
-        if number == 2 and (left := self.values[2]):
-            count = min(left, 700)
+        if number == 2 and self.sent:
+            count = min(self.sent, 700)
+            self.sent -= count
             for byte in self._bus.card.exchange(b"\xff" * count):
                 self._bus.ring[self.values[1] % sdcard._RING] = byte
                 self.values[1] += 1

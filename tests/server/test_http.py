@@ -9,11 +9,10 @@ import socket
 import subprocess
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
 from html.parser import HTMLParser
 from pathlib import Path
-from types import SimpleNamespace
 from urllib.parse import quote, unquote
 
 import pytest
@@ -21,65 +20,10 @@ import pytest
 from board import Board
 from client import TftpError, fetch, store
 from served import SERVED, content
+from web import Web, told
 
 everyday = pytest.mark.everyday_only("its address and its port are those of the everyday board")
 pytestmark = everyday
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return server.getsockname()[1]
-
-
-class Web:
-    """A board with HTTP."""
-
-    def __init__(self, board: Board, port: int):
-        self.board, self.port = board, port
-        self.url = f"http://127.0.0.1:{port}"
-        board.wait_for(f"http: port {port}")
-
-    def ask(self, target: str, method: str = "GET", body: bytes | None = None, **fields: str) -> SimpleNamespace:
-        """Ask once; `fields` with _ for -."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)
-        headers = {name.replace("_", "-"): value for name, value in fields.items()}
-        connection.request(method, target, body, headers)
-        answer = connection.getresponse()
-        data = answer.read()
-        connection.close()
-        return SimpleNamespace(status=answer.status, data=data, field=answer.headers, will_close=answer.will_close)
-
-    def open(self) -> socket.socket:
-        return socket.create_connection(("127.0.0.1", self.port), 5)
-
-    def say(self, request: bytes) -> bytes:
-        """All that is answered up to the end of the connection."""
-        with self.open() as sock:
-            sock.sendall(request)
-            return told(sock)
-
-
-def told(sock: socket.socket) -> bytes:
-    data = b""
-    while more := sock.recv(65536):
-        data += more
-    return data
-
-
-@pytest.fixture
-def serve(start: Callable[..., Board]) -> Callable[..., Web]:
-    def serve_one(*arguments: str, **options: Path) -> Web:
-        port = free_port()
-        return Web(start("--set", f"http_port={port}", *arguments, **options), port)
-
-    return serve_one
-
-
-@pytest.fixture(scope="module")
-def web(board_name: str, own_files: Path) -> Iterator[Web]:
-    port = free_port()
-    with Board("--flash-size", "8M", "--set", f"http_port={port}", "--set", "log=debug", files=own_files) as board:
-        yield Web(board, port)
 
 
 def test_every_file_comes_whole(web: Web):
@@ -299,12 +243,6 @@ def test_the_file_that_was_asked_for_comes_although_it_is_replaced(serve: Callab
         assert (first + told(sock)).endswith(old)
     got = web.ask("/firmware.bin")
     assert got.data == new and got.field["ETag"] != tag
-
-
-@pytest.fixture
-def take(serve: Callable[..., Web]) -> Callable[..., Web]:
-    """A board that takes uploads."""
-    return lambda *arguments, **options: serve("--writable", *arguments, **options)
 
 
 @pytest.mark.parametrize("size", [0, 1, 1468, 5872, 5873, 300_000])

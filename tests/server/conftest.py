@@ -1,0 +1,31 @@
+"""Fixtures of the tests of the servers: boards with HTTP."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from board import Board
+from web import Web, free_port
+
+
+@pytest.fixture(scope="module")
+def web(board_name: str, own_files: Path) -> Iterator[Web]:
+    port = free_port()
+    with Board("--flash-size", "8M", "--set", f"http_port={port}", "--set", "log=debug", files=own_files) as board:
+        yield Web(board, port)
+
+
+@pytest.fixture
+def serve(start: Callable[..., Board]) -> Callable[..., Web]:
+    def serve_one(*arguments: str, **options: Path) -> Web:
+        port = free_port()
+        return Web(start("--set", f"http_port={port}", *arguments, **options), port)
+
+    return serve_one
+
+
+@pytest.fixture
+def take(serve: Callable[..., Web]) -> Callable[..., Web]:
+    """A board that takes uploads."""
+    return lambda *arguments, **options: serve("--writable", *arguments, **options)

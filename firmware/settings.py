@@ -175,6 +175,7 @@ TABLE = {
     "blksize": (1468, _whole(8, 65464)),
     "windowsize": (16, _whole(1, 1024)),
     "wrq_windowsize": (1, _whole(1, 1024)),
+    "made_files": (True, _SWITCH),
     "read_from": (["0.0.0.0/0"], _RANGES),
     "write_from": ([], _RANGES),
     "write_to": (

@@ -61,6 +61,7 @@ _TYPES = {
     "txt": "text/plain",
     "xml": "application/xml",
 }
+_BYTES = const("application/octet-stream")
 _ACTIVE = ("text/html", "image/svg+xml", "application/xml")
 _READS = (b"GET", b"HEAD")
 _MORE = {
@@ -214,8 +215,11 @@ class Connection:
     wants_more  it did not ask for the connection to be closed
     keep        the connection stays open after this answer
     moved       bytes of the present file that were sent or received
+    doing       what, of which path, since when (uptime_ms of the journal) and how many bytes in
+                all; None while no file is sent or received
     """
 
+    doing = None
     NEXT = POLLOUT  # what a generator yields to be resumed in the next turn
 
     def __init__(self, http, sock, host, label):
@@ -286,6 +290,7 @@ class Connection:
         """Log and count a transfer that has ended. `outcome`: DONE or why not; `began`:
         uptime_ms of the journal."""
         journal = self.http.journal
+        self.doing = None
         ms = max(journal.uptime_ms() - began, 0)
         size = self.moved
         journal.count("requests")
@@ -428,6 +433,7 @@ class Connection:
                 path, file = files.find(ways, found)
                 break
             except Later:
+                self.took(0)
                 yield self.NEXT
         files.readers[file] = path
         self._file = file
@@ -440,9 +446,12 @@ class Connection:
         began = http.journal.uptime_ms()
         path, file, size = yield from self._finding(target)
         whole = hasattr(file, "windowsize")  # compressed: it is inflated from its start
-        changed = os.stat(path)[8]
+        changed = getattr(file, "crc", None)
+        modified = ""
+        if changed is None:  # else it was made just now, by made.py
+            changed = os.stat(path)[8]
+            modified = _date(changed)
         tag = '"%s-%x-%x"' % (http.nonce, changed, size)
-        modified = _date(changed)
         more = "ETag: %s\r\nAccept-Ranges: %s\r\nCache-Control: no-cache\r\n" % (
             tag,
             "none" if whole else "bytes",
@@ -452,7 +461,7 @@ class Connection:
         name = path.split("/")[-1].lower()
         if whole and name.endswith(".gz"):
             name = name[:-3]
-        kind = _TYPES.get(name.rpartition(".")[2], "application/octet-stream")
+        kind = getattr(file, "kind", None) or _TYPES.get(name.rpartition(".")[2], _BYTES)
         if kind in _ACTIVE:  # an uploaded page must not act as the board's own
             more += "Content-Security-Policy: sandbox\r\n"
         code, start, end = 200, 0, size
@@ -478,7 +487,11 @@ class Connection:
                 more += "Content-Range: bytes %d-%d/%d\r\n" % (start, end - 1, size)
         yield from self.sending(self.head(code, kind, end - start, more))
         if method == b"GET":
+            if hasattr(file, "crc"):  # a page asks for such a file each second
+                yield from self._streaming(file, start, end)
+                return
             self.moved = 0
+            self.doing = "GET", path, began, end - start
             outcome = "broken off"
             try:
                 yield from self._streaming(file, start, end)

@@ -59,10 +59,13 @@ def label(opcode, name, mode, options):
 class Journal:
     """Prints log lines up to a level, each with the seconds since the start, and counts events.
 
+    also      functions that are called with each line that was printed: its level, the line
     counters  dict of int: requests, refused, done, failed (transfers by how they ended), bytes
               (delivered), resent (packets), garbage (datagrams that are no request and belong to
               no transfer)
     """
+
+    also = ()
 
     def __init__(self, level):
         """`level`: "error", "warning", "info" or "debug"."""
@@ -96,7 +99,10 @@ class Journal:
         """Print `text % values` unless `level` (ALWAYS to DEBUG) is above the journal's."""
         if level <= self._level:
             now = self.uptime_ms()
-            print("%d.%03d" % (now // 1000, now % 1000), text % values if values else text)
+            text = "%d.%03d %s" % (now // 1000, now % 1000, text % values if values else text)
+            print(text)
+            for tell in self.also:
+                tell(level, text)
 
     def may_tell(self, host):
         """Whether a line that any host can cause may be printed now; `host` (str) caused this one.

@@ -64,6 +64,7 @@ def storing(connection, method, target, fields):
     else:
         sink = uploads.create(path, "octet", size)
         uploads.writing.append(path.lower())
+        connection.doing = "PUT", path, began, size
         outcome = "broken off"
         try:
             if fields.get("expect", "").lower() == "100-continue":

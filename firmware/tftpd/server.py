@@ -58,7 +58,7 @@ class Server:
         self.journal = Journal(settings["log"])
         from .start import start
 
-        self.ahead, self.files, uploads = start(settings, self.journal)
+        self.ahead, self.files, uploads = start(self)
         self.blksize = min(settings["blksize"], self.ahead.size)  # the largest that is granted
         self.stores: dict = {RRQ: self.files, WRQ: uploads}
         self.may = {RRQ: Ranges(settings["read_from"]), WRQ: Ranges(settings["write_from"])}

@@ -19,11 +19,20 @@ _FOLDER = const(0x4000)  # bit of st_mode
 _LEAST_BLKSIZE = const(512)  # RFC 1350's, for requests without options
 
 
-def start(settings, journal):
-    """(ReadAhead, Files, Uploads) as `settings` want them; None in place of the Uploads where no
-    upload is allowed. The `journal` is told what is not as it was set. Raises MemoryError."""
+def start(server):
+    """(ReadAhead, Files, Uploads) as the settings of `server` want them; None in place of the
+    Uploads where no upload is allowed. Its journal is told what is not as it was set. Raises
+    MemoryError."""
+    settings = server.settings
+    journal = server.journal
     ahead = _make_ahead(settings, journal)
-    files = Files(settings, gc.mem_free() // 32)  # an eighth of what is free, at most
+    most = gc.mem_free() // 32  # an eighth of what is free, at most
+    if settings["made_files"]:
+        from .reserved import Reserved
+
+        files = Reserved(server, most)
+    else:
+        files = Files(settings, most)
     uploads = _load_uploads(settings, files, journal)
     index(files.names)
     return ahead, files, uploads

@@ -42,5 +42,8 @@ class WLAN:
     def disconnect(self):
         self._connected = False
 
+    def status(self, what):
+        return {"rssi": -55}[what]
+
     def isconnected(self):
         return self._connected

@@ -1,0 +1,54 @@
+"""The folder `tftpd/`, whose files the server makes itself (made.py), and the last lines of the
+journal. Loaded only where the setting `made_files` is on."""
+
+from micropython import const
+
+from .files import Files
+from .names import components
+from .packet import ACCESS, Refused
+
+FOLDER = "tftpd"
+_RING_BYTES = const(2048)
+
+
+class Reserved(Files):
+    """Files, with that folder in place of what any root may have of its name.
+
+    server  Server
+    ring    the last lines of the journal, the newest at the end; NULs while it is not full
+    """
+
+    def __init__(self, server, most):
+        super().__init__(server.settings, most)
+        self.server = server
+        self.ring = memoryview(bytearray(_RING_BYTES))
+        server.journal.also += (self._keep,)
+
+    def _keep(self, level, line):
+        line = (line + "\n").encode()[-_RING_BYTES:]
+        size = len(line)
+        ring = self.ring
+        ring[:-size] = ring[size:]
+        ring[-size:] = line
+
+    def own(self, parts, host):
+        """As Files: what uploads and lists of folders ask. Raises Refused for that folder."""
+        if parts and parts[0].lower() == FOLDER:
+            raise Refused(ACCESS, "the server itself makes the files in %s/" % FOLDER)
+        return super().own(parts, host)
+
+    def place(self, name, host, found):
+        """As Files. One of that folder has a single way, which begins with its name."""
+        if FOLDER.encode() in name.lower():
+            parts = components(name[:-1] if name[-1:] == b"\xff" else name)
+            if parts[0].lower() == FOLDER:
+                return [[FOLDER, "/".join(parts[1:]).lower(), host]]
+        return super().place(name, host, found)
+
+    def find(self, ways, found):
+        """As Files."""
+        if ways[0][:1] == [FOLDER]:
+            from . import made
+
+            return made.find(self, ways[0][1], ways[0][2], found)
+        return super().find(ways, found)

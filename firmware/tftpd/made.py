@@ -92,7 +92,8 @@ class Made:
         """As a file's."""
 
 
-def _text(value):
+def text(value):
+    """`value` as JSON without spaces."""
     return json.dumps(value, separators=(",", ":"))
 
 
@@ -176,12 +177,10 @@ def _now(files, host):
 
 
 def _lines(files, host):
-    """The last lines of the journal. The first in the ring has lost its beginning, or has NULs
-    before it."""
-    lines = bytes(files.ring).split(b"\n")
-    first = lines[0].lstrip(b"\0")
-    lines = lines[1 if len(first) == len(lines[0]) else 0 : -1]
-    lines = [line.lstrip(b"\0").decode() for line in lines]
+    """The last lines of the journal. The first in a full ring has lost its beginning."""
+    text = bytes(files.ring).lstrip(b"\n")
+    lines = text.split(b"\n")[len(text) // len(files.ring) : -1]
+    lines = [line.decode() for line in lines]
     if host:
         lines = [line for line in lines if line.split(" ")[1].startswith(host + ":")]
     return lines
@@ -190,7 +189,7 @@ def _lines(files, host):
 def _list(made, items):
     comma = "["
     for item in items:
-        made.write(comma + _text(item))
+        made.write(comma + text(item))
         comma = ","
     made.write("[]" if comma == "[" else "]")
 
@@ -207,7 +206,7 @@ def _status(files, made, host, mine):
         clock = int(time()) + (_FROM_2000 if gmtime(0)[0] == 2000 else 0)
     volumes = _space(files)
     made.write(
-        _text(
+        text(
             {
                 "version": __version__,
                 "micropython": _micropython(),
@@ -235,18 +234,55 @@ def _journal(files, made, host, mine):
         made.write(line + "\n")
 
 
+def _metrics(files, made, host, mine):
+    """https://prometheus.io/docs/instrumenting/exposition_formats/, version 0.0.4."""
+    server = files.server
+    told = {
+        "uptime_seconds": server.journal.uptime_ms() / 1000,
+        "rssi_dbm": _rssi(server.settings),
+    }
+    told["heap_free_bytes"] = gc.mem_free()
+    told["heap_used_bytes"] = gc.mem_alloc()
+    told["transfers"] = len(list(_now(files, None)))
+    for name, value in server.journal.counters.items():
+        made.write("# TYPE tftpd_%s_total counter\ntftpd_%s_total %d\n" % (name, name, value))
+    for name, value in told.items():
+        if value is not None:
+            made.write("# TYPE tftpd_%s gauge\ntftpd_%s %s\n" % (name, name, value))
+    volumes = _space(files)
+    for at, name in ((1, "free"), (2, "size")):
+        made.write("# TYPE tftpd_volume_%s_bytes gauge\n" % name)
+        for one in volumes:
+            label = text(one[0])
+            made.write("tftpd_volume_%s_bytes{root=%s} %d\n" % (name, label, one[at]))
+    told = __version__, _micropython(), text(sys.implementation._machine)
+    made.write("# TYPE tftpd_info gauge\n")
+    made.write('tftpd_info{version="%s",micropython="%s",machine=%s} 1\n' % told)
+    made.kind = "text/plain; version=0.0.4; charset=utf-8"
+
+
 def _version(files, made, host, mine):
     told = __version__, _micropython(), sys.implementation._machine
     made.write("micropython-tftpd %s\nMicroPython %s\n%s\n" % told)
     made.kind = "text/plain"
 
 
-_MAKERS = {"status.json": _status, "journal.txt": _journal, "version": _version}
+_MAKERS = {
+    "status.json": _status,
+    "journal.txt": _journal,
+    "metrics": _metrics,
+    "version": _version,
+}
 
 
 def find(files, name, host, found):
     """(path, Made) of `name` for the client at `host`. `files`: reserved.Reserved; `found`: as in
     Names.find(). Raises Refused, Later."""
+    path = "%s/%s/%s" % (files.names.roots[0], FOLDER, name)
+    if name in ("index.txt", "index.json"):
+        from .index import index
+
+        return path, index(files, name, host, found)
     maker = _MAKERS.get(name)
     if not maker:
         if name:
@@ -254,4 +290,4 @@ def find(files, name, host, found):
         raise Refused(ACCESS, "is a folder, not a file")
     made = Made()
     maker(files, made, host, host if files.settings["client_folders"] else None)
-    return "%s/%s/%s" % (files.names.roots[0], FOLDER, name), made
+    return path, made

@@ -64,6 +64,19 @@ def _hash(path):
     return crc32(path.lower().encode()) & 0x3FFFFFFF  # a small int takes no heap
 
 
+def place(hashes, number):
+    """The index of `number` in the sorted `hashes`, or where to insert it (binary search)."""
+    low = 0
+    high = len(hashes)
+    while low < high:
+        middle = (low + high) >> 1
+        if hashes[middle] < number:
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
 class Later(Exception):
     """The answer is not known yet: ask again when Names.work() has returned True."""
 
@@ -134,7 +147,7 @@ class Names:
             return True
         number = _hash(path)
         hashes = self.hashes
-        at = self._place(number)
+        at = place(hashes, number)
         return at < len(hashes) and hashes[at] == number
 
     def _open(self, path):
@@ -175,19 +188,6 @@ class Names:
             return True
         return False
 
-    def _place(self, number):
-        """The index of `number` in the hashes, or where to insert it (binary search)."""
-        hashes = self.hashes
-        low = 0
-        high = len(hashes)
-        while low < high:
-            middle = (low + high) >> 1
-            if hashes[middle] < number:
-                low = middle + 1
-            else:
-                high = middle
-        return low
-
     def add(self, path):
         """Call when a file was put at `path`: its hash is kept. If there are too many, drop them
         all and keep none."""
@@ -197,7 +197,7 @@ class Names:
             return
         number = _hash(path)
         hashes = self.hashes
-        at = self._place(number)
+        at = place(hashes, number)
         if at < len(hashes) and hashes[at] == number:
             return
         try:

@@ -15,13 +15,13 @@ class Reserved(Files):
     """Files, with that folder in place of what any root may have of its name.
 
     server  Server
-    ring    the last lines of the journal, the newest at the end; NULs while it is not full
+    ring    the last lines of the journal, the newest at the end; LFs while it is not full
     """
 
     def __init__(self, server, most):
         super().__init__(server.settings, most)
         self.server = server
-        self.ring = memoryview(bytearray(_RING_BYTES))
+        self.ring = memoryview(bytearray(b"\n" * _RING_BYTES))
         server.journal.also += (self._keep,)
 
     def _keep(self, level, line):

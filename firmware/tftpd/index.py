@@ -1,0 +1,258 @@
+"""`tftpd/index.txt` and `tftpd/index.json`: every file that the asking client may read, with its
+size and CRC32. Loaded with the first request for one of them.
+
+A job of Names.work() lists the folders and reads the files in slices. Each CRC32 is kept, 12 bytes
+a file, until Names.add() tells that the file was put there anew, or it has another size.
+"""
+
+import gc
+import os
+from array import array
+from binascii import crc32
+from errno import ENOENT
+from struct import unpack
+
+from micropython import const
+
+from .made import Made, text
+from .names import Later, _hash, components, place
+from .packet import UNDEFINED, Refused
+
+_FOLDER = const(0x4000)  # of os.ilistdir()
+_SLICE_BYTES = const(1024)  # read in one step
+_RESERVE_BYTES = const(32768)  # of heap that an index leaves free, as deflate.py does
+_GZIP = const(b"\x1f\x8b\x08")
+_TRAILER = const(8)  # bytes, RFC 1952: CRC32 and size
+_GZIP_MIN = const(18)  # bytes
+
+
+class Sums:
+    """The CRC32 of files: three arrays, sorted by the hash of the path."""
+
+    def __init__(self, names):
+        self.most = names.most >> 1
+        self.forget()
+        self.add = names.add
+        names.add = self.told  # so no other module calls this one
+
+    def forget(self):
+        self.hashes = array("i")
+        self.checks = array("I")  # of size and path, odd; 0: not valid any more
+        self.sums = array("I")
+
+    def _at(self, path):
+        """(where it is or would be, whether it is there)"""
+        number = _hash(path)
+        at = place(self.hashes, number)
+        return at, self.hashes[at : at + 1] == array("i", (number,))
+
+    def told(self, path):
+        """In place of Names.add(): the file at `path` is another one."""
+        at, there = self._at(path)
+        if there:
+            self.checks[at] = 0
+        self.add(path)
+
+    def get(self, path, size):
+        """The CRC32 of the file at `path`, which has `size` bytes; None if it is not known."""
+        at, there = self._at(path)
+        return self.sums[at] if there and self.checks[at] == _check(path, size) else None
+
+    def put(self, path, size, crc):
+        """Keep it. If there are too many, or no memory, drop all."""
+        at, there = self._at(path)
+        try:
+            if not there:
+                if len(self.hashes) >= self.most:
+                    raise MemoryError
+                for values in (self.hashes, self.checks, self.sums):
+                    values.append(0)
+                    view = memoryview(values)
+                    view[at + 1 :] = view[at:-1]
+            self.hashes[at] = _hash(path)
+            self.checks[at] = _check(path, size)
+            self.sums[at] = crc
+        except MemoryError:
+            self.forget()
+
+
+def _check(path, size):
+    return (size * 31 ^ hash(path)) & 0xFFFFFFFF | 1
+
+
+_sums = None
+_busy = False  # one at a time, for the heap's sake
+
+
+def index(files, name, host, found):
+    """Made of the index called `name`. Arguments as of made.find(). Raises Refused, Later."""
+    global _sums
+    names = files.names
+    if not _sums:
+        _sums = Sums(names)
+    made = found.get(name)
+    if isinstance(made, Refused):
+        raise made
+    if made is None:
+        if name not in found and not _busy:
+            found[name] = None
+            names.jobs.append(_indexing(files, name, host, found))
+        raise Later
+    return made
+
+
+def _indexing(files, name, host, found):
+    """A job of Names.work(): set found[name] to a Made, or to Refused."""
+    global _busy
+    _busy = True
+    answer = Refused(UNDEFINED, "can't list the files, try again")  # unless all goes well
+    made = Made()
+    comma = "["
+    try:
+        for one in _walk(files, host):
+            if one:
+                path, size, crc, stored = one
+                if name[-1] == "t":
+                    made.write("%08x %d %s\n" % (crc, size, path))
+                else:
+                    what = {"name": path, "size": size, "crc32": "%08x" % crc}
+                    if stored:
+                        what["from"] = stored
+                    made.write(comma + text(what))
+                    comma = ",\n"
+                if made.size & (_SLICE_BYTES - 1) < len(path) and gc.mem_free() < _RESERVE_BYTES:
+                    gc.collect()
+                    if gc.mem_free() < _RESERVE_BYTES:
+                        raise MemoryError
+            yield
+        if name[-1] == "n":
+            made.write("]\n" if comma != "[" else "[]\n")
+        answer = made
+    except MemoryError:
+        answer = Refused(UNDEFINED, "no memory just now, try again")
+    except OSError as trouble:
+        answer = Refused(UNDEFINED, "can't read the files: %s" % trouble)
+    finally:
+        found[name] = answer
+        _busy = False
+
+
+def _walk(files, host):
+    """Gives None after each step, and for each file that is served to `host` (name, size, CRC32,
+    name of the compressed file that it comes from or None)."""
+    names = files.names
+    own = files.settings["client_folders"]
+    layers = []  # (which of Files.place()'s ways, folder): what is in one hides it in later ones
+    if own:
+        layers += [(0, root + "/" + host) for root in names.roots]
+    if own != "only":
+        layers += [(1, root) for root in names.roots]
+    for layer in layers:
+        folders = [("", names.entries(layer[1]))]
+        while folders:
+            below, entries = folders[-1]
+            for entry in entries:
+                yield
+                name = entry[0]
+                if not _is_served(files, below, name, host) or (
+                    own and layer[0] and not below and name == host
+                ):
+                    continue
+                below_one = below + "/" + name
+                path = layer[1] + below_one
+                if entry[1] & _FOLDER:
+                    folders.append((below_one, names.entries(path)))
+                    break
+                if not _is_hidden(names, layers, layer, below_one, False):
+                    summed = yield from _sum(files, path, entry)
+                    if summed:
+                        yield below_one[1:], summed[0], summed[1], None
+                if names.deflate and name[-3:].lower() == ".gz":
+                    plain = below_one[:-3]
+                    if not _is_hidden(names, layers, layer, plain, True):
+                        trailer = _trailer(path)
+                        if trailer:
+                            yield plain[1:], trailer[1], trailer[0], below_one[1:]
+            else:
+                folders.pop()
+
+
+def _is_served(files, below, name, host):
+    """Whether a request can name it."""
+    try:
+        if not below:
+            files.own([name], host)
+        return components(name.encode()) == [name]
+    except Refused:
+        return False
+
+
+def _is_hidden(names, layers, layer, path, inflated):
+    """Whether another file is served as `path` and not that of `layer`. `inflated`: that is a
+    compressed one, which gives way to a plain one of any root."""
+    before = True
+    for way, folder in layers:
+        if folder == layer[1]:
+            before = False
+        if way > layer[0] or not (before or inflated):
+            break
+        if _is_there(names, folder + path):
+            return True
+        if (
+            names.deflate
+            and before
+            and (inflated or way < layer[0])
+            and _is_there(names, folder + path + ".gz")
+        ):
+            return True
+    return False
+
+
+def _is_there(names, path):
+    """In any case, if the hashes of all names are known."""
+    if names.indexed:
+        return names._may_be(path)
+    try:
+        os.stat(path)
+        return True
+    except OSError:
+        return False
+
+
+def _sum(files, path, entry):
+    """(size, CRC32) of the file at `path`, None if it is gone. Gives None after each step."""
+    size = entry[3] if len(entry) > 3 else -1
+    crc = _sums.get(path, size)
+    while crc is None:
+        try:
+            file = open(path, "rb")
+        except OSError as trouble:
+            if trouble.errno == ENOENT:
+                return None
+            raise
+        files.readers[file] = path
+        try:
+            view = memoryview(bytearray(_SLICE_BYTES))
+            so_far = size = 0
+            while True:
+                n = file.readinto(view)
+                so_far = crc32(view[:n], so_far)
+                size += n
+                if not n:
+                    break
+                yield
+            if files.readers[file] == path:  # else an upload has replaced it
+                crc = so_far
+                _sums.put(path, size, crc)
+        finally:
+            files.close(file)
+    return size, crc
+
+
+def _trailer(path):
+    """(CRC32, size) of what is in a gzip file, as its end says; None if it is none."""
+    with open(path, "rb") as file:
+        if file.read(3) != _GZIP or file.seek(0, 2) < _GZIP_MIN:
+            return None
+        file.seek(-_TRAILER, 2)
+        return unpack("<II", file.read())

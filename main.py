@@ -26,6 +26,10 @@ else:
         from tftpd import http
 
         tick = http.also(tick)
+    if chosen["ntp"]:
+        from tftpd import ntp
+
+        tick = ntp.also(tick)
     try:
         Server(chosen).serve_forever(tick)
     except KeyboardInterrupt:

@@ -47,6 +47,12 @@ def _host(least):
     return check, 'an IPv4 address such as "192.168.1.5"'
 
 
+def _is_peer(value):
+    host, colon, port = value.partition(":") if isinstance(value, str) else ("", "", "")
+    fits = port.isdigit() and len(port) <= 5 and 0 < int(port) < 65536
+    return _host(1)[0](host) and (fits or not colon)
+
+
 def _is_mask(value):
     hosts = 0
     for octet in _octets(value) or 4 * [0]:
@@ -108,6 +114,7 @@ _RANGES = (
     lambda value: _all(list, _is_range, value),
     'a list of addresses and ranges such as ["192.168.1.0/24"]',
 )
+_PEER = (_is_peer, 'an IPv4 address, or one with a port such as "192.168.1.5:514"')
 _CAPITALS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _OFF = None  # a setting with this default is off until it is set; null is allowed
 
@@ -211,6 +218,8 @@ TABLE = {
         ),
     ),
     "log": ("info", _one_of("error", "warning", "info", "debug")),
+    "syslog": (_OFF, _PEER),
+    "ntp": (_OFF, _PEER),
     "led": (_OFF, _PIN),
     "button": (_OFF, _PIN),
     "watchdog": (True, _SWITCH),

@@ -18,6 +18,7 @@ sys.path.insert(0, sys.argv[0].rsplit("/", 1)[0] + "/shims")
 # A real board has these modules in its firmware. Here they are loaded before the mount hides the
 # host's files.
 import socket  # noqa: E402  # ours, from shims/
+import time  # noqa: E402, F401  # ours, too
 
 import machine  # noqa: E402
 import network  # noqa: E402, F401

@@ -66,6 +66,10 @@ class Server:
         self._later = {}  # address: (request, what was found for it so far), of Later
         self._rested = ticks_ms()  # until when transfers have the loop, after a listing
         self._running = False
+        if settings["syslog"]:
+            from .syslog import follow
+
+            follow(self)
 
     # -- for the user
 

@@ -80,6 +80,8 @@ DRAWN: dict[str, st.SearchStrategy[Any] | None] = {
             max_size=5,
         )
     ),
+    "syslog": st.builds("127.0.0.1:{}".format, st.integers(1, 65535)),
+    "ntp": st.builds("127.0.0.1:{}".format, st.integers(1, 65535)),
     "led": PIN,
     "button": PIN,
 }

@@ -15,6 +15,14 @@ def reset():
         time.sleep(1)
 
 
+class RTC:
+    """The clock: what is set here is what `time` gives from then on."""
+
+    def datetime(self, now):
+        year, month, day, _, hour, minute, second, _ = now
+        time.set(time.mktime((year, month, day, hour, minute, second, 0, 0)))  # pyright: ignore[reportAttributeAccessIssue]
+
+
 class WDT:
     """The host restarts the board when it is not fed for `timeout` milliseconds."""
 

@@ -10,5 +10,5 @@ boot.py, main.py and the settings stay on the flash, where they can be changed.
 
 metadata(description="A TFTP server", version="0.1.0", license="MIT")  # type: ignore  # noqa: F821
 package("tftpd")  # type: ignore  # noqa: F821
-for name in ("link", "cards", "sdcard", "crash", "panel", "settings", "wire"):
+for name in ("link", "cards", "sdcard", "crash", "panel", "rulebook", "settings", "wire"):
     module(name + ".py")  # type: ignore  # noqa: F821

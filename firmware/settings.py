@@ -177,6 +177,13 @@ TABLE = {
         ),
     ),
     "client_folders": (False, _one_of(True, False, "only")),
+    "rules": (
+        _OFF,
+        (
+            lambda value: isinstance(value, list) and len(value) <= 64,
+            'a list of at most 64 rules such as [{"name": "*.cfg", "give": "cfg/{file}"}]',
+        ),
+    ),
     "transfers": (8, _whole(1, 256)),
     "transfers_per_client": (256, _whole(1, 256)),
     "blksize": (1468, _whole(8, 65464)),
@@ -240,9 +247,15 @@ def update(settings, values):
             complaints.append("no setting is called %s" % json.dumps(name))
             continue
         default, (check, allowed) = TABLE[name]
-        if (value is None and default is _OFF) or (value is not None and check(value)):
+        good = (value is None and default is _OFF) or (value is not None and check(value))
+        if name == "rules" and value is not None:
+            from rulebook import packed
+
+            settings[name], wrong = packed(value if good else [0], _is_text, _RANGES[0])
+            complaints += wrong if good else ()
+        elif good:
             settings[name] = value
-        else:
+        if not good:
             secret = name == "password"
             shown = "" if secret else ", not " + json.dumps(value)
             complaints.append("%s must be %s%s" % (name, allowed, shown))

@@ -445,6 +445,8 @@ class Connection:
         http = self.http
         began = http.journal.uptime_ms()
         path, file, size = yield from self._finding(target)
+        if http.server.settings["rules"]:
+            target = http.server.files.names.served(path, path_of(target))
         whole = hasattr(file, "windowsize")  # compressed: it is inflated from its start
         changed = getattr(file, "crc", None)
         modified = ""

@@ -38,8 +38,11 @@ def quoted(sent):
     """Return the text that a client sent (bytes) in quotes, safe to print.
 
     Only ASCII and letters of scripts written from left to right are printed as they are. All else
-    is escaped, as it may be unprintable or forge a line. What is not UTF-8 is shown as bytes.
+    is escaped, as it may be unprintable or forge a line. What is not UTF-8 is shown as bytes. A
+    str (rules.py) is quoted already.
     """
+    if isinstance(sent, str):
+        return sent
     try:
         text = sent.decode()
     except UnicodeError:

@@ -137,8 +137,9 @@ class Names:
                     return found[path], self._open(found[path])
         raise Refused(NOT_FOUND, "file not found")
 
-    def served(self, path):
-        """The name (bytes) that `path` has for clients: without its root."""
+    def served(self, path, asked):
+        """The name (bytes) that `path` has for clients: without its root. `asked`, the name of the
+        request (bytes), is for rules.py."""
         lengths = [len(root) for root in self.roots if path.startswith(root + "/")]
         return path[lengths[0] :].encode()
 

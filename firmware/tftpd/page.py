@@ -83,10 +83,12 @@ def _paths(connection, name):
     return paths
 
 
-def _is_foreign(files, parts, host):
-    """Whether that is the folder of another client."""
+def _is_hidden(files, parts, host):
+    """Whether that is the folder of another client, or rules keep it from this one."""
     try:
         files.own(parts, host)
+        if files.settings["rules"]:
+            files.place("/".join(parts).encode(), host, {})
         return False
     except Refused:
         return True
@@ -147,10 +149,12 @@ def listing(connection, method, target, fields):
     for path in paths:
         for entry in files.names.entries(path):
             one = entry[0]
+            if one[0] == "." or _is_hidden(files, asked + [one], connection.host):
+                yield connection.NEXT  # many in a row must not hold the loop
+                continue
             if entry[1] & _FOLDER:
-                if one[0] != "." and not _is_foreign(files, asked + [one], connection.host):
-                    text += _row(base, one + "/", "")
-            elif one[0] != ".":
+                text += _row(base, one + "/", "")
+            else:
                 text += _row(base, one, entry[3] if len(entry) > 3 else "")
             if len(text) > _BATCH:
                 yield from connection.sending(text.encode())

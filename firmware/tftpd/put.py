@@ -49,6 +49,8 @@ def storing(connection, method, target, fields):
             if refusal.code != EXISTS:
                 raise
             raise Failed(409, "the file exists, and overwrite is off")
+    if settings["rules"]:
+        target = server.files.names.served(path, path_of(target))
     existed = exists(path)
     if method == b"DELETE" and not existed:
         raise Refused(NOT_FOUND, "file not found")

@@ -222,7 +222,7 @@ class Server:
         try:
             limits = settings["timeout"], settings["retries"]
             transfer = store.transfer(file, self.ahead, agreed, *limits, ticks_ms)
-            path = self.files.names.served(path)
+            path = self.files.names.served(path, name)
             told = "%s:%d %s" % (host, number, label(opcode, path, mode, agreed.granted))
             began = self.journal.uptime_ms()
             session = Session(transfer, file, client, host, datagram, told, began, now)

@@ -34,6 +34,10 @@ def start(server):
     else:
         files = Files(settings, most)
     uploads = _load_uploads(settings, files, journal)
+    if settings["rules"]:
+        from .rules import rule
+
+        rule(settings["rules"], files, uploads)
     index(files.names)
     return ahead, files, uploads
 

@@ -82,6 +82,18 @@ DRAWN: dict[str, st.SearchStrategy[Any] | None] = {
     ),
     "syslog": st.builds("127.0.0.1:{}".format, st.integers(1, 65535)),
     "ntp": st.builds("127.0.0.1:{}".format, st.integers(1, 65535)),
+    "rules": short(
+        st.lists(
+            st.fixed_dictionaries(
+                {"name": st.sampled_from(["*.cfg", "x/*", "[!ls]*"]), "give": st.sampled_from(["deny", "{ip}/{*}"])},
+                optional={
+                    "from": RANGE | st.lists(RANGE, min_size=1, max_size=2),
+                    "op": st.sampled_from(["read", "both"]),
+                },
+            ),
+            max_size=9,
+        )
+    ).map(lambda rules: [*rules, {"name": "small", "give": ["none", "{file}"]}]),
     "led": PIN,
     "button": PIN,
 }

@@ -6,7 +6,13 @@ from pathlib import Path
 from board import ROOT
 from tools.boards import micropython
 
-ONLY_CPYTHON = {"test_deflate_properties", "test_micropython", "test_transfer_properties", "test_upload_properties"}
+ONLY_CPYTHON = {
+    "test_deflate_properties",
+    "test_micropython",
+    "test_rules_properties",
+    "test_transfer_properties",
+    "test_upload_properties",
+}
 HERE = Path(__file__).parent
 MODULES = sorted({path.stem for path in HERE.glob("test_*.py")} - ONLY_CPYTHON)
 RUN = [micropython(), "-X", "heapsize=2M", str(HERE / "run_pure.py"), "firmware"]

@@ -16,6 +16,7 @@ COMMANDS = {
     "flash": "flash that file on a board, and wait until the board serves",
     "deploy": "update a running board without flashing it: copy only what changed",
     "monitor": "show a board's console live",
+    "try-rules": "show what the rules for names make of a name, step by step",
     "bench": "measure the server against its budgets and against other servers",
 }
 
@@ -40,7 +41,7 @@ def main() -> int:
         return 0
     try:
         name = parser.parse_args(sys.argv[1:2]).command
-        module = importlib.import_module(f".{name}", __package__)
+        module = importlib.import_module(f".{name.replace('-', '_')}", __package__)
         command = Parser(prog=f"python -m tools {name}", description=module.__doc__)
         module.add_arguments(command)
         status = module.run(command.parse_args(sys.argv[2:]))

@@ -170,7 +170,7 @@ def patient_fetch(
 
 def store(
     server: Address,
-    name: str,
+    name: str | bytes,
     data: bytes,
     *options: Option,
     mode: str = "octet",

@@ -85,3 +85,10 @@ def test_a_bad_value_of_one_setting_does_not_stop_the_others(tmp_path: Path, val
 def test_a_file_that_can_not_be_read_is_reported(tmp_path: Path):
     chosen, console = load(tmp_path)
     assert chosen == {} and len(console) == 1 and "not used, OSError" in console[0]
+
+
+def test_a_wrong_rule_is_named_and_refuses_while_the_others_stay(tmp_path: Path):
+    data = b'{"rules": [{"name": "a", "give": "b"}, {"name": "c", "form": "10.0.0.1", "give": "d"}]}'
+    chosen, (line,) = load(write(tmp_path / "file", data))
+    assert line.endswith('file: rules: number 2: no "form" in a rule')
+    assert "rules" in chosen and "wrong rule" in str(chosen["rules"])

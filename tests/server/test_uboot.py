@@ -1,19 +1,13 @@
 """U-Boot in QEMU boots and loads files from the everyday board over TFTP, also over a wire that loses packets.
 
-U-Boot asks port 69 and QEMU's own network answers there itself, so both live in a network namespace of their own,
-joined by a tap device whose frames pass through this test. Both vanish with the test.
+Both live in a network of their own (cable.py).
 """
 
-import ctypes
-import fcntl
 import os
 import re
 import select
 import shutil
-import socket
-import struct
 import subprocess
-import threading
 import time
 import zlib
 from collections.abc import Iterator
@@ -24,93 +18,18 @@ from typing import NamedTuple
 import pytest
 
 from board import Board
+from cable import SERVER, Cable, Namespace
 from served import content
 
 QEMU = "qemu-system-aarch64"
 UBOOT = Path("/usr/lib/u-boot/qemu_arm64/u-boot.bin")
-SERVER, CLIENT = "192.0.2.1", "192.0.2.2"  # RFC 5737: addresses for documentation
+CLIENT = "192.0.2.2"
 WHERE = "0x41000000"  # memory of QEMU's virt board, above U-Boot
 FILES = {
     "image.bin": content(700_000),
     "whole-blocks.bin": content(1468 * 32, seed=2),  # ends with an empty block
     "tiny.bin": content(5, seed=3),
 }
-
-_CLONE_NEWNET = 0x4000_0000  # unshare(2)
-_TUNSETIFF = 0x4004_54CA  # linux/if_tun.h
-_IFF_TAP_NO_PI = 0x1002
-_FRAME_BYTES = 2048
-
-
-class Namespace:
-    """A new network namespace without a name; it exists as long as a process runs inside."""
-
-    def __enter__(self) -> "Namespace":
-        self._libc = ctypes.CDLL(None, use_errno=True)
-        self._home = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
-        if self._libc.unshare(_CLONE_NEWNET):
-            os.close(self._home)
-            number = ctypes.get_errno()
-            raise OSError(number, f"unshare: {os.strerror(number)}")
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        assert self._libc.setns(self._home, _CLONE_NEWNET) == 0
-        os.close(self._home)
-
-
-class Cable:
-    """Connects QEMU, which gets the socket `end`, to a tap device with the server's address.
-
-    Drops every `lose_every`-th UDP datagram, in both directions; 0 drops none.
-    """
-
-    def __init__(self) -> None:
-        self._tap = os.open("/dev/net/tun", os.O_RDWR)
-        fcntl.ioctl(self._tap, _TUNSETIFF, struct.pack("16sH22x", b"tap0", _IFF_TAP_NO_PI))
-        for words in (f"addr add {SERVER}/24 dev tap0", "link set tap0 up", "link set lo up"):
-            subprocess.run(["ip", *words.split()], check=True)
-        self._near, self.end = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self.lose_every = 0
-        self.lost = 0
-        self._count = 0
-        self._stop, self._stopping = os.pipe()
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
-
-    def _run(self) -> None:
-        near = self._near.fileno()
-        while True:
-            readable = select.select([self._tap, near, self._stop], [], [])[0]
-            if self._stop in readable:
-                return
-            for source, target in ((self._tap, near), (near, self._tap)):
-                if source in readable:
-                    frame = os.read(source, _FRAME_BYTES)
-                    if self._loses(frame):
-                        continue
-                    try:
-                        os.write(target, frame)
-                    except ConnectionError:  # QEMU has ended
-                        return
-
-    def _loses(self, frame: bytes) -> bool:
-        if not self.lose_every or frame[12:14] != b"\x08\x00" or frame[23] != socket.IPPROTO_UDP:
-            return False
-        self._count += 1
-        lost = self._count % self.lose_every == 0
-        self.lost += lost
-        return lost
-
-    def __enter__(self) -> "Cable":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        os.close(self._stopping)
-        self._thread.join()
-        self._near.close()
-        os.close(self._stop)
-        os.close(self._tap)
 
 
 class UBoot:

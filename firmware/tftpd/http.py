@@ -24,7 +24,7 @@ _CONNECTIONS = 4 if sys.platform == "rp2" else 8
 _HEAD_BYTES = const(2048)  # of a request with its header fields
 _REQUEST_MS = const(10_000)  # for a request, from its first byte or the connection on
 _IDLE_MS = const(20_000)  # a connection is kept so long for the next request,
-_STALLED_MS = const(30_000)  # and for a client that takes nothing
+_STALLED_MS = const(30_000)  # and for a client that sends or takes nothing
 _LINGER_MS = const(1000)  # after the last answer: a close at once could overtake it
 _CLOCK_SET = const(2024)  # the year from which the clock is believed
 _ANSWERS = {
@@ -40,6 +40,7 @@ _ANSWERS = {
     405: "Method Not Allowed",
     409: "Conflict",
     411: "Length Required",
+    412: "Precondition Failed",
     413: "Content Too Large",
     416: "Range Not Satisfiable",
     431: "Request Header Fields Too Large",
@@ -64,6 +65,7 @@ _TYPES = {
 _BYTES = const("application/octet-stream")
 _ACTIVE = ("text/html", "image/svg+xml", "application/xml")
 _READS = (b"GET", b"HEAD")
+CHANGED = "the file is not the one that the request is for"
 _MORE = {
     401: 'WWW-Authenticate: Basic realm="tftpd"\r\n',
     405: "Allow: GET, HEAD, PUT, DELETE\r\n",
@@ -111,10 +113,15 @@ def parse(head):
     {name in lower case: value}, both str. Raises Failed.
     """
     lines = head.split(b"\r\n")
+    for line in lines:  # also of a lone CR or LF, RFC 9112 section 2.2
+        if any([(one < 32 and one != 9) or one == 127 for one in line]):
+            raise Failed(400, "a control character")
     words = lines[0].split(b" ")
     if len(words) != 3 or words[2][:5] != b"HTTP/":
         raise Failed(400, "the first line is no request")
     method, target, version = words
+    if not method.isalpha():  # the journal and put.py take it for ASCII
+        raise Failed(400, "that is no method")
     if len(version) != 8 or version[5:7] != b"1." or not version[7:].isdigit():
         raise Failed(505, "HTTP/1.1 and HTTP/1.0 only")
     fields = {}
@@ -127,8 +134,6 @@ def parse(head):
         if not colon or not _is_token(name):  # also a continued line, RFC 9112 section 5.2
             raise Failed(400, "a line of the header is no field")
         value = value.strip(" \t")
-        if any([(one < " " and one != "\t") or one == "\x7f" for one in value]):
-            raise Failed(400, "a control character in a header field")
         if name in fields:
             if name in ("host", "content-length", "transfer-encoding"):
                 raise Failed(400, "%s twice" % name)
@@ -136,7 +141,8 @@ def parse(head):
         fields[name] = value
     if b"/" not in target[:1] and target[:7].lower() == b"http://":  # absolute form
         authority, slash, path = target[7:].partition(b"/")
-        fields["host"] = authority.decode()
+        if "host" in fields:
+            fields["host"] = quoted(authority)[1:-1]
         target = slash + path or b"/"
     if target[:1] != b"/":
         raise Failed(400, "the path does not begin with /")
@@ -189,8 +195,9 @@ def _date(seconds):
     )
 
 
-def _listed(tag, value):
-    """Whether `tag` is one of those in the field If-None-Match: a weak comparison."""
+def listed(tag, value):
+    """Whether `tag` is one of those in the field If-None-Match or If-Match. No tag of this server
+    is a weak one."""
     return value == "*" or tag in [one.strip().replace("W/", "") for one in value.split(",")]
 
 
@@ -204,6 +211,16 @@ def is_own(host, hostname):
     address = len(numbers) == 4 and all([one.isdigit() and int(one) < 256 for one in numbers])
     hostname = hostname.lower()
     return address or name in (hostname, hostname + ".local", "localhost")
+
+
+def _give_up(sock, why):
+    """Send a last answer without a body, as far as the socket takes it. What the client has sent
+    is read, for a socket that is closed with data resets the connection."""
+    try:
+        sock.write("HTTP/1.1 %s\r\nContent-Length: 0\r\nConnection: close\r\n\r\n" % why)
+        sock.recv(_HEAD_BYTES)
+    except OSError:
+        pass
 
 
 class Connection:
@@ -265,10 +282,7 @@ class Connection:
     def expired(self):
         """`until` has come."""
         if self.until and self._wanted == POLLIN and not self.idle:
-            try:
-                self.sock.write(b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\n\r\n")
-            except OSError:
-                pass
+            _give_up(self.sock, "408 Request Timeout")
         self.close()
 
     def _release(self):
@@ -282,9 +296,15 @@ class Connection:
         self.until = ticks_add(ticks_ms(), ms)
 
     def took(self, size):
-        """The client has taken, or sent, `size` bytes."""
+        """The client has taken, or sent, `size` bytes of a file."""
         self.moved += size
-        self._for(_STALLED_MS)
+        self._lives(size)
+
+    def _lives(self, size):
+        """Each byte lets a client live for another millisecond, up to _STALLED_MS from now: so it
+        has to do 1 KB/s, with pauses, and no slower one can keep its place."""
+        now = ticks_ms()
+        self._for(min(ticks_diff(self.until, now) + size, _STALLED_MS))
 
     def finished(self, method, target, outcome, began):
         """Log and count a transfer that has ended. `outcome`: DONE or why not; `began`:
@@ -342,17 +362,18 @@ class Connection:
 
     def sending(self, data):
         """Send it (bytes)."""
-        self.took(0)
         data = memoryview(data)
         while data:
             sent = self.sock.write(data)
             if sent:
                 data = data[sent:]
+                self._lives(sent)
             else:
                 yield POLLOUT
 
     def _answering(self, head):
         """Answer a request."""
+        self._for(_STALLED_MS)
         method, target = b"", b""
         self.keep = False
         try:
@@ -391,6 +412,8 @@ class Connection:
         host = fields.get("host")
         if host is None and minor:
             raise Failed(400, "no Host")
+        if not minor:
+            fields.pop("expect", None)  # RFC 9110 section 10.1.1
         if host and not is_own(host, http.server.settings["hostname"]):
             raise Failed(403, "this board is not %s" % host[:64])
         if self.host not in http.readers:
@@ -433,7 +456,7 @@ class Connection:
                 path, file = files.find(ways, found)
                 break
             except Later:
-                self.took(0)
+                self._for(_STALLED_MS)
                 yield self.NEXT
         files.readers[file] = path
         self._file = file
@@ -453,7 +476,7 @@ class Connection:
         if changed is None:  # else it was made just now, by made.py
             changed = os.stat(path)[8]
             modified = _date(changed)
-        tag = '"%s-%x-%x"' % (http.nonce, changed, size)
+        tag = http.tag(changed, size)
         more = "ETag: %s\r\nAccept-Ranges: %s\r\nCache-Control: no-cache\r\n" % (
             tag,
             "none" if whole else "bytes",
@@ -469,7 +492,9 @@ class Connection:
         code, start, end = 200, 0, size
         asked = fields.get("if-none-match")
         since = fields.get("if-modified-since", "-")
-        if _listed(tag, asked) if asked else since == modified:
+        if not listed(tag, fields.get("if-match", "*")):
+            raise Failed(412, CHANGED)
+        if listed(tag, asked) if asked else since == modified:
             yield from self.sending(self.head(304, kind, size, more))
             return
         if (
@@ -574,6 +599,10 @@ class Http:
             if ticks_diff(connection.until, now) <= 0:
                 connection.expired()
 
+    def tag(self, changed, size):
+        """The ETag of a file of `size` bytes that was changed at the time `changed`."""
+        return '"%s-%x-%x"' % (self.nonce, changed, size)
+
     def close(self):
         """Close everything."""
         for connection in list(self.connections):
@@ -606,7 +635,7 @@ class Http:
         try:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             sock.bind(socket.getaddrinfo(self.ports.address, number)[0][-1])
-            sock.listen(_CONNECTIONS)
+            sock.listen(64 if sys.platform == "linux" else _CONNECTIONS)
             sock.setblocking(False)
         except BaseException:
             sock.close()
@@ -624,15 +653,11 @@ class Http:
             idle = [one for one in self.connections if one.idle]
             if idle:
                 idle[0].close()
+        sock.setblocking(False)
         if not peer or len(self.connections) >= _CONNECTIONS:
-            try:
-                sock.setblocking(False)
-                sock.write(b"HTTP/1.1 503 Busy\r\nRetry-After: 2\r\nConnection: close\r\n\r\n")
-            except OSError:
-                pass
+            _give_up(sock, "503 Busy\r\nRetry-After: 2")
             sock.close()
             return
-        sock.setblocking(False)
         connection = Connection(self, sock, peer[0], "%s:%d" % peer)
         self.connections.append(connection)
         connection.go()

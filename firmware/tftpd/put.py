@@ -4,11 +4,12 @@ replaced, whole or not at all. Loaded with the first of them from a client in `w
 RFC 9110 sections 9.3.4, 9.3.5 and 10.1.1 (100-continue).
 """
 
+import os
 from binascii import a2b_base64
 from select import POLLIN
 from time import ticks_ms
 
-from .http import Failed, path_of
+from .http import CHANGED, Failed, listed, path_of
 from .names import Later
 from .packet import ACCESS, EXISTS, NOT_FOUND, WRQ, Refused
 from .transfer import DONE
@@ -52,6 +53,7 @@ def storing(connection, method, target, fields):
     if settings["rules"]:
         target = server.files.names.served(path, path_of(target))
     existed = exists(path)
+    _check_version(connection.http, path, existed, fields)
     if method == b"DELETE" and not existed:
         raise Refused(NOT_FOUND, "file not found")
     try:
@@ -78,8 +80,22 @@ def storing(connection, method, target, fields):
             sink.close()
             uploads.writing.remove(path.lower())
             connection.finished(method, target, outcome, began)
-    connection.keep = connection.wants_more
+        connection.keep = connection.wants_more  # the body has been read
     yield from connection.sending(connection.head(204 if existed else 201, "text/plain", 0))
+
+
+def _check_version(http, path, existed, fields):
+    """Raises Failed if the client wants to replace or delete another file than the present one, or
+    none: RFC 9110 section 13.1."""
+    tag = ""
+    if existed:
+        stat = os.stat(path)
+        tag = http.tag(stat[8], stat[6])
+    wanted, unwanted = fields.get("if-match"), fields.get("if-none-match", "")
+    if existed and listed(tag, unwanted):
+        raise Failed(412, CHANGED)
+    if wanted and not (existed and listed(tag, wanted)):
+        raise Failed(412, CHANGED)
 
 
 def _announced(fields, limit):

@@ -30,7 +30,18 @@ def test_what_is_no_request_is_refused():
         assert refused(http.parse, line + b"\r\nHost: x") == 400, line
     for version in (b"HTTP/2.0", b"HTTP/1", b"HTTP/1.x", b"HTTP/1.10"):
         assert refused(http.parse, b"GET / " + version) == 505, version
-    bad = (b"no colon", b": x", b"a b: c", b"Host : x", b" folded", b"\tfolded", b"a: \0", b"a: b\nc: d", b"\xff:")
+    bad = (
+        b"no colon",
+        b": x",
+        b"a b: c",
+        b"Host : x",
+        b" folded",
+        b"\tfolded",
+        b"a: \0",
+        b"a: b\nc",
+        b"a:\rb",
+        b"\xff:",
+    )
     for field in bad:
         assert refused(http.parse, b"GET / HTTP/1.1\r\nA: b\r\n" + field) == 400, field
     for name in (b"Host", b"content-length", b"Transfer-Encoding"):
@@ -75,3 +86,28 @@ def test_the_names_of_the_board():
         "1.2.3",
     ):
         assert not http.is_own(host, "tftpd"), host
+
+
+def lives(size, seconds):
+    """For how many seconds, at most 1000, a client is kept that sends `size` bytes every so many `seconds`."""
+    now = [0]
+    clock, http.ticks_ms = http.ticks_ms, lambda: now[0]
+    try:
+        client = http.Connection(None, None, "192.0.2.2", "")
+        client.took(100_000)  # what it did before does not count
+        while now[0] < 1_000_000:
+            now[0] += 1000
+            if client.until <= now[0]:
+                break
+            if now[0] % (1000 * seconds) == 0:
+                client.took(size)
+        return now[0] // 1000
+    finally:
+        http.ticks_ms = clock
+
+
+def test_a_client_has_to_do_a_kilobyte_a_second():
+    assert lives(0, 1) == 30
+    assert lives(1, 1) == lives(1, 29) == 31
+    assert lives(500, 1) == 59
+    assert lives(1000, 1) == lives(25_000, 25) == 1000

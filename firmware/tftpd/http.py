@@ -10,10 +10,11 @@ import socket
 import sys
 from errno import EAGAIN
 from select import POLLIN, POLLOUT
-from time import gmtime, ticks_add, ticks_diff, ticks_ms, time
+from time import ticks_add, ticks_diff, ticks_ms, time
 
 from micropython import const
 
+from .fields import Failed, byte_range, date, is_own, listed, parse, path_of
 from .journal import ALWAYS, INFO, quoted
 from .names import Later
 from .packet import ACCESS, DISK_FULL, EXISTS, NOT_FOUND, RRQ, Refused
@@ -26,45 +27,23 @@ _REQUEST_MS = const(10_000)  # for a request, from its first byte or the connect
 _IDLE_MS = const(20_000)  # a connection is kept so long for the next request,
 _STALLED_MS = const(30_000)  # and for a client that sends or takes nothing
 _LINGER_MS = const(1000)  # after the last answer: a close at once could overtake it
-_CLOCK_SET = const(2024)  # the year from which the clock is believed
-_ANSWERS = {
-    200: "OK",
-    201: "Created",
-    204: "No Content",
-    206: "Partial Content",
-    304: "Not Modified",
-    400: "Bad Request",
-    401: "Unauthorized",
-    403: "Forbidden",
-    404: "Not Found",
-    405: "Method Not Allowed",
-    409: "Conflict",
-    411: "Length Required",
-    412: "Precondition Failed",
-    413: "Content Too Large",
-    416: "Range Not Satisfiable",
-    431: "Request Header Fields Too Large",
-    501: "Not Implemented",
-    503: "Service Unavailable",
-    507: "Insufficient Storage",
-    505: "HTTP Version Not Supported",
-}
 _TYPES = {
     "css": "text/css",
     "efi": "application/efi",
-    "gz": "application/gzip",
     "html": "text/html",
     "htm": "text/html",
     "js": "text/javascript",
     "json": "application/json",
-    "png": "image/png",
     "svg": "image/svg+xml",
     "txt": "text/plain",
-    "xml": "application/xml",
+    "xml": "text/xml",
 }
-_BYTES = const("application/octet-stream")
-_ACTIVE = ("text/html", "image/svg+xml", "application/xml")
 _READS = (b"GET", b"HEAD")
+# A page that somebody has stored must not act as the board's own.
+_FILE = (
+    "ETag: %s\r\nAccept-Ranges: %s\r\nCache-Control: no-cache\r\n"
+    "Content-Security-Policy: sandbox\r\n"
+)
 CHANGED = "the file is not the one that the request is for"
 _MORE = {
     401: 'WWW-Authenticate: Basic realm="tftpd"\r\n',
@@ -72,145 +51,6 @@ _MORE = {
     503: "Retry-After: 2\r\n",
 }
 _STATUS = {NOT_FOUND: 404, ACCESS: 403, DISK_FULL: 507, EXISTS: 409}  # of what TFTP refuses
-_DAYS = const("MonTueWedThuFriSatSun")
-_MONTHS = const("JanFebMarAprMayJunJulAugSepOctNovDec")
-_TOKEN = const("!#$%&'*+-.^_`|~")  # beside letters and digits: RFC 9110 section 5.6.2
-
-
-class Failed(Exception):
-    """A request that is answered with the status `code` (int) and `text` (str)."""
-
-    def __init__(self, code, text):
-        super().__init__(text)
-        self.code = code
-        self.text = text
-
-
-def _is_token(text):
-    return bool(text) and all(
-        "a" <= one <= "z" or "A" <= one <= "Z" or "0" <= one <= "9" or one in _TOKEN
-        for one in text
-    )
-
-
-def path_of(target):
-    """The path that `target` (bytes) of a request line stands for, without its query: bytes with
-    each %XX in place of what it means. Raises Failed."""
-    pieces = target.split(b"?")[0].split(b"#")[0].split(b"%")
-    for at in range(1, len(pieces)):
-        piece = pieces[at]
-        digits = piece[:2]
-        if len(digits) < 2 or not all([one in b"0123456789abcdefABCDEF" for one in digits]):
-            raise Failed(400, "a % in the path without two hexadecimal digits")
-        pieces[at] = bytes([int(digits, 16)]) + piece[2:]
-    return b"".join(pieces)
-
-
-def parse(head):
-    """Take a request (bytes, up to the empty line) apart.
-
-    Returns (method, target, version, fields): bytes, bytes, the digit after "HTTP/1." as int, and
-    {name in lower case: value}, both str. Raises Failed.
-    """
-    lines = head.split(b"\r\n")
-    for line in lines:  # also of a lone CR or LF, RFC 9112 section 2.2
-        if any([(one < 32 and one != 9) or one == 127 for one in line]):
-            raise Failed(400, "a control character")
-    words = lines[0].split(b" ")
-    if len(words) != 3 or words[2][:5] != b"HTTP/":
-        raise Failed(400, "the first line is no request")
-    method, target, version = words
-    if not method.isalpha():  # the journal and put.py take it for ASCII
-        raise Failed(400, "that is no method")
-    if len(version) != 8 or version[5:7] != b"1." or not version[7:].isdigit():
-        raise Failed(505, "HTTP/1.1 and HTTP/1.0 only")
-    fields = {}
-    for line in lines[1:]:
-        try:
-            name, colon, value = line.decode().partition(":")
-        except UnicodeError:
-            raise Failed(400, "a header field is not UTF-8")
-        name = name.lower()
-        if not colon or not _is_token(name):  # also a continued line, RFC 9112 section 5.2
-            raise Failed(400, "a line of the header is no field")
-        value = value.strip(" \t")
-        if name in fields:
-            if name in ("host", "content-length", "transfer-encoding"):
-                raise Failed(400, "%s twice" % name)
-            value = fields[name] + "," + value
-        fields[name] = value
-    if b"/" not in target[:1] and target[:7].lower() == b"http://":  # absolute form
-        authority, slash, path = target[7:].partition(b"/")
-        if "host" in fields:
-            fields["host"] = quoted(authority)[1:-1]
-        target = slash + path or b"/"
-    if target[:1] != b"/":
-        raise Failed(400, "the path does not begin with /")
-    return method, target, int(version[7:]), fields
-
-
-def byte_range(value, size):
-    """What the field Range asks for of a file of `size` bytes: (first, behind the last); None
-    where the whole file is to be sent. Raises Failed where nothing of it is in the file."""
-    unit, equals, spec = value.partition("=")
-    first, dash, last = spec.strip().partition("-")
-    if (
-        unit.strip().lower() != "bytes"
-        or not equals
-        or not dash
-        or not (first or last)
-        or (first and not first.isdigit())
-        or (last and not last.isdigit())  # also of several ranges
-        or len(spec) > 40
-    ):
-        return None
-    if not first:  # the last bytes
-        start, end = max(size - int(last), 0), size
-        if not int(last):
-            start = size
-    else:
-        start, end = int(first), size
-        if last:
-            if int(last) < start:
-                return None
-            end = min(int(last) + 1, size)
-    if start >= size:
-        raise Failed(416, "the range is behind the end of the file")
-    return start, end
-
-
-def _date(seconds):
-    """An IMF-fixdate of RFC 9110 section 5.6.7; "" of a time when no clock was set."""
-    year, month, day, hour, minute, second, weekday = gmtime(seconds)[:7]
-    if year < _CLOCK_SET:
-        return ""
-    return "%s, %02d %s %d %02d:%02d:%02d GMT" % (
-        _DAYS[3 * weekday : 3 * weekday + 3],
-        day,
-        _MONTHS[3 * month - 3 : 3 * month],
-        year,
-        hour,
-        minute,
-        second,
-    )
-
-
-def listed(tag, value):
-    """Whether `tag` is one of those in the field If-None-Match or If-Match. No tag of this server
-    is a weak one."""
-    return value == "*" or tag in [one.strip().replace("W/", "") for one in value.split(",")]
-
-
-def is_own(host, hostname):
-    """Whether the field Host names this board: by an address, which no page elsewhere can have as
-    its own name ("DNS rebinding" needs a name), or by its name in the local network."""
-    name, _, port = host.lower().partition(":")
-    if port and not port.isdigit():
-        return False
-    numbers = name.split(".")
-    address = len(numbers) == 4 and all([one.isdigit() and int(one) < 256 for one in numbers])
-    hostname = hostname.lower()
-    return address or name in (hostname, hostname + ".local", "localhost")
 
 
 def _give_up(sock, why):
@@ -427,37 +267,39 @@ class Connection:
         if http.journal.may_tell(self.host):
             told = self.label, method.decode()[:16], quoted(target), code, text
             http.journal.log(INFO, "%s %s %s: %d, %s", *told)
-        text = (text + "\n").encode()
-        more = _MORE.get(code, "")
-        head = self.head(code, "text/plain; charset=utf-8", len(text), more)
-        yield from self.sending(head if method == b"HEAD" else head + text)
+        body = (text + "\n").encode()
+        kind = "text/plain; charset=utf-8"
+        head = self.head(code, kind, len(body), _MORE.get(code, ""), text)
+        yield from self.sending(head if method == b"HEAD" else head + body)
 
-    def head(self, code, kind, size, more=""):
+    def head(self, code, kind, size, more="", reason="OK"):
         """The status line and the fields of an answer (bytes). `kind`, `size`: of its body, None
         where it ends with the connection; `more`: further fields."""
         if code != 204:  # RFC 9110 section 8.6
             more += "Content-Type: %s\r\n" % kind
             if size is not None:
                 more += "Content-Length: %d\r\n" % size
-        now = _date(time())
+        now = date(time())
         if now:
             more += "Date: %s\r\n" % now
         how = "keep-alive" if self.keep else "close"
         head = "HTTP/1.1 %d %s\r\n%sX-Content-Type-Options: nosniff\r\nConnection: %s\r\n\r\n"
-        return (head % (code, _ANSWERS[code], more, how)).encode()
+        return (head % (code, reason, more, how)).encode()
+
+    def waiting(self, ask, *arguments):
+        """Return what ask(*arguments) does, once it does not raise Later any more."""
+        while True:
+            try:
+                return ask(*arguments)
+            except Later:
+                self._for(_STALLED_MS)
+                yield self.NEXT
 
     def _finding(self, target):
         """Return (path, file, size). Raises Refused, Failed."""
         files = self.http.server.files
         ways = files.place(path_of(target), self.host, {})
-        found = {}
-        while True:
-            try:
-                path, file = files.find(ways, found)
-                break
-            except Later:
-                self._for(_STALLED_MS)
-                yield self.NEXT
+        path, file = yield from self.waiting(files.find, ways, {})
         files.readers[file] = path
         self._file = file
         size = file.seek(0, 2)
@@ -475,20 +317,17 @@ class Connection:
         modified = ""
         if changed is None:  # else it was made just now, by made.py
             changed = os.stat(path)[8]
-            modified = _date(changed)
+            modified = date(changed)
         tag = http.tag(changed, size)
-        more = "ETag: %s\r\nAccept-Ranges: %s\r\nCache-Control: no-cache\r\n" % (
-            tag,
-            "none" if whole else "bytes",
-        )
+        more = _FILE % (tag, "none" if whole else "bytes")
         if modified:
             more += "Last-Modified: %s\r\n" % modified
         name = path.split("/")[-1].lower()
         if whole and name.endswith(".gz"):
             name = name[:-3]
-        kind = getattr(file, "kind", None) or _TYPES.get(name.rpartition(".")[2], _BYTES)
-        if kind in _ACTIVE:  # an uploaded page must not act as the board's own
-            more += "Content-Security-Policy: sandbox\r\n"
+        kind = getattr(file, "kind", None) or _TYPES.get(
+            name.rpartition(".")[2], "application/octet-stream"
+        )
         code, start, end = 200, 0, size
         asked = fields.get("if-none-match")
         since = fields.get("if-modified-since", "-")

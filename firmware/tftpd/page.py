@@ -5,9 +5,9 @@ that may write, uploads and deletion. Both lie beside this file, compressed by t
 and are asked for as a query of any folder, which takes no name from the files.
 """
 
-from .http import path_of
+from .fields import path_of
 from .journal import quoted
-from .names import Later, components
+from .names import components
 from .packet import NOT_FOUND, Refused
 
 _FOLDER = 0x4000  # of os.ilistdir()
@@ -60,24 +60,22 @@ def _paths(connection, name):
     """A generator of http.Connection that gives the paths of the folder `name`, which may be in
     several roots. Raises Refused, OSError."""
     files = connection.http.server.files
+    find = files.names.find
     paths = []
     for way in files.place(name, connection.host, {}):
         waiting = [] if type(way) is tuple else list(files.names.roots)  # a tuple: compressed
         found = {}
         while waiting:
             try:
-                path, file = files.names.find(way, found, waiting[:1])
+                path, file = yield from connection.waiting(find, way, found, waiting[:1])
                 if file:
                     file.close()
                 else:
                     paths.append(path)
-                del waiting[0]
-            except Later:
-                yield connection.NEXT
             except Refused as refusal:
                 if refusal.code != NOT_FOUND:
                     raise
-                del waiting[0]
+            del waiting[0]
     if not paths:
         raise Refused(NOT_FOUND, "no such folder")
     return paths

@@ -9,9 +9,9 @@ from binascii import a2b_base64
 from select import POLLIN
 from time import ticks_ms
 
-from .http import CHANGED, Failed, listed, path_of
-from .names import Later
-from .packet import ACCESS, EXISTS, NOT_FOUND, WRQ, Refused
+from .fields import Failed, listed, path_of
+from .http import CHANGED
+from .packet import ACCESS, NOT_FOUND, WRQ, Refused
 from .transfer import DONE
 from .uploads import exists
 
@@ -39,17 +39,7 @@ def storing(connection, method, target, fields):
     if password and not _is_password(fields.get("authorization", ""), password):
         raise Failed(401, "the password is missing or wrong")
     size = _announced(fields, settings["write_limit"]) if method == b"PUT" else 0
-    found = {}
-    while True:
-        try:
-            path = uploads.place(path_of(target), host, found)
-            break
-        except Later:
-            yield connection.NEXT
-        except Refused as refusal:
-            if refusal.code != EXISTS:
-                raise
-            raise Failed(409, "the file exists, and overwrite is off")
+    path = yield from connection.waiting(uploads.place, path_of(target), host, {})
     if settings["rules"]:
         target = server.files.names.served(path, path_of(target))
     existed = exists(path)

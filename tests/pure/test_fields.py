@@ -1,35 +1,35 @@
-"""What http.py reads of a request; runs on CPython under pytest, and unchanged inside MicroPython."""
+"""What fields.py and http.py make of a request; runs on CPython under pytest, and unchanged inside MicroPython."""
 
-from tftpd import http
+from tftpd import fields, http
 
 
 def refused(call, *arguments):
     """The status that `call` answers with."""
     try:
         call(*arguments)
-    except http.Failed as failed:
+    except fields.Failed as failed:
         return failed.code
     return None
 
 
 def test_a_request_is_taken_apart():
     head = b"GET /a%20b?x=1 HTTP/1.1\r\nHost: tftpd\r\nX-One:  1 \r\nx-one: 2\r\nEmpty:"
-    fields = {"host": "tftpd", "x-one": "1,2", "empty": ""}
-    assert http.parse(head) == (b"GET", b"/a%20b?x=1", 1, fields)
-    assert http.parse(b"HEAD / HTTP/1.0") == (b"HEAD", b"/", 0, {})
+    given = {"host": "tftpd", "x-one": "1,2", "empty": ""}
+    assert fields.parse(head) == (b"GET", b"/a%20b?x=1", 1, given)
+    assert fields.parse(b"HEAD / HTTP/1.0") == (b"HEAD", b"/", 0, {})
 
 
 def test_an_absolute_target_names_the_host():
     for target, path in ((b"http://10.0.0.1:80/x", b"/x"), (b"HTTP://10.0.0.1:80", b"/")):
-        parsed = http.parse(b"GET " + target + b" HTTP/1.1\r\nHost: other")
+        parsed = fields.parse(b"GET " + target + b" HTTP/1.1\r\nHost: other")
         assert parsed[1] == path and parsed[3]["host"] == "10.0.0.1:80"
 
 
 def test_what_is_no_request_is_refused():
     for line in (b"", b"GET", b"GET /", b"GET  / HTTP/1.1", b"GET / FTP/1.1", b"GET /a b HTTP/1.1", b"GET * HTTP/1.1"):
-        assert refused(http.parse, line + b"\r\nHost: x") == 400, line
+        assert refused(fields.parse, line + b"\r\nHost: x") == 400, line
     for version in (b"HTTP/2.0", b"HTTP/1", b"HTTP/1.x", b"HTTP/1.10"):
-        assert refused(http.parse, b"GET / " + version) == 505, version
+        assert refused(fields.parse, b"GET / " + version) == 505, version
     bad = (
         b"no colon",
         b": x",
@@ -43,16 +43,16 @@ def test_what_is_no_request_is_refused():
         b"\xff:",
     )
     for field in bad:
-        assert refused(http.parse, b"GET / HTTP/1.1\r\nA: b\r\n" + field) == 400, field
+        assert refused(fields.parse, b"GET / HTTP/1.1\r\nA: b\r\n" + field) == 400, field
     for name in (b"Host", b"content-length", b"Transfer-Encoding"):
-        assert refused(http.parse, b"GET / HTTP/1.1\r\n" + name + b": 1\r\n" + name + b": 1") == 400, name
+        assert refused(fields.parse, b"GET / HTTP/1.1\r\n" + name + b": 1\r\n" + name + b": 1") == 400, name
 
 
 def test_escapes_stand_for_bytes():
     for target, path in ((b"/a%2fb%2F", b"/a/b/"), (b"/%25", b"/%"), (b"/x?a=%", b"/x"), (b"/%00%ff#f", b"/\0\xff")):
-        assert http.path_of(target) == path
+        assert fields.path_of(target) == path
     for target in (b"/%", b"/%2", b"/%2g", b"/%-1", b"/%+1", b"/a%%41"):
-        assert refused(http.path_of, target) == 400, target
+        assert refused(fields.path_of, target) == 400, target
 
 
 def test_one_range_of_bytes():
@@ -64,18 +64,18 @@ def test_one_range_of_bytes():
         ("bytes=-99", (0, 10)),
         ("bytes= 2-3", (2, 4)),
     ):
-        assert http.byte_range(value, 10) == part, value
+        assert fields.byte_range(value, 10) == part, value
     # A range that makes no sense, another unit and several ranges are ignored: RFC 9110 section 14.2.
     for value in ("", "bytes", "bytes=", "bytes=-", "bytes=a-", "bytes=5-4", "bytes=0-1,3-4", "lines=0-1", "bytes=--1"):
-        assert http.byte_range(value, 10) is None, value
+        assert fields.byte_range(value, 10) is None, value
     for value in ("bytes=10-", "bytes=10-20", "bytes=-0"):
-        assert refused(http.byte_range, value, 10) == 416, value
-    assert refused(http.byte_range, "bytes=0-", 0) == refused(http.byte_range, "bytes=-1", 0) == 416
+        assert refused(fields.byte_range, value, 10) == 416, value
+    assert refused(fields.byte_range, "bytes=0-", 0) == refused(fields.byte_range, "bytes=-1", 0) == 416
 
 
 def test_the_names_of_the_board():
     for host in ("10.0.0.1", "10.0.0.1:8080", "tftpd", "TFTPD.local", "tftpd:80", "localhost:1"):
-        assert http.is_own(host, "tftpd"), host
+        assert fields.is_own(host, "tftpd"), host
     for host in (
         "",
         "evil.example",
@@ -85,7 +85,7 @@ def test_the_names_of_the_board():
         "tftpd:80@x",
         "1.2.3",
     ):
-        assert not http.is_own(host, "tftpd"), host
+        assert not fields.is_own(host, "tftpd"), host
 
 
 def lives(size, seconds):

@@ -113,7 +113,7 @@ def _space(files):
                 stat = os.statvfs(root)
             except OSError:
                 continue
-            free, size = stat[0] * stat[3], stat[1] * stat[2]
+            free, size = max(stat[0] * stat[3], 0), stat[1] * stat[2]  # LittleFS may count twice
             _volumes[root] = free, size, now, _REST * ticks_diff(ticks_ms(), now)
         answer.append((root, free, size))
     return answer
@@ -205,6 +205,8 @@ def _status(files, made, host, mine):
     if gmtime()[0] >= _CLOCK_SET:
         clock = int(time()) + (_FROM_2000 if gmtime(0)[0] == 2000 else 0)
     volumes = _space(files)
+    if not server.ports.sessions:
+        gc.collect()
     made.write(
         text(
             {

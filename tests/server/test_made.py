@@ -75,6 +75,7 @@ def serve(start: Callable[..., Board]) -> Callable[..., tuple[Board, str]]:
 
 
 @pytest.mark.also_on_pico
+@pytest.mark.timeout(600)  # for the emulated Pico W
 def test_the_index_has_each_file_with_its_size_and_crc32(board: Board, own_files: Path):
     served = {name: data for name, data in SERVED.items() if (own_files / name).exists()}
     assert index(board) == sums(served)

@@ -311,7 +311,7 @@ def quiet(moved: int, total: int | None) -> None:
 def save(board: _Board, name: str, path: Path, told: Told) -> None:
     """Fetch `name` to `path`, which appears whole or not at all. Raises ToolError, OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{os.getpid()}.part")  # a name may be as long as can be
+    part = path.with_name(f".{os.getpid()}.part")  # no longer than any name
     try:
         with part.open("xb") as file:
             board.read(name, file, told)

@@ -31,5 +31,6 @@ def run(arguments: argparse.Namespace) -> int:
     for name, text in sorted(differences):
         print(f"{printable(name)}: {text}")
     same = len(wanted) - sum(name in wanted for name, _ in differences)
-    print(f"{same} of {len(wanted)} files are the same" + (f", {len(differences)} differences in all" if differences else ""))
+    more = f", {len(differences)} differences in all" if differences else ""
+    print(f"{same} of {len(wanted)} files are the same{more}")
     return 1 if differences else 0

@@ -80,7 +80,7 @@ def _check(path, size):
     return (size * 31 ^ hash(path)) & 0xFFFFFFFF | 1
 
 
-_sums = None
+_sums: "Sums" = None  # pyright: ignore[reportAssignmentType]  # from the first request on
 _busy = False  # one at a time, for the heap's sake
 
 
@@ -153,59 +153,68 @@ def _walk(files, host):
             below, entries = folders[-1]
             for entry in entries:
                 yield
-                name = entry[0]
-                if not _is_served(files, below, name, host) or (
-                    own and layer[0] and not below and name == host
+                name = below + "/" + entry[0]
+                if not _is_named(files, name, host) or (
+                    own and layer[0] and not below and entry[0] == host
                 ):
                     continue
-                below_one = below + "/" + name
-                path = layer[1] + below_one
+                path = layer[1] + name
                 if entry[1] & _FOLDER:
-                    folders.append((below_one, names.entries(path)))
+                    folders.append((name, names.entries(path)))
                     break
-                if not _is_hidden(names, layers, layer, below_one, False):
+                if _is_served(files, name, host, layers, layer, False):
                     summed = yield from _sum(files, path, entry)
                     if summed:
-                        yield below_one[1:], summed[0], summed[1], None
-                if names.deflate and name[-3:].lower() == ".gz":
-                    plain = below_one[:-3]
-                    if not _is_hidden(names, layers, layer, plain, True):
-                        trailer = _trailer(path)
-                        if trailer:
-                            yield plain[1:], trailer[1], trailer[0], below_one[1:]
+                        yield name[1:], summed[0], summed[1], None
+                plain = name[:-3]
+                if (
+                    names.deflate
+                    and name[-3:].lower() == ".gz"
+                    and _is_served(files, plain, host, layers, layer, True)
+                ):
+                    trailer = _trailer(path)
+                    if trailer:
+                        yield plain[1:], trailer[1], trailer[0], name[1:]
             else:
                 folders.pop()
 
 
-def _is_served(files, below, name, host):
-    """Whether a request can name it."""
+def _is_named(files, name, host):
+    """Whether a request can have such a name, of a file or folder."""
+    parts = name[1:].split("/")
     try:
-        if not below:
-            files.own([name], host)
-        return components(name.encode()) == [name]
+        files.own(parts, host)
+        return components(parts[-1].encode()) == parts[-1:]
     except Refused:
         return False
 
 
-def _is_hidden(names, layers, layer, path, inflated):
-    """Whether another file is served as `path` and not that of `layer`. `inflated`: that is a
-    compressed one, which gives way to a plain one of any root."""
+def _is_served(files, name, host, layers, layer, inflated):
+    """Whether the file `name` of that layer is what a request for it gets, and not that of another
+    layer. `inflated`: it is a compressed one, which gives way to a plain one of any root."""
+    names = files.names
+    if files.settings["rules"]:
+        parts = name[1:].split("/")
+        try:
+            ways = files.place(name.encode(), host, {})
+        except Refused:
+            return False
+        if parts not in ways and [host] + parts not in ways:
+            return False
     before = True
     for way, folder in layers:
-        if folder == layer[1]:
-            before = False
+        before = before and folder != layer[1]
         if way > layer[0] or not (before or inflated):
             break
-        if _is_there(names, folder + path):
-            return True
-        if (
+        path = folder + name
+        if _is_there(names, path) or (
             names.deflate
             and before
             and (inflated or way < layer[0])
-            and _is_there(names, folder + path + ".gz")
+            and _is_there(names, path + ".gz")
         ):
-            return True
-    return False
+            return False
+    return True
 
 
 def _is_there(names, path):

@@ -33,15 +33,16 @@ from micropython import const
 from . import __version__
 from .files import OctetSource
 from .journal import quoted
+from .names import Names
 from .packet import ACCESS, NOT_FOUND, WRQ, Refused
 from .reserved import FOLDER
 
-_SHIFT = const(10)
-_PIECE_BYTES = const(1 << 10)  # a heap in use seldom has more in one piece
+_PIECE_BYTES = const(1024)  # a heap in use seldom has more in one piece
 _CLOCK_SET = const(2024)  # the year from which the clock is believed
 _FROM_2000 = const(946684800)  # seconds since 1970 at the epoch of some ports
 _LINES = const(20)
 _REST = const(20)  # os.statvfs() takes 0.2 s with 1,500 files: at most so small a part of the time
+_INDEXES = ("index.txt", "index.json")
 
 
 class Made:
@@ -63,7 +64,7 @@ class Made:
         data = text.encode()
         self.crc = crc32(data, self.crc)
         while data:
-            at = self.size & (_PIECE_BYTES - 1)
+            at = self.size % _PIECE_BYTES
             if not at:
                 self._pieces.append(bytearray(_PIECE_BYTES))
             part = data[: _PIECE_BYTES - at]
@@ -81,8 +82,8 @@ class Made:
         n = 0
         most = min(len(view), self.size - self._at)
         while n < most:
-            i = self._at & (_PIECE_BYTES - 1)
-            part = memoryview(self._pieces[self._at >> _SHIFT])[i : i + most - n]
+            i = self._at % _PIECE_BYTES
+            part = memoryview(self._pieces[self._at // _PIECE_BYTES])[i : i + most - n]
             view[n : n + len(part)] = part
             n += len(part)
             self._at += len(part)
@@ -101,21 +102,21 @@ _volumes = {}  # root: (free, size, when it was asked, for how long it is kept)
 
 
 def _space(files):
-    """A list of (root, free, size)."""
-    ports = files.server.ports
+    """A list of {root, free, size}."""
     answer = []
     for root in files.names.roots:
         now = ticks_ms()
         free, size, at, rest = _volumes.get(root, (0, 0, 0, -1))
-        if rest < 0 or not (ports.sessions or 0 <= ticks_diff(now, at) < rest):
+        if rest < 0 or not (files.server.ports.sessions or 0 <= ticks_diff(now, at) < rest):
             try:
                 os.stat(root)  # statvfs() of a card that is not there would tell of the flash
                 stat = os.statvfs(root)
             except OSError:
                 continue
-            free, size = max(stat[0] * stat[3], 0), stat[1] * stat[2]  # LittleFS may count twice
+            free = max(stat[0] * stat[3], 0)  # LittleFS may count a block twice
+            size = stat[0] * stat[2]
             _volumes[root] = free, size, now, _REST * ticks_diff(ticks_ms(), now)
-        answer.append((root, free, size))
+        answer.append({"root": root, "free": free, "size": size})
     return answer
 
 
@@ -130,8 +131,27 @@ def _rssi(settings):
     return None
 
 
-def _name(quoted):
-    return quoted.split('"', 1)[1].rsplit('"', 1)[0]
+def _facts(files, host):
+    server = files.server
+    settings = server.settings
+    clock = None
+    if gmtime()[0] >= _CLOCK_SET:
+        clock = int(time()) + (_FROM_2000 if gmtime(0)[0] == 2000 else 0)
+    if not server.ports.sessions:
+        gc.collect()
+    return {
+        "version": __version__,
+        "micropython": ".".join([str(one) for one in sys.implementation.version[:3]]),
+        "machine": sys.implementation._machine,
+        "hostname": settings["hostname"],
+        "uptime": server.journal.uptime_ms(),
+        "rssi": _rssi(settings),
+        "heap": [gc.mem_free(), gc.mem_alloc()],
+        "volumes": _space(files),
+        "may_write": bool(server.stores[WRQ]) and host in server.may[WRQ],
+        "clock": clock,
+        "counters": server.journal.counters,
+    }
 
 
 def _size(source):
@@ -147,88 +167,56 @@ def _size(source):
     return size
 
 
-def _now(files, host):
-    """The transfers under way."""
+def _now(files, mine):
+    """The transfers under way: (host, op, client, quoted name, bytes, size, uptime_ms of the
+    beginning)."""
     server = files.server
-    uptime = server.journal.uptime_ms()
-    for session in server.ports.sessions:
-        if session.label and host in (None, session.host):
-            client, op, name = session.label.split(" ", 2)
-            yield {
-                "op": op,
-                "client": client,
-                "name": _name(name),
-                "bytes": session.transfer.delivered(),
-                "size": _size(session.file),
-                "ms": uptime - session.began,
-            }
+    found = []
+    for one in server.ports.sessions:
+        if one.label:
+            client, op, name = one.label.split(" ", 2)
+            moved = one.transfer.delivered()
+            found.append((one.host, op, client, name, moved, _size(one.file), one.began))
     for one in server.ports.others.values():
         doing = getattr(one, "doing", None)
-        if doing and host in (None, one.host):
+        if doing:
             op, path, began, size = doing
-            yield {
-                "op": op,
-                "client": one.label,
-                "name": _name(quoted(files.names.served(path))),
-                "bytes": one.moved,
-                "size": size,
-                "ms": uptime - began,
-            }
+            name = quoted(Names.served(files.names, path, b""))  # not as rules.py tells it
+            found.append((one.host, op, one.label, name, one.moved, size, began))
+    return [
+        {
+            "op": op,
+            "client": client,
+            "name": name.split('"', 1)[1].rsplit('"', 1)[0].split('" -> "')[-1],
+            "bytes": moved,
+            "size": size,
+            "ms": server.journal.uptime_ms() - began,
+        }
+        for host, op, client, name, moved, size, began in found
+        if mine in (None, host)
+    ]
 
 
-def _lines(files, host):
+def _lines(files, mine):
     """The last lines of the journal. The first in a full ring has lost its beginning."""
-    text = bytes(files.ring).lstrip(b"\n")
-    lines = text.split(b"\n")[len(text) // len(files.ring) : -1]
+    kept = bytes(files.ring).lstrip(b"\n")
+    lines = kept.split(b"\n")[len(kept) // len(files.ring) : -1]
     lines = [line.decode() for line in lines]
-    if host:
-        lines = [line for line in lines if line.split(" ")[1].startswith(host + ":")]
+    if mine:
+        lines = [line for line in lines if line.split(" ")[1].startswith(mine + ":")]
     return lines
 
 
-def _list(made, items):
-    comma = "["
-    for item in items:
-        made.write(comma + text(item))
-        comma = ","
-    made.write("[]" if comma == "[" else "]")
-
-
-def _micropython():
-    return ".".join([str(one) for one in sys.implementation.version[:3]])
-
-
 def _status(files, made, host, mine):
-    server = files.server
-    settings = server.settings
-    clock = None
-    if gmtime()[0] >= _CLOCK_SET:
-        clock = int(time()) + (_FROM_2000 if gmtime(0)[0] == 2000 else 0)
-    volumes = _space(files)
-    if not server.ports.sessions:
-        gc.collect()
-    made.write(
-        text(
-            {
-                "version": __version__,
-                "micropython": _micropython(),
-                "machine": sys.implementation._machine,
-                "hostname": settings["hostname"],
-                "uptime": server.journal.uptime_ms(),
-                "rssi": _rssi(settings),
-                "heap": [gc.mem_free(), gc.mem_alloc()],
-                "volumes": [{"root": one[0], "free": one[1], "size": one[2]} for one in volumes],
-                "may_write": bool(server.stores[WRQ]) and host in server.may[WRQ],
-                "clock": clock,
-                "counters": server.journal.counters,
-            }
-        )[:-1]
-    )
-    made.write(',"now":')
-    _list(made, _now(files, mine))
-    made.write(',"last":')
-    _list(made, _lines(files, mine)[-_LINES:])
-    made.write("}\n")
+    lead = text(_facts(files, host))[:-1]
+    for name, items in (("now", _now(files, mine)), ("last", _lines(files, mine)[-_LINES:])):
+        made.write('%s,"%s":' % (lead, name))
+        lead = "["
+        for item in items:  # one by one: together they need much heap in one piece
+            made.write(lead + text(item))
+            lead = ","
+        lead = "]" if items else "[]"
+    made.write(lead + "}\n")
 
 
 def _journal(files, made, host, mine):
@@ -238,35 +226,36 @@ def _journal(files, made, host, mine):
 
 def _metrics(files, made, host, mine):
     """https://prometheus.io/docs/instrumenting/exposition_formats/, version 0.0.4."""
-    server = files.server
-    told = {
-        "uptime_seconds": server.journal.uptime_ms() / 1000,
-        "rssi_dbm": _rssi(server.settings),
-    }
-    told["heap_free_bytes"] = gc.mem_free()
-    told["heap_used_bytes"] = gc.mem_alloc()
-    told["transfers"] = len(list(_now(files, None)))
-    for name, value in server.journal.counters.items():
-        made.write("# TYPE tftpd_%s_total counter\ntftpd_%s_total %d\n" % (name, name, value))
-    for name, value in told.items():
-        if value is not None:
-            made.write("# TYPE tftpd_%s gauge\ntftpd_%s %s\n" % (name, name, value))
-    volumes = _space(files)
-    for at, name in ((1, "free"), (2, "size")):
-        made.write("# TYPE tftpd_volume_%s_bytes gauge\n" % name)
-        for one in volumes:
-            label = text(one[0])
-            made.write("tftpd_volume_%s_bytes{root=%s} %d\n" % (name, label, one[at]))
-    told = __version__, _micropython(), text(sys.implementation._machine)
-    made.write("# TYPE tftpd_info gauge\n")
-    made.write('tftpd_info{version="%s",micropython="%s",machine=%s} 1\n' % told)
+    facts = _facts(files, host)
     made.kind = "text/plain; version=0.0.4; charset=utf-8"
+
+    def tell(name, value, kind="gauge"):
+        made.write("# TYPE tftpd_%s %s\n" % (name, kind))
+        for label, number in value if type(value) is list else [("", value)]:
+            made.write("tftpd_%s%s %s\n" % (name, label, number))
+
+    for name, number in facts["counters"].items():
+        tell(name + "_total", number, "counter")
+    tell("uptime_seconds", facts["uptime"] / 1000)
+    tell("transfers", len(_now(files, None)))
+    if facts["rssi"] is not None:
+        tell("rssi_dbm", facts["rssi"])
+    for at, name in enumerate(("free", "used")):
+        tell("heap_%s_bytes" % name, facts["heap"][at])
+    for name in ("free", "size"):
+        label = "{root=%s}"
+        tell(
+            "volume_%s_bytes" % name,
+            [(label % text(one["root"]), one[name]) for one in facts["volumes"]],
+        )
+    names = ["%s=%s" % (name, text(facts[name])) for name in ("version", "micropython", "machine")]
+    tell("info", [("{%s}" % ",".join(names), 1)])
 
 
 def _version(files, made, host, mine):
-    told = __version__, _micropython(), sys.implementation._machine
-    made.write("micropython-tftpd %s\nMicroPython %s\n%s\n" % told)
+    facts = _facts(files, host)
     made.kind = "text/plain"
+    made.write("micropython-tftpd %(version)s\nMicroPython %(micropython)s\n%(machine)s\n" % facts)
 
 
 _MAKERS = {
@@ -281,15 +270,12 @@ def find(files, name, host, found):
     """(path, Made) of `name` for the client at `host`. `files`: reserved.Reserved; `found`: as in
     Names.find(). Raises Refused, Later."""
     path = "%s/%s/%s" % (files.names.roots[0], FOLDER, name)
-    if name in ("index.txt", "index.json"):
+    if name in _INDEXES:
         from .index import index
 
         return path, index(files, name, host, found)
-    maker = _MAKERS.get(name)
-    if not maker:
-        if name:
-            raise Refused(NOT_FOUND, "file not found")
-        raise Refused(ACCESS, "is a folder, not a file")
+    if name not in _MAKERS:
+        raise Refused(NOT_FOUND if name else ACCESS, "no such file is made here")
     made = Made()
-    maker(files, made, host, host if files.settings["client_folders"] else None)
+    _MAKERS[name](files, made, host, host if files.settings["client_folders"] else None)
     return path, made

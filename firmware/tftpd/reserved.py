@@ -50,5 +50,10 @@ class Reserved(Files):
         if ways[0][:1] == [FOLDER]:
             from . import made
 
-            return made.find(self, ways[0][1], ways[0][2], found)
+            try:
+                return made.find(self, ways[0][1], ways[0][2], found)
+            except Refused:
+                if not ways[1:]:  # only rules.py gives more
+                    raise
+                return self.find(ways[1:], found)
         return super().find(ways, found)

@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,14 +19,10 @@ from board import ROOT, Board
 from client import TftpError, Wire, blocks, fetch, parse_oack, store
 from served import SERVED, content
 from tools import compress
+from web import Web
 
 FILES = ["index.json", "index.txt", "journal.txt", "metrics", "status.json", "version"]
 everyday = pytest.mark.everyday_only("HTTP, and files of its own, are on the everyday board")
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return server.getsockname()[1]
 
 
 def put(folder: Path, files: dict[str, bytes]) -> Path:
@@ -59,16 +55,14 @@ def status(board: Board) -> dict:
 
 
 @pytest.fixture
-def serve(start: Callable[..., Board]) -> Callable[..., tuple[Board, str]]:
+def reach(serve: Callable[..., Web]) -> Callable[..., tuple[Board, str]]:
     """Start a board with HTTP; gives it, and its http:// address."""
 
-    def serve_one(*arguments: str, **options: Path) -> tuple[Board, str]:
-        port = free_port()
-        board = start("--set", f"http_port={port}", *arguments, **options)
-        board.wait_for(f"http: port {port}")
-        return board, f"http://127.0.0.1:{port}"
+    def reach_one(*arguments: str, **options: Path) -> tuple[Board, str]:
+        web = serve(*arguments, **options)
+        return web.board, web.url
 
-    return serve_one
+    return reach_one
 
 
 # -- on every board ----------------------------------------------------------------------------------------------------
@@ -166,8 +160,8 @@ def test_netascii_has_its_line_ends(board: Board):
 
 @everyday
 @pytest.mark.parametrize("way", ["TFTP", "HTTP"])
-def test_the_index_follows_uploads_and_removals(serve: Callable[..., tuple[Board, str]], way: str):
-    board, url = serve("--writable", "--set", "overwrite=true")
+def test_the_index_follows_uploads_and_removals(reach: Callable[..., tuple[Board, str]], way: str):
+    board, url = reach("--writable", "--set", "overwrite=true")
     expected = sums(SERVED)
     assert index(board) == expected
     for name, data in {"new.bin": content(3000), "size-5000": content(5000, 77), "hello.txt": b"h" * 23}.items():
@@ -186,10 +180,10 @@ def test_the_index_follows_uploads_and_removals(serve: Callable[..., tuple[Board
 
 @everyday
 def test_a_file_that_is_replaced_while_it_is_read_has_the_sum_of_one_of_both(
-    serve: Callable[..., tuple[Board, str]], tmp_path: Path
+    reach: Callable[..., tuple[Board, str]], tmp_path: Path
 ):
     old, new = content(3_000_000, 1), content(3_000_000, 2)
-    board, url = serve("--writable", "--set", "overwrite=true", files=put(tmp_path, {"big": old}))
+    board, url = reach("--writable", "--set", "overwrite=true", files=put(tmp_path, {"big": old}))
     seen, done = [], threading.Event()
 
     def ask() -> None:
@@ -296,6 +290,28 @@ def test_a_compressed_file_appears_under_both_names(start: Callable[..., Board],
 
 
 @everyday
+def test_the_index_follows_the_rules_for_names(start: Callable[..., Board], tmp_path: Path):
+    files = {"a": b"a", "b": b"b", "private/key": b"key", "private/open": b"open", "x.gz": compress.pack(b"x")}
+    rules = [
+        {"name": "private/open", "give": "{name}"},
+        {"name": "private/*", "give": "deny"},
+        {"name": "x", "give": "deny"},
+        {"name": "b", "give": "a"},
+        {"name": "about", "give": ["nope", "tftpd/version"]},
+        {"name": "either", "give": ["tftpd/nope", "a"]},
+    ]
+    board = start("--set", f"rules={json.dumps(rules)}", files=put(tmp_path, files))
+    expected = {name: files[name] for name in ("a", "private/open", "x.gz")}  # as `b` one gets another file
+    assert index(board) == sums(expected)
+    for name, data in expected.items():
+        assert fetch(board.address, name) == data
+    assert fetch(board.address, "about") == made(board, "version") and fetch(board.address, "either") == b"a"
+    with Wire(board.address) as wire:
+        wire.ask("b", ("blksize", 8))
+        assert [one["name"] for one in status(board)["now"]][:1] == ["/a"]
+
+
+@everyday
 def test_the_index_of_1500_files_comes_whole_and_is_quick_the_second_time(start: Callable[..., Board], tmp_path: Path):
     files = {f"folder-{number % 30}/file-{number:04}.bin": content(number % 50, number) for number in range(1500)}
     board = start("--heap", "320K", files=put(tmp_path, files))
@@ -378,8 +394,8 @@ def hidden(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @everyday
-def test_nothing_is_stored_or_removed_there(serve: Callable[..., tuple[Board, str]]):
-    board, url = serve("--writable", "--set", "overwrite=true")
+def test_nothing_is_stored_or_removed_there(reach: Callable[..., tuple[Board, str]]):
+    board, url = reach("--writable", "--set", "overwrite=true")
     for name in ("tftpd/new", "tftpd/version", "TFTPD/new", "\\tftpd\\new", "tftpd"):
         with pytest.raises(TftpError) as refusal:
             store(board.address, name, b"x")
@@ -391,8 +407,8 @@ def test_nothing_is_stored_or_removed_there(serve: Callable[..., tuple[Board, st
 
 
 @everyday
-def test_a_real_folder_of_that_name_is_hidden(serve: Callable[..., tuple[Board, str]], hidden: Path):
-    board, url = serve(files=hidden)
+def test_a_real_folder_of_that_name_is_hidden(reach: Callable[..., tuple[Board, str]], hidden: Path):
+    board, url = reach(files=hidden)
     assert made(board, "version").startswith(b"micropython-tftpd")
     assert index(board) == sums({"sub/tftpd/deep": b"deep", "plain": b"plain"})
     assert fetch(board.address, "sub/tftpd/deep") == b"deep"
@@ -404,8 +420,8 @@ def test_a_real_folder_of_that_name_is_hidden(serve: Callable[..., tuple[Board, 
 
 
 @everyday
-def test_without_made_files_the_name_is_like_any_other(serve: Callable[..., tuple[Board, str]], hidden: Path):
-    board, url = serve("--writable", "--set", "made_files=false", files=hidden)
+def test_without_made_files_the_name_is_like_any_other(reach: Callable[..., tuple[Board, str]], hidden: Path):
+    board, url = reach("--writable", "--set", "made_files=false", files=hidden)
     assert made(board, "version") == b"real" and fetch(board.address, "Tftpd/other") == b"real too"
     with pytest.raises(TftpError) as refusal:
         made(board, "status.json")
@@ -415,8 +431,8 @@ def test_without_made_files_the_name_is_like_any_other(serve: Callable[..., tupl
 
 
 @everyday
-def test_who_may_not_read_gets_none_of_them(serve: Callable[..., tuple[Board, str]]):
-    board, url = serve("--set", 'read_from=["10.0.0.0/8"]')
+def test_who_may_not_read_gets_none_of_them(reach: Callable[..., tuple[Board, str]]):
+    board, url = reach("--set", 'read_from=["10.0.0.0/8"]')
     for name in FILES:
         with pytest.raises(TftpError) as refusal:
             made(board, name)
@@ -474,9 +490,9 @@ def test_with_client_folders_a_client_reads_only_its_own_lines(start: Callable[.
 
 
 @everyday
-def test_the_status_shows_every_kind_of_transfer(serve: Callable[..., tuple[Board, str]], tmp_path: Path):
+def test_the_status_shows_every_kind_of_transfer(reach: Callable[..., tuple[Board, str]], tmp_path: Path):
     files = {"a": content(20_000), "big": content(6_000_000), "z.gz": compress.pack(content(100) * 300)}
-    board, url = serve("--writable", files=put(tmp_path, files))
+    board, url = reach("--writable", files=put(tmp_path, files))
     host, port = url.removeprefix("http://").split(":")
     wires = [Wire(board.address) for _ in range(4)]
     wires[0].ask("a")
@@ -510,8 +526,8 @@ def test_the_status_shows_every_kind_of_transfer(serve: Callable[..., tuple[Boar
 
 
 @everyday
-def test_a_poll_over_http_leaves_no_line_and_no_count(serve: Callable[..., tuple[Board, str]]):
-    _, url = serve()
+def test_a_poll_over_http_leaves_no_line_and_no_count(reach: Callable[..., tuple[Board, str]]):
+    _, url = reach()
     first = requests.get(f"{url}/tftpd/status.json").json()
     for _ in range(5):
         again = requests.get(f"{url}/tftpd/status.json").json()
@@ -521,14 +537,6 @@ def test_a_poll_over_http_leaves_no_line_and_no_count(serve: Callable[..., tuple
 
 
 # -- HTTP --------------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def web(board_name: str, own_files: Path) -> Iterator[str]:
-    port = free_port()
-    with Board("--flash-size", "8M", "--set", f"http_port={port}", files=own_files) as board:
-        board.wait_for(f"http: port {port}")
-        yield f"http://127.0.0.1:{port}"
 
 
 @everyday
@@ -543,18 +551,20 @@ def web(board_name: str, own_files: Path) -> Iterator[str]:
         ("version", "text/plain"),
     ],
 )
-def test_over_http_each_has_its_type(web: str, name: str, kind: str):
-    got = requests.get(f"{web}/tftpd/{name}")
+def test_over_http_each_has_its_type(web: Web, name: str, kind: str):
+    got = requests.get(f"{web.url}/tftpd/{name}")
     assert got.status_code == 200 and got.headers["Content-Type"] == kind
     assert "Last-Modified" not in got.headers and got.headers["Cache-Control"] == "no-cache"
-    head = requests.head(f"{web}/tftpd/{name}")
+    head = requests.head(f"{web.url}/tftpd/{name}")
     assert head.status_code == 200 and head.content == b"" and int(head.headers["Content-Length"]) > 50
 
 
 @everyday
-def test_an_etag_tells_one_content_from_another(web: str):
+def test_an_etag_tells_one_content_from_another(web: Web):
     def ask(**fields: str) -> requests.Response:
-        return requests.get(f"{web}/tftpd/index.txt", headers={name.replace("_", "-"): fields[name] for name in fields})
+        return requests.get(
+            f"{web.url}/tftpd/index.txt", headers={name.replace("_", "-"): fields[name] for name in fields}
+        )
 
     first = ask()
     tag = first.headers["ETag"]
@@ -564,20 +574,20 @@ def test_an_etag_tells_one_content_from_another(web: str):
     assert part.status_code == 206 and part.content == first.content[10:110]
     assert ask(Range="bytes=10-", If_Range='"other"').content == first.content
     assert ask(Range="bytes=999999-").status_code == 416
-    tags = {requests.get(f"{web}/tftpd/status.json").headers["ETag"] for _ in range(3)}
+    tags = {requests.get(f"{web.url}/tftpd/status.json").headers["ETag"] for _ in range(3)}
     assert len(tags) == 3 and tag not in tags
 
 
 @everyday
-def test_metrics_are_read_by_the_parser_of_prometheus(web: str):
-    requests.get(f"{web}/size-5000")
-    text = requests.get(f"{web}/tftpd/metrics").text
+def test_metrics_are_read_by_the_parser_of_prometheus(web: Web):
+    requests.get(f"{web.url}/size-5000")
+    text = requests.get(f"{web.url}/tftpd/metrics").text
     families = {family.name: family for family in text_string_to_metric_families(text)}
     values = {sample.name: sample for family in families.values() for sample in family.samples}
     assert families["tftpd_bytes"].type == "counter" and values["tftpd_bytes_total"].value >= 5000
     assert families["tftpd_heap_free_bytes"].type == "gauge" and values["tftpd_heap_free_bytes"].value > 10_000
     assert values["tftpd_volume_size_bytes"].labels == {"root": "/files"}
     assert values["tftpd_info"].labels["version"] == "0.1.0" and values["tftpd_uptime_seconds"].value > 0
-    counters = requests.get(f"{web}/tftpd/status.json").json()["counters"]
+    counters = requests.get(f"{web.url}/tftpd/status.json").json()["counters"]
     for name, number in counters.items():
         assert values[f"tftpd_{name}_total"].value == number

@@ -24,6 +24,7 @@ import tftpd.files  # noqa: E402, F401 (start.py imports it)
 from tftpd import Server  # noqa: E402
 
 chosen = settings.load()
+chosen["made_files"] = False  # the budgets are those with all options off
 link.join(chosen)
 del settings, sys.modules["settings"]  # as main.py does
 gc.collect()

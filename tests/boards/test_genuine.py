@@ -586,6 +586,40 @@ def test_a_transfer_of_a_compressed_file_takes_at_most_24_kb_of_heap(start, port
     console.close()
 
 
+@quick
+def test_made_files_are_loaded_when_they_are_asked_for(start, port: int):
+    console = Console(start("--serial", str(port), "--set", "log=debug"), port)
+    console.interrupt()
+    console.run("import gc, sys, settings, tftpd\nchosen = settings.load()")
+    idle = []
+    for on in (False, False, True):  # the first loads what all need
+        console.run(f"server = None\nchosen['made_files'] = {on}\nserver = tftpd.Server(chosen)\nserver.poll(0)")
+        console.run("while server.files.names.jobs: server.poll(0)\n\ngc.collect()\nbefore = gc.mem_alloc()")
+        idle.append(int(console.run("print(before)")))
+        console.run("if not chosen['made_files']: server.stop()\n")
+    loaded = console.run("print('tftpd.reserved' in sys.modules, 'tftpd.made' in sys.modules)")
+    assert loaded == "True False\n"
+    serve = (
+        "done = server.journal.counters['done']\n"
+        "print('asks', 'now')\n"
+        "while server.journal.counters['done'] == done: n = server.poll(1000)\n\n"
+        "gc.collect()\n"
+        "print('ta' + 'kes', gc.mem_alloc() - before, 'tftpd.index' in sys.modules)"
+    )
+    takes = []
+    for name, index in (("hello.txt", False), ("tftpd/status.json", False), ("tftpd/index.txt", True)):
+        console.begin(serve, "asks now")
+        seen = len(console.board.console)
+        assert fetch(console.board.address, name, ("blksize", 1468))
+        words = console.board.wait_for("takes ", after=seen).split("takes ")[1].split()
+        takes.append(int(words[0]))
+        assert words[1] == str(index)
+    takes = [idle[2] - idle[1], takes[1] - takes[0], takes[2] - takes[1]]
+    print(f"heap for the ring of the journal and its code, for the first status, for the first index: {takes}")
+    assert takes[0] <= 4 << 10 and takes[1] <= 6 << 10 and takes[2] <= 5 << 10, takes
+    console.close()
+
+
 @pytest.mark.genuine("esp32_c3", "rpi_pico_w")
 @pytest.mark.timeout(3000)  # 9 seconds of the Pico W, which its emulator takes 10 minutes for
 def test_a_firmware_that_the_flash_does_not_hold_comes_whole(start, tmp_path: Path):

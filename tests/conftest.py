@@ -76,6 +76,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--board-address", metavar="HOST[:PORT]", help="test a real board that serves the folder made by --served"
     )
+    parser.addoption(
+        "--pictures", metavar="DIR", help="with tests/server/test_browser.py: save what the page looks like"
+    )
     parser.addoption("--served", metavar="DIR", help="make the folder that a real board has to serve, and exit")
 
 

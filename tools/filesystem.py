@@ -28,8 +28,8 @@ _MAX_NAME = 512 - len(b"\0\1\0octet\0")  # bytes of a request (RFC 2347) without
 
 
 def compile_firmware(folder: Path) -> dict[str, bytes]:
-    """All of firmware/ compiled by mpy-cross into `folder`, and what belongs to its page, minified and compressed:
-    paths below /lib and contents. Raises ToolError."""
+    """All of firmware/: paths below /lib and contents. Modules are compiled by mpy-cross into `folder`, what belongs to
+    the page is minified and compressed. Raises ToolError."""
     compiled = {}
     for source in sorted((ROOT / "firmware").rglob("*.py")):
         name = source.relative_to(ROOT / "firmware").as_posix()
@@ -44,7 +44,7 @@ def compile_firmware(folder: Path) -> dict[str, bytes]:
             raise ToolError(f"mpy-cross refuses {source}: {result.stderr.strip().splitlines()[-1]}")
         compiled[name.replace(".py", ".mpy")] = target.read_bytes()
     for name, minify in (("tftpd/page.css", rcssmin.cssmin), ("tftpd/page.js", rjsmin.jsmin)):
-        small = minify((ROOT / "firmware" / name).read_text())
+        small = str(minify((ROOT / "firmware" / name).read_text()))
         compiled[f"{name}.gz"] = gzip.compress(small.encode(), mtime=0)
     return compiled
 

@@ -8,6 +8,7 @@ status.json  one object:
   heap       [bytes free, bytes in use]
   volumes    a list of {root, free, size}, in bytes
   may_write  whether the asking client may
+  overwrite  the setting: whether it may also replace and delete
   clock      seconds since 1970; null if the clock is not set
   counters   those of journal.py
   now        transfers under way: a list of {op: RRQ, WRQ, GET, PUT, client: "address:port",
@@ -149,6 +150,7 @@ def _facts(files, host):
         "heap": [gc.mem_free(), gc.mem_alloc()],
         "volumes": _space(files),
         "may_write": bool(server.stores[WRQ]) and host in server.may[WRQ],
+        "overwrite": settings["overwrite"],
         "clock": clock,
         "counters": server.journal.counters,
     }

@@ -26,11 +26,9 @@
     for (; bytes > 999; unit++) bytes /= 1024;
     return bytes.toFixed(unit && bytes < 10) + " " + ["bytes", "KB", "MB", "GB"][unit];
   };
-  const span = (seconds) => {
-    const minutes = Math.floor(seconds / 60);
-    const hours = Math.floor(minutes / 60);
-    if (hours > 23) return Math.floor(hours / 24) + " d " + (hours % 24) + " h";
-    return hours ? hours + " h " + (minutes % 60) + " min" : minutes + " min " + Math.floor(seconds % 60) + " s";
+  const span = (ms) => {
+    const days = Math.floor(ms / 86400000);
+    return (days ? days + " d " : "") + new Date(ms).toISOString().slice(11, 19);
   };
   const clock = (ms) => new Date(ms).toTimeString().slice(0, 8);
 
@@ -91,11 +89,11 @@
     for (const row of rows()) row.hidden = !row.innerText.toLowerCase().includes(filter.value.toLowerCase());
   };
   const dress = () => {
-    main.querySelector("tr").append(make("th", { className: "w", scope: "col" }, "Delete"));
+    main.querySelector("tr").append(make("th", { className: "r", scope: "col" }, "Delete"));
     for (const row of rows()) {
       const link = row.querySelector("a");
       const bytes = row.lastChild;
-      const cell = make("td", { className: "w" });
+      const cell = make("td", { className: "r" });
       if (!/\/$/.test(link)) {
         bytes.textContent = number(+bytes.textContent);
         cell.append(make("button", { ariaLabel: "Delete " + link.text, onclick: () => remove(link) }, "×"));
@@ -108,16 +106,20 @@
   const refresh = async () => {
     const table = (await ask("GET", HERE, { responseType: "document" })).response?.querySelector("table");
     if (!table) return;
-    const at = rows().findIndex((row) => row.contains(document.activeElement));
+    const focused = document.activeElement;
+    const at = rows().findIndex((row) => row.contains(focused));
     main.querySelector("table").replaceWith(table);
     dress();
-    if (at >= 0) (rows()[at] || table).querySelector("button,a")?.focus();
+    if (at < 0) return;
+    const row = rows()[at] || table; // the next one, if that file is gone
+    (row.querySelector(focused.tagName) || row.querySelector("a"))?.focus();
   };
   filter.oninput = sift;
 
   // -- Uploads and deletion
 
-  let writes; // whether this client may
+  let writes; // whether this client may store files,
+  let replaces; // and replace and delete them
   let changed; // since the list was loaded
 
   // PUT or DELETE; `item` tells the outcome.
@@ -137,19 +139,16 @@
     if (confirm(`Delete ${link.text}?`)) change(line(results, link.text, ""), "DELETE", link.href, "deleted");
   };
   const plain = (link) => decodeURIComponent(link).toLowerCase();
-  let queue; // one upload after the other: a board has few connections
+  let queue = Promise.resolve(); // one upload after the other: a board has few connections
   const store = (file) => {
     const { name, size } = file;
     const url = HERE + encodeURIComponent(name);
     const there = rows().some((row) => plain(row.querySelector("a")) == plain(url));
-    if (there && !confirm(`Replace ${name}?`)) return;
+    if (there && replaces && !confirm(`Replace ${name}?`)) return;
     const item = line(results, name, "");
+    item.bar.value = 0;
     const moved = (event) => (item.bar.value = event.loaded / event.total);
-    const before = queue;
-    queue = (async () => {
-      await before;
-      await change(item, "PUT", url, number(size) + " bytes stored", file, moved);
-    })();
+    queue = queue.then(() => change(item, "PUT", url, number(size) + " bytes stored", file, moved));
   };
   const take = (files) => [...files].forEach(store);
   picker.onchange = () => {
@@ -187,7 +186,7 @@
   };
 
   // A line of the journal: seconds since the start; client, operation, name, options; outcome.
-  const LINE = /^([\d.]+) (?:(\S+) ([A-Z]+) "((?:\\.|[^"\\])*)"(.*?): )?(.*)/;
+  const LINE = /^(?:([\d.]+) )?(?:(\S+) ([A-Z]+) "((?:\\.|[^"\\])*)"(.*?): )?(.*)/;
   let newest;
   const showLast = (lines, started) => {
     if (lines.at(-1) == newest) return;
@@ -195,7 +194,7 @@
     newest = lines.at(-1);
     last.replaceChildren(
       ...lines.reverse().map((line) => {
-        const [, seconds, client, op, name, , outcome] = LINE.exec(line) || [, , , , , , line];
+        const [, seconds, client, op, name, , outcome] = LINE.exec(line);
         return make(
           "li",
           { className: op && !/^(done|probed)/.test(outcome) ? "bad" : "" },
@@ -220,9 +219,10 @@
 
   const show = (status) => {
     const { hostname, rssi, heap, volumes, counters } = status;
-    const up = span(status.uptime / 1000);
+    const up = span(status.uptime);
     writes = status.may_write;
-    body.classList.toggle("writes", writes);
+    replaces = writes && status.overwrite;
+    body.className = (writes ? "writes" : "") + (replaces ? " replaces" : "");
     host.textContent = hostname;
     document.title = hostname + ": " + folder;
     showNow(status.now);
@@ -231,10 +231,11 @@
     room("Heap", heap[0], heap[0] + heap[1]);
     if (rssi) fact("Wi-Fi", rssi + " dBm");
     fact("Up", up);
-    fact("Transfers", `${number(counters.done)} done, ${number(counters.failed)} failed`);
-    fact("Refused", number(counters.refused));
+    const ended = ["done", "failed", "refused"].map((how) => number(counters[how]) + " " + how).join(", ");
+    fact("Transfers", ended);
     fact("Delivered", `${size(counters.bytes)}, ${number(counters.resent)} packets resent`);
     fact("Runs", `tftpd ${status.version} on MicroPython ${status.micropython}, ${status.machine}`);
+    journal.brief.textContent = ended;
     board.brief.textContent = size(volumes[0].free) + " free, up " + up;
   };
 

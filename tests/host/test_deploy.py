@@ -306,7 +306,7 @@ def test_files_that_do_not_fit_are_refused_before_any_change(prompt, folder):
         except ToolError as error:
             missing = int(re.findall(r"[\d,]+", str(error))[0].replace(",", ""))
             size -= missing
-    assert size > 330_000 and board.tree()["/files/c"] == sha256(content(size))
+    assert size > 300_000 and board.tree()["/files/c"] == sha256(content(size))
 
 
 def test_a_file_too_large_beside_its_old_version_replaces_it_in_place(prompt, folder, capsys):

@@ -99,7 +99,8 @@ def check_tree(lfs: bytes, board: str, settings: dict) -> None:
     assert json.loads(found["/board.json"]) == boards.load(board)["settings"]
     sources = {f"/lib/{path.relative_to(ROOT / 'firmware')}" for path in (ROOT / "firmware").rglob("*.py")}
     compiled = {name.replace(".mpy", ".py") for name in found if name.startswith("/lib/")}
-    assert compiled == sources - {"/lib/manifest.py"}
+    page = {"/lib/tftpd/page.css.gz", "/lib/tftpd/page.js.gz"}
+    assert compiled == sources - {"/lib/manifest.py"} | page
     assert all(data[:2] == b"M\x06" for name, data in found.items() if name.endswith(".mpy"))
 
 

@@ -1,7 +1,8 @@
-"""package.json and firmware/manifest.py list every module of the firmware, and mip installs it."""
+"""package.json and firmware/manifest.py list every module of the firmware, and mip installs it with its page."""
 
 import ast
 import functools
+import gzip
 import io
 import json
 import subprocess
@@ -22,12 +23,14 @@ MODULES = {
     for path in FIRMWARE.rglob("*.py")
     if path.name != "manifest.py"
 }
+ASSETS = {f"tftpd/page.{kind}": (FIRMWARE / f"tftpd/page.{kind}").read_bytes() for kind in ("css", "js")}
+INSTALLED = MODULES | ASSETS
 PACKAGE = json.loads((ROOT / "package.json").read_text())
 
 
-def test_package_json_names_every_module_of_the_firmware_and_no_other():
-    assert {target: source for target, source in PACKAGE["urls"]} == {name: f"firmware/{name}" for name in MODULES}
-    assert len(PACKAGE["urls"]) == len(MODULES) and set(PACKAGE) == {"urls", "deps", "version"}
+def test_package_json_names_every_module_of_the_firmware_and_what_its_page_needs():
+    assert {target: source for target, source in PACKAGE["urls"]} == {name: f"firmware/{name}" for name in INSTALLED}
+    assert len(PACKAGE["urls"]) == len(INSTALLED) and set(PACKAGE) == {"urls", "deps", "version"}
 
 
 def test_the_version_is_that_of_the_project():
@@ -62,7 +65,7 @@ def test_mpremote_installs_from_a_local_path(tmp_path: Path, monkeypatch: pytest
         flash = tmp_path / str(number)
         flash.mkdir()
         mpremote.mip._install_package(Flash(flash), package, "index", "/lib", None, True)
-        assert installed(flash / "lib") == MODULES
+        assert installed(flash / "lib") == INSTALLED
 
 
 def test_mpremote_installs_from_github(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -77,7 +80,7 @@ def test_mpremote_installs_from_github(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr("urllib.request.urlopen", urlopen)
     package = "github:somebody/micropython-tftpd"
     mpremote.mip._install_package(Flash(tmp_path), package, "index", "/lib", "v1.2", True)
-    assert installed(tmp_path / "lib") == MODULES and len(asked) == len(MODULES) + 1
+    assert installed(tmp_path / "lib") == INSTALLED and len(asked) == len(INSTALLED) + 1
 
 
 @pytest.fixture
@@ -104,12 +107,14 @@ def test_mip_of_micropython_installs_a_server_that_runs(web: str, tmp_path: Path
         return result.stdout
 
     run(f"import mip; mip.install('{web}/package.json', target='{tmp_path}/lib')")
-    assert installed(tmp_path / "lib") == MODULES
+    assert installed(tmp_path / "lib") == INSTALLED
     paths = [str(tmp_path / "lib"), str(ROOT / "board/unix/shims")]
     code = f"import sys; sys.path[:0] = {paths!r}; import link, panel, settings, tftpd\nchosen = settings.defaults()\n"
     code += "chosen.update({'address': '127.0.0.1', 'port': 0, 'ssid': 'x', 'root': '/'})\n"
     code += "server = tftpd.Server(chosen)\nserver.poll(0)\nserver.stop()"
     assert " ready on 127.0.0.1:" in run(code)
+    code = f"import sys; sys.path[:0] = {paths!r}; from tftpd import page\nfile, encoding = page._open('page.js')\n"
+    assert run(code + "print(file.read(), not encoding)") == f"{ASSETS['tftpd/page.js']!r} True\n"
 
 
 def test_the_manifest_freezes_every_module_of_the_firmware_and_no_other(tmp_path: Path):
@@ -127,7 +132,18 @@ def test_the_manifest_freezes_every_module_of_the_firmware_and_no_other(tmp_path
     exec((FIRMWARE / "manifest.py").read_text(), names)
     assert frozen == MODULES
     compiled = filesystem.compile_firmware(tmp_path)
-    assert {name.replace(".mpy", ".py") for name in compiled} == set(frozen)
+    assets = {f"{name}.gz" for name in ASSETS}
+    assert {name.replace(".mpy", ".py") for name in compiled} == set(frozen) | assets
+
+
+def test_what_the_page_needs_is_minified_and_compressed(tmp_path: Path):
+    compiled = filesystem.compile_firmware(tmp_path)
+    for name, source in ASSETS.items():
+        packed = compiled[f"{name}.gz"]
+        small = gzip.decompress(packed)
+        assert len(packed) < len(small) < len(source)
+        assert b"innerHTML" not in small  # the comment has gone, and nothing else names it
+        assert filesystem.compile_firmware(tmp_path)[f"{name}.gz"] == packed
 
 
 def test_the_version_and_the_licence_come_first_in_the_manifest():

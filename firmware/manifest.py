@@ -10,5 +10,17 @@ boot.py, main.py and the settings stay on the flash, where they can be changed.
 
 metadata(description="A TFTP server", version="0.1.0", license="MIT")  # type: ignore  # noqa: F821
 package("tftpd")  # type: ignore  # noqa: F821
-for name in ("link", "cards", "sdcard", "crash", "panel", "rulebook", "settings", "wire"):
+MODULES = (
+    "link",
+    "cards",
+    "sdcard",
+    "crash",
+    "mode",
+    "panel",
+    "rulebook",
+    "settings",
+    "setup",
+    "wire",
+)
+for name in MODULES:
     module(name + ".py")  # type: ignore  # noqa: F821

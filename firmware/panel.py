@@ -1,34 +1,9 @@
-"""The status LED, the boot button and the watchdog."""
-
-import os
+"""The status LED and the watchdog."""
 
 import machine
 from micropython import const
 
 _WATCHDOG_MS = const(8000)  # the longest a Pico W allows is 8,388
-_SAFE_FILE = const("/safe")
-
-
-def safe_mode(settings):
-    """True if the user asks for the prompt instead of the server: the file /safe exists, or the
-    boot button is held."""
-    try:
-        os.stat(_SAFE_FILE)
-        return True
-    except OSError:  # not there
-        pass
-    button = settings["button"]
-    if button is None:
-        return False
-    try:
-        if button == "BOOTSEL":  # on RP2 boards this button is not a GPIO
-            import rp2
-
-            return bool(rp2.bootsel_button())
-        return machine.Pin(button, machine.Pin.IN, machine.Pin.PULL_UP).value() == 0
-    except Exception as trouble:  # of any type: a bad setting must not stop the server
-        print("panel: no pin %s: %r" % (button, trouble))
-        return False
 
 
 class Panel:
@@ -41,7 +16,7 @@ class Panel:
         if led is not None:
             try:
                 self.led = machine.Pin(led, machine.Pin.OUT)
-            except Exception as trouble:  # of any type, as in safe_mode()
+            except Exception as trouble:  # of any type: a bad setting must not stop the server
                 self.led = None
                 print("panel: no pin %s: %r" % (led, trouble))
         self.watchdog = machine.WDT(timeout=_WATCHDOG_MS) if settings["watchdog"] else None

@@ -132,6 +132,13 @@ TABLE = {
             "8 to 63 bytes, or 64 hexadecimal digits",
         ),
     ),
+    "setup_password": (
+        _OFF,
+        (
+            lambda value: value == "" or _is_text(value, 8, 63),
+            'a text of 8 to 63 bytes, or "" for an open network',
+        ),
+    ),
     "hostname": (
         "tftpd",
         (
@@ -256,7 +263,7 @@ def update(settings, values):
         elif good:
             settings[name] = value
         if not good:
-            secret = name == "password"
+            secret = "password" in name
             shown = "" if secret else ", not " + json.dumps(value)
             complaints.append("%s must be %s%s" % (name, allowed, shown))
     return complaints

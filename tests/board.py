@@ -60,12 +60,12 @@ class Board:
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
         self.ready = self.process.stdout.readline().strip()
-        match = re.fullmatch(r"ready tftp://([\d.]+):(\d+)/", self.ready)
+        match = re.fullmatch(r"(?:ready tftp|set-up http)://([\d.]+)(?::(\d+))?/", self.ready)
         if not match:
             self.process.wait(10)
             self._reader.join(5)
             raise AssertionError(f"not ready: {self.ready!r}, {self.console}")
-        self.address = (match[1], int(match[2]))
+        self.address = (match[1], int(match[2] or 80))
         self.url = self.ready.split()[1]
         Wire.patience[self.address] = PATIENCE[self.name]
         base = Path(arguments[arguments.index("--base") + 1]) if "--base" in arguments else None

@@ -192,18 +192,21 @@ def micropython() -> str:
     return found
 
 
-def everyday(flash: object, layout: dict[str, int], heap: int, sockets: int = 0, card: Path | None = None) -> list[str]:
+def everyday(
+    flash: object, layout: dict[str, int], heap: int, sockets: int = 0, card: Path | None = None, page_port: int = 80
+) -> list[str]:
     """The command that runs the everyday board from the image in the file `flash`. Raises ToolError.
 
-    layout   block_size, read_size, prog_size in bytes (board.json, `filesystem`)
-    heap     bytes; the cache of its flash, which no real board has, is added to them
-    sockets  the number of UDP sockets that it can open, 0 for no limit
-    card     the image of its SD card
+    layout     block_size, read_size, prog_size in bytes (board.json, `filesystem`)
+    heap       bytes; the cache of its flash, which no real board has, is added to them
+    sockets    the number of UDP sockets that it can open, 0 for no limit
+    card       the image of its SD card
+    page_port  of the page of the first set-up
     """
     values = [layout[size] for size in ("block_size", "read_size", "prog_size")]
     heap += _HEADS * (layout["read_size"] + 80)  # a bytearray, a memoryview and two words in a list each
     command = [micropython(), "-X", f"heapsize={heap}", ROOT / "board/unix/run.py", flash, *values, _HEADS, sockets]
-    return [str(word) for word in [*command, *([card.resolve()] if card else [])]]
+    return [str(word) for word in [*command, page_port, *([card.resolve()] if card else [])]]
 
 
 def read_settings(path: Path) -> dict[str, Any]:

@@ -1,4 +1,5 @@
-"""Boot an emulated board with the files of a folder on its flash, and print `ready tftp://HOST:PORT/` when it serves.
+"""Boot an emulated board with the files of a folder on its flash, and print `ready tftp://HOST:PORT/` when it serves,
+or `set-up http://HOST:PORT/` if it has no Wi-Fi settings (--set ssid=null).
 
 The board's console goes to standard error. SIGINT and SIGTERM end it cleanly.
 """
@@ -139,9 +140,16 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _free_port(host: str, port: int) -> int:
     try:
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-            probe.bind((host, port))
-            return probe.getsockname()[1]
+        while True:
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe, socket.socket() as other:
+                probe.bind((host, port))
+                chosen = probe.getsockname()[1]
+                if not port:  # the page of the first set-up has the TCP port of that number
+                    with contextlib.suppress(OSError):
+                        other.bind((host, chosen))
+                        return chosen
+                    continue
+                return chosen
     except OSError as error:
         raise ToolError(
             f"can't listen on {host} port {port}: {error.strerror}; choose another --port or --host"
@@ -166,6 +174,7 @@ class _Machine:
     stop_seconds: int  # time limit to stop
     interrupt_asleep: bool = False  # send Ctrl-C only while the process waits
     saved: str = ""  # what --compress did, in words
+    page: str = "http://192.168.4.1/"  # of the first set-up: on a genuine board that of its own access point
 
 
 def _only(arguments: argparse.Namespace, board: dict[str, Any], *names: str) -> None:
@@ -216,8 +225,10 @@ def _everyday(arguments: argparse.Namespace, board: dict[str, Any], folder: Path
     flash.write_bytes(filesystem.build(layout, size, files, kept, advice, served.folders))
     heap = arguments.heap or board["heap"]
     sockets = arguments.sockets if arguments.sockets is not None else board["udp_sockets"] or 0
-    command = boards.everyday(flash, layout, heap, sockets, arguments.card)
-    return _Machine(command, flash, served.warnings, 60, 5, interrupt_asleep=True, saved=served.saved)
+    command = boards.everyday(flash, layout, heap, sockets, arguments.card, 80 if settings.get("ssid") else port)
+    machine = _Machine(command, flash, served.warnings, 60, 5, interrupt_asleep=True, saved=served.saved)
+    machine.page = f"http://127.0.0.1:{port}/"
+    return machine
 
 
 def _genuine(arguments: argparse.Namespace, board: dict[str, Any], folder: Path, port: int) -> _Machine:
@@ -284,14 +295,16 @@ class _Board:
             signal.signal(number, self._stop)
         started = time.monotonic()
         self._power_on()
+        ready = False
         while (line := self._line()) is not None:
-            if self._held is None:
+            if ready:
                 continue
             if b" ready on " in line:
-                held, self._held = self._held, None
-                self._console(b"".join(held))
-                print(f"ready {url}", flush=True)
-            elif time.monotonic() - started > self._machine.boot_seconds:
+                ready = True
+                self._tell(f"ready {url}")
+            elif line.startswith(b"set-up: join "):
+                self._tell(f"set-up {self._machine.page}")
+            elif self._held is not None and time.monotonic() - started > self._machine.boot_seconds:
                 self._power_off()
                 raise ToolError(
                     f"the board does not serve after {self._machine.boot_seconds} s; its last line: {self._last_line}"
@@ -303,6 +316,12 @@ class _Board:
         if not self._stopping and (status or self._held):
             raise ToolError(f"the board ended by itself with status {status}; its last line: {self._last_line}")
         return 0
+
+    def _tell(self, what: str) -> None:
+        """Print `what` after the console's output so far."""
+        held, self._held = self._held, None
+        self._console(b"".join(held or ()))
+        print(what, flush=True)
 
     def _stop(self, *_: object) -> None:
         self._stopping = True

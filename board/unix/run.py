@@ -1,5 +1,6 @@
 """The everyday board: run with MicroPython's Unix port as `micropython run.py IMAGE BLOCK_SIZE
-READ_SIZE PROG_SIZE KEPT UDP_SOCKETS [CARD]`.
+READ_SIZE PROG_SIZE KEPT UDP_SOCKETS PAGE_PORT
+[CARD]`.
 
 Mounts the LittleFS2 image at `/` as a Pico W mounts its flash, but with a larger cache, because
 each read goes through Python here. Then runs boot.py and main.py from it, in one namespace, as
@@ -13,6 +14,7 @@ import vfs
 
 image = sys.argv[1]
 block_size, read_size, prog_size, kept, udp_sockets = [int(argument) for argument in sys.argv[2:7]]
+page_port = int(sys.argv[7])
 sys.path.insert(0, sys.argv[0].rsplit("/", 1)[0] + "/shims")
 
 # A real board has these modules in its firmware. Here they are loaded before the mount hides the
@@ -23,11 +25,12 @@ import time  # noqa: E402, F401  # ours, too
 import machine  # noqa: E402
 import network  # noqa: E402, F401
 
-if sys.argv[7:]:
-    machine.SDCard.image = sys.argv[7]  # pyright: ignore[reportAttributeAccessIssue]
+if sys.argv[8:]:
+    machine.SDCard.image = sys.argv[8]  # pyright: ignore[reportAttributeAccessIssue]
     machine.SDCard.host = vfs.VfsPosix("/")  # pyright: ignore[reportAttributeAccessIssue]
 
 socket.limit(udp_sockets)  # pyright: ignore[reportAttributeAccessIssue]
+socket.instead_of_80(page_port)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 class _Subscript:

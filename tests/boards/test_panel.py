@@ -181,44 +181,17 @@ def test_the_watchdog_can_be_switched_off(machine):
     ids=repr,
 )
 def test_a_missing_pin_is_reported_and_the_server_starts(machine, capsys, trouble):
-    panel, chosen = panel_with(led="LED", button=48, watchdog=False)
+    panel, chosen = panel_with(led="LED", watchdog=False)
     machine.trouble = trouble
-    assert not panel.safe_mode(chosen)
     board = panel.Panel(chosen)
     tick(board, busy=1)
     board.rest()
-    assert capsys.readouterr().out == f"panel: no pin 48: {trouble!r}\npanel: no pin LED: {trouble!r}\n"
+    assert capsys.readouterr().out == f"panel: no pin LED: {trouble!r}\n"
 
 
 def test_led_0_is_pin_0_and_not_off(machine):
     panel, chosen = panel_with(led=0)
     assert panel.Panel(chosen).led.number == 0
-
-
-def test_the_boot_button_asks_for_safe_mode(machine):
-    panel, chosen = panel_with(button=0)
-    assert not panel.safe_mode(chosen)
-    machine.level = 0
-    assert panel.safe_mode(chosen)
-    panel, chosen = panel_with()
-    assert not panel.safe_mode(chosen)
-
-
-def test_bootsel_is_no_pin(machine, monkeypatch):
-    rp2 = types.ModuleType("rp2")
-    rp2.bootsel_button = lambda: 1  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "rp2", rp2)
-    panel, chosen = panel_with(button="BOOTSEL")
-    assert panel.safe_mode(chosen)
-    rp2.bootsel_button = lambda: 0  # type: ignore[attr-defined]
-    assert not panel.safe_mode(chosen)
-
-
-def test_bootsel_on_a_board_without_it_is_reported(machine, monkeypatch, capsys):
-    monkeypatch.setitem(sys.modules, "rp2", None)  # as on an ESP32
-    panel, chosen = panel_with(button="BOOTSEL")
-    assert not panel.safe_mode(chosen)
-    assert capsys.readouterr().out.startswith("panel: no pin BOOTSEL: ")
 
 
 class Stopped(Exception):
@@ -233,9 +206,10 @@ def main(machine, monkeypatch):
     clock = [1000.0]
     monkeypatch.setattr(time, "time", lambda: clock[0])
     monkeypatch.setitem(sys.modules, "settings", settings)
-    for name in ("link", "crash", "tftpd"):
+    for name in ("link", "mode", "crash", "tftpd"):
         monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
     link, crash, tftpd = sys.modules["link"], sys.modules["crash"], sys.modules["tftpd"]
+    sys.modules["mode"].serves = lambda chosen: True  # type: ignore[attr-defined]
     link.keep = lambda: True  # type: ignore[attr-defined]
     crash.restart = lambda fault, seconds, rest: crashes.append(seconds)  # type: ignore[attr-defined]
     chosen = settings.defaults()

@@ -54,6 +54,7 @@ DRAWN: dict[str, st.SearchStrategy[Any] | None] = {
     "ssid": utf8(0, 32),
     "password": st.just("") | utf8(8, 63) | st.text("0123456789abcdefABCDEF", min_size=64, max_size=64),
     "http_password": utf8(1, 64),
+    "setup_password": st.just("") | utf8(8, 63),
     "hostname": st.from_regex("[A-Za-z0-9]([A-Za-z0-9-]{0,30}[A-Za-z0-9])?", fullmatch=True),
     "country": st.text(LETTERS[26:], min_size=2, max_size=2),
     "wired": st.fixed_dictionaries(

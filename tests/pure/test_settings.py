@@ -52,6 +52,7 @@ def test_a_bad_value_is_named_with_what_is_allowed_and_changes_nothing():
 GOOD = {
     "ssid": ("", "lab", "a b", "ü" * 16, "x" * 32, None),
     "password": ("", "12345678", "x" * 63, "ü" * 4, "0123456789abcdefABCDEF" + "0" * 42, None),
+    "setup_password": ("", "12345678", "x" * 63, None),
     "hostname": ("a", "tftpd-7", "Lab7", "x" * 32, "0-0"),
     "country": ("DE", "XX", None),
     "wired": ({"phy_type": "PHY_LAN8720"}, {"phy_type": "PHY_LAN8720", "phy_addr": 1, "mdc": 23, "power": 16}),
@@ -74,6 +75,7 @@ GOOD = {
 BAD = {
     "ssid": (7, "x" * 33, "ü" * 17, "a\0", "a\nb", "\x7f", "\x9b1m", []),
     "password": (12345678, "secret7", "x" * 64, "0" * 65, "g" + "0" * 63, "ü" * 32, "1234567\0", "12345678\n", ["x"]),
+    "setup_password": ("secret7", "x" * 64, 12345678, "1234567\n"),
     "hostname": ("", "x" * 33, "ü" * 20, "ü", "-a", "a-", "a.b", "a b", "a_b", "tftpd\n", None, 7),
     "country": ("", "D", "DEU", "de", "De", "éé", "é", "D1", 49, {}),
     "wired": (

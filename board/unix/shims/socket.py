@@ -1,5 +1,5 @@
 """`socket` for the everyday board: the Unix port's module with a limit on the number of sockets,
-as on a real board."""
+as on a real board, and another number for TCP port 80, which on a computer may be taken."""
 
 import errno
 
@@ -7,6 +7,7 @@ import usocket
 from usocket import *  # noqa: F403  # pyright: ignore[reportAssignmentType]
 
 _limit = 0
+_page_port = 80
 _opened = []
 
 
@@ -14,6 +15,16 @@ def limit(number):
     """Allow at most `number` sockets at a time; 0 for no limit."""
     global _limit
     _limit = number
+
+
+def instead_of_80(port):
+    """Open that port where the board opens port 80."""
+    global _page_port
+    _page_port = port
+
+
+def getaddrinfo(host, port, *more):
+    return usocket.getaddrinfo(host, _page_port if port == 80 else port, *more)
 
 
 def socket(*arguments):

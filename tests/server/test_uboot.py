@@ -25,6 +25,7 @@ QEMU = "qemu-system-aarch64"
 UBOOT = Path("/usr/lib/u-boot/qemu_arm64/u-boot.bin")
 CLIENT = "192.0.2.2"
 WHERE = "0x41000000"  # memory of QEMU's virt board, above U-Boot
+SETTINGS = ["--set", "windowsize=8", "--set", 'rules=[{"name":"????????.img","give":["{name}","by-ip/{ip}/boot.img"]}]']
 FILES = {
     "image.bin": content(700_000),
     "whole-blocks.bin": content(1468 * 32, seed=2),  # ends with an empty block
@@ -122,6 +123,8 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
     folder = tmp_path_factory.mktemp("served")
     for name, data in FILES.items():
         (folder / name).write_bytes(data)
+    (folder / "by-ip" / CLIENT).mkdir(parents=True)
+    (folder / "by-ip" / CLIENT / "boot.img").write_bytes(FILES["tiny.bin"])
     with ExitStack() as stack:
         with ExitStack() as inside:
             try:
@@ -130,9 +133,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
             except OSError as error:
                 pytest.skip(f"no network namespace with a tap device ({error}): it takes root and /dev/net/tun")
             uboot = stack.enter_context(UBoot(cable))
-            board = stack.enter_context(
-                Board("--host", SERVER, "--flash-size", "4M", "--set", "windowsize=8", files=folder, port=69)
-            )
+            board = stack.enter_context(Board("--host", SERVER, "--flash-size", "4M", *SETTINGS, files=folder, port=69))
         uboot.interrupt_autoboot()
         uboot.run(f"setenv ipaddr {CLIENT}; setenv serverip {SERVER}")
         yield Bench(board, uboot, cable)
@@ -170,3 +171,12 @@ def test_a_missing_file_ends_with_an_error_and_is_not_asked_for_again(bench: Ben
     assert "TFTP error: " in said and "not found" in said and "Not retrying" in said
     bench.loaded("tiny.bin")
     assert len([line for line in bench.board.console[seen:] if "missing.bin" in line]) == 1
+
+
+def test_without_a_name_uboot_gets_the_file_for_its_address_by_a_rule(bench: Bench):
+    """The recipe of docs/rules.md."""
+    seen = len(bench.board.console)
+    said = bench.uboot.run(f"setenv bootfile; tftpboot {WHERE}")
+    assert "using 'C0000202.img'" in said and f"Bytes transferred = {len(FILES['tiny.bin'])} " in said, said
+    assert bench.uboot.crc32() == zlib.crc32(FILES["tiny.bin"])
+    bench.board.wait_for(f'RRQ "C0000202.img" -> "/by-ip/{CLIENT}/boot.img" octet', after=seen)

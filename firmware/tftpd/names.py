@@ -139,7 +139,7 @@ class Names:
 
     def served(self, path, asked):
         """The name (bytes) that `path` has for clients: without its root. `asked`, the name of the
-        request (bytes), is for rules.py."""
+        request (bytes, b"" without one), is for rules.py."""
         lengths = [len(root) for root in self.roots if path.startswith(root + "/")]
         return path[lengths[0] :].encode()
 

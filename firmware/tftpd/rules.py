@@ -116,7 +116,7 @@ def rule(rules, files, uploads):
     def told(path, asked):
         """For the journal: also what was asked, if that is another name. Returns bytes or str."""
         path = served(path, asked)
-        if path[1:].lower() == _plain(asked).lower():
+        if not asked or path[1:].lower() == _plain(asked).lower():
             return path
         return "%s -> %s" % (quoted(asked), quoted(path))
 

@@ -164,6 +164,22 @@ def test_the_list_of_a_folder_shows_what_the_client_could_fetch(serve: Callable[
     assert links(only, "/") == {"/own"}
 
 
+def test_the_made_files_show_what_a_client_could_fetch_and_what_it_is_given(serve: Callable[..., Web], tmp_path: Path):
+    put(tmp_path, "a.txt", "b.key", "sub/c.key", "sub/d.txt")
+    (tmp_path / "large").write_bytes(bytes(4_000_000))
+    listed = [{"name": "*.key", "give": "deny"}, {"name": "x/*", "give": "{*}"}]
+    web = serve(*rules(*listed), files=tmp_path)
+    index = web.ask("/tftpd/index.txt").data.decode()
+    assert {line.split()[-1] for line in index.splitlines()} == {"a.txt", "large", "sub/d.txt"}, index
+    with Wire(web.board.address) as wire, web.open() as sock:
+        wire.ask("x/large", ("blksize", 8))
+        sock.sendall(b"GET /x/large HTTP/1.0\r\n\r\n")
+        sock.recv(100)
+        status = json.loads(web.ask("/tftpd/status.json").data)
+        under_way = [(one["op"], one["name"]) for one in status["now"] if "large" in one["name"]]
+        assert sorted(under_way) == [("GET", "/large"), ("RRQ", "/large")], status
+
+
 def test_many_refused_names_in_a_list_do_not_hold_the_loop(serve: Callable[..., Web], tmp_path: Path):
     put(tmp_path, "seen", *(f"many/{number}.key" for number in range(400)))
     web = serve(*rules({"name": "*.key", "give": "deny"}), files=tmp_path)

@@ -26,7 +26,7 @@ _HEAD_BYTES = const(2048)  # of a request with its header fields
 _REQUEST_MS = const(10_000)  # for a request, from its first byte or the connection on
 _IDLE_MS = const(20_000)  # a connection is kept so long for the next request,
 _STALLED_MS = const(30_000)  # and for a client that sends or takes nothing
-_LINGER_MS = const(1000)  # after the last answer: a close at once could overtake it
+_LINGER_MS = const(1000)  # after the answer to a client that may still send: see _talking()
 _TYPES = {
     "css": "text/css",
     "efi": "application/efi",
@@ -70,6 +70,7 @@ class Connection:
     idle        between two requests
     data        what it has sent that has not been read (bytes)
     wants_more  it did not ask for the connection to be closed
+    was_read    all of its present request has been read
     keep        the connection stays open after this answer
     moved       bytes of the present file that were sent or received
     doing       what, of which path, since when (uptime_ms of the journal) and how many bytes in
@@ -184,9 +185,11 @@ class Connection:
             yield from self._answering(head)
             self.idle = self.keep
             self._for(_IDLE_MS)
+        # A socket that is closed with data that was not read, or gets more, resets the connection,
+        # and the client may lose the answer: RFC 9112 section 9.6.
         self._for(_LINGER_MS)
         self.idle = True
-        while True:
+        while not self.was_read:
             yield POLLIN
             if self._received() == b"":
                 return
@@ -215,7 +218,7 @@ class Connection:
         """Answer a request."""
         self._for(_STALLED_MS)
         method, target = b"", b""
-        self.keep = False
+        self.keep = self.was_read = False
         try:
             if head is None:
                 raise Failed(431, "a request of more than %d bytes" % _HEAD_BYTES)
@@ -223,7 +226,8 @@ class Connection:
             self._check(method, minor, fields)
             self.wants_more = minor > 0 and "close" not in fields.get("connection", "").lower()
             # A body is read by put.py alone, and what follows one that is not read is no request.
-            self.keep = self.wants_more and fields.get("content-length", "0") == "0"
+            self.was_read = fields.get("content-length", "0") == "0"
+            self.keep = self.wants_more and self.was_read
             name = path_of(target)
             if method in _READS and name[-1:] == b"/":
                 from .page import listing
@@ -275,7 +279,7 @@ class Connection:
     def head(self, code, kind, size, more="", reason="OK"):
         """The status line and the fields of an answer (bytes). `kind`, `size`: of its body, None
         where it ends with the connection; `more`: further fields."""
-        if code != 204:  # RFC 9110 section 8.6
+        if code not in (204, 304):  # RFC 9110 sections 8.6 and 15.4.5
             more += "Content-Type: %s\r\n" % kind
             if size is not None:
                 more += "Content-Length: %d\r\n" % size

@@ -70,7 +70,8 @@ def storing(connection, method, target, fields):
             sink.close()
             uploads.writing.remove(path.lower())
             connection.finished(method, target, outcome, began)
-        connection.keep = connection.wants_more  # the body has been read
+        connection.was_read = True
+        connection.keep = connection.wants_more
     yield from connection.sending(connection.head(204 if existed else 201, "text/plain", 0))
 
 

@@ -1,6 +1,6 @@
 """A network of its own for a board and a machine in QEMU: a namespace, and a cable between the two.
 
-Boot loaders ask port 69, and QEMU's own network answers there itself. So both live in a network namespace of their own,
+Boot loaders ask ports 69 and 80, and QEMU's own network answers there itself. So both live in a network of their own,
 joined by a tap device whose frames pass through this process. Both vanish with the test.
 """
 
@@ -12,13 +12,17 @@ import socket
 import struct
 import subprocess
 import threading
+import time
+from typing import TypeVar
 
-SERVER = "192.0.2.1"  # RFC 5737: addresses for documentation
+SERVER, CLIENT = "192.0.2.1", "192.0.2.2"  # RFC 5737: addresses for documentation
 
 _CLONE_NEWNET = 0x4000_0000  # unshare(2)
 _TUNSETIFF = 0x4004_54CA  # linux/if_tun.h
 _IFF_TAP_NO_PI = 0x1002
 _FRAME_BYTES = 2048
+
+Self = TypeVar("Self", bound="Machine")
 
 
 class Namespace:
@@ -90,3 +94,50 @@ class Cable:
         self._near.close()
         os.close(self._stop)
         os.close(self._tap)
+
+
+class Machine:
+    """A machine in QEMU at the end of a cable, with its console on the standard input and output of QEMU."""
+
+    PROMPT = ""
+
+    def __init__(self, cable: Cable, command: list[str]) -> None:
+        network = cable.end.fileno()
+        wiring = ["-netdev", f"socket,id=wire,fd={network}", "-device", "virtio-net-pci,netdev=wire,romfile="]
+        pipe = subprocess.PIPE
+        self._process = subprocess.Popen(
+            [*command, "-nographic", *wiring], stdin=pipe, stdout=pipe, stderr=subprocess.STDOUT, pass_fds=[network]
+        )
+        cable.end.close()  # only QEMU keeps it, so that the cable sees the end of QEMU
+        self._heard = ""
+
+    def run(self, command: str, seconds: float = 20) -> str:
+        """The output of a command. Fails if the prompt does not return in time."""
+        self.type(command + "\n")
+        return self.until(self.PROMPT, seconds)
+
+    def type(self, text: str) -> None:
+        assert self._process.stdin
+        self._process.stdin.write(text.encode())
+        self._process.stdin.flush()
+
+    def until(self, text: str, seconds: float = 20) -> str:
+        """What the machine says before it says `text`. Fails if that takes longer than `seconds`."""
+        assert self._process.stdout
+        end = time.monotonic() + seconds
+        while text not in self._heard:
+            left = end - time.monotonic()
+            assert left > 0, f"no {text!r} in {seconds} s, but {self._heard!r}"
+            if select.select([self._process.stdout], [], [], left)[0]:
+                data = os.read(self._process.stdout.fileno(), 4096)
+                assert data, f"QEMU has ended: {self._heard!r}"
+                self._heard += data.decode(errors="replace").replace("\r", "")
+        said, _, self._heard = self._heard.partition(text)
+        return said
+
+    def __enter__(self: Self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.communicate()

@@ -16,6 +16,18 @@ def web(board_name: str, own_files: Path) -> Iterator[Web]:
         yield Web(board, port)
 
 
+@pytest.fixture(scope="module")
+def store(board_name: str, own_files: Path) -> Iterator[Web]:
+    """A board that takes uploads, for tests that leave no file behind."""
+    port = free_port()
+    settings = [f"http_port={port}", "log=debug", "overwrite=true"]
+    arguments = [word for setting in settings for word in ("--set", setting)]
+    with Board("--flash-size", "12M", "--writable", *arguments, files=own_files) as board:
+        yield Web(board, port)
+        assert not [line for line in board.console if "Traceback" in line]
+        assert board.stop() == 0
+
+
 @pytest.fixture
 def serve(start: Callable[..., Board]) -> Callable[..., Web]:
     def serve_one(*arguments: str, **options: Path) -> Web:

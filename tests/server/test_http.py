@@ -4,11 +4,8 @@ import gzip
 import http.client
 import os
 import random
-import shutil
 import socket
-import subprocess
 import time
-import urllib.request
 from collections.abc import Callable
 from contextlib import ExitStack
 from html.parser import HTMLParser
@@ -340,16 +337,6 @@ def test_a_file_that_is_deleted_while_it_is_read_comes_whole(take: Callable[...,
     assert web.ask("/new", "PUT", data).status == 201  # its room is free again
 
 
-def test_curl_stores_and_deletes(take: Callable[..., Web], tmp_path: Path):
-    web = take("--set", "overwrite=true")
-    (tmp_path / "mebi.bin").write_bytes(SERVED["mebi.bin"])
-    url = web.url + "/new.bin"
-    subprocess.run(["curl", "-sS", "-f", "-T", tmp_path / "mebi.bin", url], check=True, timeout=20)
-    assert web.ask("/new.bin").data == SERVED["mebi.bin"]
-    subprocess.run(["curl", "-sS", "-f", "-X", "DELETE", url], check=True, timeout=20)
-    assert web.ask("/new.bin").status == 404
-
-
 def test_silent_and_slow_clients_hold_nobody_up(serve: Callable[..., Web]):
     web = serve()
     with ExitStack() as stack:
@@ -417,36 +404,6 @@ def test_mutated_requests_do_no_harm(web: Web):
     assert web.ask("/hello.txt").data == SERVED["hello.txt"]
     assert web.board.heap_when_idle() < before + 1024
     assert not [line for line in web.board.console if "Traceback" in line]
-
-
-@pytest.mark.parametrize(
-    "command",
-    [
-        ["curl", "-sS", "-f"],
-        ["curl", "-sS", "-f", "--http1.0"],
-        ["wget", "-q", "-O", "-"],
-        ["busybox", "wget", "-q", "-O", "-"],
-    ],
-    ids=" ".join,
-)
-def test_real_clients(web: Web, command: list[str]):
-    if not shutil.which(command[0]):
-        pytest.skip(f"no {command[0]}")
-    result = subprocess.run([*command, web.url + "/mebi.bin"], capture_output=True, timeout=20)
-    assert result.returncode == 0, result.stderr
-    assert result.stdout == SERVED["mebi.bin"]
-
-
-def test_curl_resumes(web: Web, tmp_path: Path):
-    part = tmp_path / "mebi.bin"
-    part.write_bytes(SERVED["mebi.bin"][:400_000])
-    subprocess.run(["curl", "-sS", "-f", "-C", "-", "-o", part, web.url + "/mebi.bin"], check=True, timeout=20)
-    assert part.read_bytes() == SERVED["mebi.bin"]
-
-
-def test_urllib(web: Web):
-    with urllib.request.urlopen(web.url + "/size-5000", timeout=5) as answer:
-        assert answer.read() == SERVED["size-5000"]
 
 
 def test_the_journal_tells_of_each_transfer(web: Web):

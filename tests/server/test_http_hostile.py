@@ -14,10 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from board import Board
 from client import fetch
 from served import SERVED, content
-from web import Web, free_port, told
+from web import Web, told
 
 pytestmark = pytest.mark.everyday_only("its address and its port are those of the everyday board")
 
@@ -41,18 +40,6 @@ def put(name: str, size: int, *fields: bytes, minor: int = 1) -> bytes:
     """The head of a PUT."""
     lines = [b"PUT /%s HTTP/1.%d" % (name.encode(), minor), b"Host: tftpd", b"Content-Length: %d" % size, *fields]
     return b"".join(line + b"\r\n" for line in (*lines, b""))
-
-
-@pytest.fixture(scope="module")
-def store(board_name: str, own_files: Path):
-    """A board that takes uploads, for tests that leave no file behind."""
-    port = free_port()
-    settings = [f"http_port={port}", "log=debug", "overwrite=true"]
-    arguments = [word for setting in settings for word in ("--set", setting)]
-    with Board("--flash-size", "12M", "--writable", *arguments, files=own_files) as board:
-        yield Web(board, port)
-        assert not [line for line in board.console if "Traceback" in line]
-        assert board.stop() == 0
 
 
 @pytest.mark.parametrize(

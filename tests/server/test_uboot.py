@@ -3,12 +3,8 @@
 Both live in a network of their own (cable.py).
 """
 
-import os
 import re
-import select
 import shutil
-import subprocess
-import time
 import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -18,12 +14,11 @@ from typing import NamedTuple
 import pytest
 
 from board import Board
-from cable import SERVER, Cable, Namespace
+from cable import CLIENT, SERVER, Cable, Machine, Namespace
 from served import content
 
 QEMU = "qemu-system-aarch64"
 UBOOT = Path("/usr/lib/u-boot/qemu_arm64/u-boot.bin")
-CLIENT = "192.0.2.2"
 WHERE = "0x41000000"  # memory of QEMU's virt board, above U-Boot
 SETTINGS = ["--set", "windowsize=8", "--set", 'rules=[{"name":"????????.img","give":["{name}","by-ip/{ip}/boot.img"]}]']
 FILES = {
@@ -33,31 +28,19 @@ FILES = {
 }
 
 
-class UBoot:
-    """U-Boot at its prompt, which QEMU has on its standard input and output."""
+class UBoot(Machine):
+    """U-Boot at its prompt."""
 
     PROMPT = "\n=> "
 
     def __init__(self, cable: Cable) -> None:
-        network = cable.end.fileno()
-        machine = [QEMU, "-machine", "virt", "-cpu", "cortex-a57", "-m", "256", "-bios", str(UBOOT), "-nographic"]
-        wiring = ["-netdev", f"socket,id=wire,fd={network}", "-device", "virtio-net-pci,netdev=wire,romfile="]
-        pipe = subprocess.PIPE
-        self._process = subprocess.Popen(
-            [*machine, *wiring], stdin=pipe, stdout=pipe, stderr=subprocess.STDOUT, pass_fds=[network]
-        )
-        cable.end.close()  # only QEMU keeps it, so that the cable sees the end of QEMU
-        self._heard = ""
+        machine = [QEMU, "-machine", "virt", "-cpu", "cortex-a57", "-m", "256", "-bios", str(UBOOT)]
+        super().__init__(cable, machine)
 
     def interrupt_autoboot(self) -> None:
-        self._until("Hit any key to stop autoboot")
-        self._type(" ")
-        self._until(self.PROMPT)
-
-    def run(self, command: str, seconds: float = 20) -> str:
-        """The output of a command in U-Boot. Fails if the prompt does not return in time."""
-        self._type(command + "\n")
-        return self._until(self.PROMPT, seconds)
+        self.until("Hit any key to stop autoboot")
+        self.type(" ")
+        self.until(self.PROMPT)
 
     def load(self, name: str) -> str:
         """Load a file to WHERE; returns U-Boot's output."""
@@ -69,31 +52,6 @@ class UBoot:
         match = re.search(r"==> ([0-9a-f]{8})", said)
         assert match, said
         return int(match[1], 16)
-
-    def _type(self, text: str) -> None:
-        assert self._process.stdin
-        self._process.stdin.write(text.encode())
-        self._process.stdin.flush()
-
-    def _until(self, text: str, seconds: float = 20) -> str:
-        assert self._process.stdout
-        end = time.monotonic() + seconds
-        while text not in self._heard:
-            left = end - time.monotonic()
-            assert left > 0, f"no {text!r} in {seconds} s, but {self._heard!r}"
-            if select.select([self._process.stdout], [], [], left)[0]:
-                data = os.read(self._process.stdout.fileno(), 4096)
-                assert data, f"QEMU has ended: {self._heard!r}"
-                self._heard += data.decode(errors="replace").replace("\r", "")
-        said, _, self._heard = self._heard.partition(text)
-        return said
-
-    def __enter__(self) -> "UBoot":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._process.kill()
-        self._process.communicate()
 
 
 class Bench(NamedTuple):

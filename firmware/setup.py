@@ -36,9 +36,10 @@ _HEAD = """<!doctype html><html lang=en><meta charset=utf-8>
 <meta name=viewport content="width=device-width"><title>%s</title>
 <link rel=icon href=data:,><link rel=stylesheet href=/page.css><style>
 label{display:block;padding:.4rem 0}small{float:right}input:not([type=radio]),button{width:100%%;
-padding:.6rem}button{background:var(--mark);color:var(--page)}</style><main><h1>%s</h1>"""
+padding:.6rem}fieldset{border:1px solid var(--line)}
+button{margin:1rem 0;background:var(--mark);color:var(--page)}</style><main><h1>%s</h1>"""
 _FORM = """<div role=alert>%s</div><form method=post><input type=hidden name=token value=%s>
-<fieldset><legend>Wi-Fi</legend>%s<label>Another<input name=other></label>
+<fieldset><legend>Wi-Fi</legend>%s<label>Another, or a hidden one<input name=other></label>
 <a href="?">Search again</a></fieldset><label>Password<input name=password type=password></label>
 <label>Name of the board<input name=hostname value="%s"></label>
 <details><summary>Static address</summary>%s</details><button>Join</button></form>"""
@@ -48,7 +49,7 @@ _NETWORK = (
 _FIELD = '<label>%s<input name=%s value="%s"></label>'
 _JOINING = """<meta http-equiv=refresh content=3>
 <div>If this page goes away, join %s again and come back to it."""
-_DONE = """<div>The address of the board is <b>%s</b>. It restarts now; then it serves
+_DONE = """<div>The address of the board is <b>%s</b>. In half a minute it restarts and serves
 <a href="tftp://%s">tftp://%s</a>, also called %s.local, in that Wi-Fi."""
 
 

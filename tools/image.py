@@ -8,6 +8,7 @@ import argparse
 import hashlib
 import json
 import os
+import secrets
 import shlex
 import struct
 import sys
@@ -20,6 +21,7 @@ from .firmware import Base
 
 _SECTOR_BYTES = esp.SECTOR_BYTES  # also a block of the filesystem
 _SECRET = "password"
+_LETTERS = "abcdefghijkmnopqrstuvwxyz2345678"  # of the password for the first set-up, as in firmware/setup.py
 _ADVICE = "leave some out, or give a larger flash with --flash-size (make run FLASH=)"
 
 # To read a filesystem, only the block size matters.
@@ -95,6 +97,10 @@ def run(arguments: argparse.Namespace) -> int:
     _check_suffix(board, output)
     settings = boards.read_settings(arguments.settings) if arguments.settings else {}
     settings = boards.check_settings(settings, arguments.set, arguments.settings)
+    chosen = board["settings"] | settings
+    sets_up = "WiFi" in board["features"] and not chosen.get("ssid") and not chosen.get("wired")
+    if sets_up and settings.get("setup_password") is None:
+        settings["setup_password"] = "".join(secrets.choice(_LETTERS) for _ in range(10))
     image = make(
         board,
         arguments.files,
@@ -109,11 +115,16 @@ def run(arguments: argparse.Namespace) -> int:
     _summary(image, output, bool(settings.get("write_from")))
     if image.saved:
         print(image.saved)
-    if "ssid" not in settings and "Ethernet" not in board["features"]:
-        image.warnings.append("no ssid is set, so the board joins no Wi-Fi: --settings FILE, or --set ssid=NAME")
     for warning in image.warnings:
         boards.warn(warning)
     print(f"To flash it: {how_to_flash(board, output)}")
+    if sets_up:
+        password = settings["setup_password"]
+        print(
+            "There is no Wi-Fi in it, so the board opens one of its own, tftpd-XXXX, "
+            f"{f'with the password {printable(password)}' if password else 'without a password'}. Join that with a "
+            "phone and open http://192.168.4.1/ to choose yours (docs/setup.md), or give --settings FILE here."
+        )
     return 0
 
 

@@ -21,6 +21,7 @@ _ESP32 = {0x303A, 0x10C4, 0x1A86, 0x0403, 0x067B}
 _PROMPT = b">>> "
 _LINK = "link: "
 _UP = "link: up, "
+_SET_UP = "set-up: join "
 _READY = " ready on "
 
 
@@ -148,7 +149,8 @@ class Port:
 
 
 def wait_until_serving(port: Port, seconds: float, silence: float = _SILENCE_S) -> str:
-    """The tftp:// address of a board that is starting, read from its console. Raises ToolError.
+    """The tftp:// address of a board that is starting, read from its console; if it has no Wi-Fi, how to set it up.
+    Raises ToolError.
 
     seconds  time limit for the board to serve
     silence  seconds without output after which the server is restarted, so that it prints its address again
@@ -165,6 +167,8 @@ def wait_until_serving(port: Port, seconds: float, silence: float = _SILENCE_S) 
             last = printable(line.decode(errors="replace").strip())[:200] or last
             if last.startswith(_LINK):
                 link = last
+            if last.startswith(_SET_UP):
+                return f"nothing yet: {last}"
             if last.startswith(_UP):
                 address = last.removeprefix(_UP)
             if _READY in last:

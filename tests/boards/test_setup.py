@@ -175,7 +175,7 @@ def test_the_page_is_accessible_and_asks_nobody_else(set_up: Callable[..., Setti
     asked: list[str] = []
     troubles: list[str] = []
     page.on("request", lambda request: asked.append(request.url))
-    page.on("console", lambda message: message.type in ("error", "warning") and troubles.append(message.text))
+    page.on("console", lambda message: troubles.extend([message.text] * (message.type in ("error", "warning"))))
     page.goto(new.url)
     page.get_by_text("Static address").click()
     results = Axe().run(page)

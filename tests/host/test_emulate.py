@@ -259,7 +259,7 @@ def test_safe_mode_skips_the_server(tmp_path: Path):
 
 
 def test_the_boot_button_skips_the_server(tmp_path: Path):
-    script = "import machine; machine.Pin.value = lambda self, value=None: 0"
+    script = "import machine; held = [0, 0]; machine.Pin.value = lambda self, value=None: held.pop() if held else 1"
     result = subprocess.run(board_with(tmp_path, boot=script), cwd=ROOT, capture_output=True, text=True, timeout=10)
     assert result.returncode == 0 and "safe mode" in result.stdout
 

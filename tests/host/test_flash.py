@@ -390,6 +390,12 @@ def test_flash_waits_for_a_link_that_comes_up_late():
     assert monitor.wait_until_serving(port_at(console.name), 10) == "tftp://10.0.0.7/"
 
 
+def test_flash_shows_how_to_set_up_a_board_without_wifi():
+    said = b"set-up: join Wi-Fi tftpd-ABCD, password secret77, open http://192.168.4.1/"
+    console = Console(b"link: no ssid in /settings.json\r\n" + said + b"\r\n")
+    assert monitor.wait_until_serving(port_at(console.name), 10) == f"nothing yet: {said.decode()}"
+
+
 def test_a_silent_board_is_restarted_so_that_it_prints_its_address():
     console = Console(b"", (b"\r\x03", b"9.001 stopped\r\n" + PROMPT), (b"\x04", b"\r\n" + BOOT))
     assert monitor.wait_until_serving(port_at(console.name), 10, silence=0.5) == "tftp://192.168.1.23/"

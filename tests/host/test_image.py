@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import random
+import re
 import socket
 import stat
 import struct
@@ -293,10 +294,12 @@ def test_bin_on_a_synthetic_base_has_all_files(board: str, chip: str, partitions
         size = boards.format_size(flash_size)
         options = ("--board", board, "--base", base, "--files", folder, "--flash-size", size, "-o", output)
         said, warned = make(*options)
-        assert "v9.9.9 for Test board" in said and "board.json does not list" in warned and "no ssid is set" in warned
+        assert "v9.9.9 for Test board" in said and "board.json does not list" in warned
+        shown = re.search("There is no Wi-Fi in it, .*, with the password ([a-z2-8]{10})", said)
+        assert shown, said
         assert ("must really have" in warned) == (not vfs)
         lfs = check_esp(output.read_bytes(), base.read_bytes(), chip, place, flash_size, tmp_path)
-        check_tree(lfs, board, {})
+        check_tree(lfs, board, {"setup_password": shown[1]})
         make(*options, "--whole")
         assert output.stat().st_size == place[0] + place[1]
         assert output.read_bytes()[place[0] :] == lfs
@@ -767,3 +770,23 @@ def test_bad_input_is_one_line_and_leaves_no_file(folder: Path, tmp_path: Path):
     )
     assert "is not firmware" in complain("image", "--inspect", tmp_path / "text")
     assert "can't read" in complain("image", "--inspect", tmp_path / "missing")
+
+
+@pytest.mark.parametrize(
+    ("board", "given", "said"),
+    [
+        ("esp32_c3", ["ssid=lab"], None),
+        ("esp32_c3", ["setup_password=a phone knows it"], "with the password a phone knows it."),
+        ("esp32_c3", ["setup_password="], "without a password."),
+        ("wt32_eth01", [], None),
+        ("wt32_eth01", ["wired=null"], "with the password "),
+    ],
+)
+def test_an_image_without_wifi_says_how_to_set_it_up(
+    board: str, given: list[str], said: str | None, folder: Path, tmp_path: Path
+):
+    base = tmp_path / "base.bin"
+    base.write_bytes(made_esp("esp32c3" if board == "esp32_c3" else "esp32", table(NVS, FACTORY, VFS)))
+    sets = [word for pair in given for word in ("--set", pair)]
+    shown, _ = make("--board", board, "--base", base, "--files", folder, "-o", tmp_path / "out.bin", *sets)
+    assert ("opens one of its own, tftpd-XXXX" in shown) == bool(said) and (said or "") in shown

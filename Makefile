@@ -29,8 +29,9 @@ $(STAMP): pyproject.toml
 		{ echo "$(PYTHON) has no module venv: install it (Debian, Ubuntu: apt install python3-venv)"; exit 1; }
 	@echo "setting up $(VENV), which takes a minute once"
 	@$(PYTHON) -m venv $(VENV)
-	@$(VENV)/bin/pip install -q --disable-pip-version-check 'pip>=25.1'
+	@$(VENV)/bin/pip install -q --disable-pip-version-check 'pip>=26.2'
 	@$(VENV)/bin/pip install -q --disable-pip-version-check --group dev
+	@$(VENV)/bin/pip install -q --disable-pip-version-check --no-build-isolation --only-deps .
 	@$(VENV)/bin/pip install -q --disable-pip-version-check --group stubs --upgrade --target $(VENV)/stubs
 	@touch $@
 
@@ -45,7 +46,7 @@ soak: $(STAMP)
 	@SOAK=1 $(VENV)/bin/pytest tests/server/test_soak.py
 
 $(VENV)/bench: $(STAMP)
-	@$(VENV)/bin/pip install -q --disable-pip-version-check --group bench
+	@$(VENV)/bin/pip install -q --disable-pip-version-check --no-build-isolation --only-deps '.[bench]'
 	@touch $@
 
 bench: $(VENV)/bench

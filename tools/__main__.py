@@ -1,4 +1,4 @@
-"""`python -m tools COMMAND`. Each command is a module with add_arguments(parser) and run(arguments) -> exit status."""
+"""`mptftpd COMMAND`. Each command is a module with add_arguments(parser) and run(arguments) -> exit status."""
 
 import argparse
 import importlib
@@ -6,7 +6,7 @@ import os
 import sys
 from typing import NoReturn
 
-from . import ToolError, printable
+from . import PROGRAM, ToolError, boards, printable, version
 
 COMMANDS = {
     "emulate": "boot an emulated board that serves a folder",
@@ -23,44 +23,79 @@ COMMANDS = {
     "check": "compare a running board with a folder",
     "monitor": "show a board's console live",
     "try-rules": "show what the rules for names make of a name, step by step",
+    "doctor": "say what this computer lacks, and how to mend it",
+    "completion": "print what makes the shell complete these commands",
     "bench": "measure the server against its budgets and against other servers",
 }
+# Exit statuses; docs/commands.md describes them.
+FAILED, WRONG_USAGE, INTERRUPTED = 1, 2, 130
+
+
+class UsageError(ToolError):
+    """The command line is wrong."""
 
 
 class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        raise ToolError(f"{message} (see {self.prog} --help)")
+        raise UsageError(f"{message} (see {self.prog} --help)")
+
+
+def make_parser(words: list[str]) -> Parser:
+    """The parser of all commands. Only the one among the `words` of the command line has its options: its module alone
+    is imported."""
+    chosen = next((word for word in words if word in COMMANDS), "")
+    parser = Parser(
+        prog=PROGRAM,
+        description=f"The host side of micropython-tftpd. {PROGRAM} COMMAND --help lists the options of a command.",
+    )
+    parser.add_argument("--version", action="version", version=f"micropython-tftpd {version()}")
+    parser.set_defaults(prog=PROGRAM)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for name, text in COMMANDS.items():
+        command = commands.add_parser(name, help=text)
+        if name == chosen:
+            module = importlib.import_module(f".{name.replace('-', '_')}", __package__)
+            command.description = module.__doc__
+            command.set_defaults(run=module.run, prog=command.prog)
+            module.add_arguments(command)
+            command.add_argument("--quiet", action="store_true", help="show no progress, only the result and warnings")
+    return parser
+
+
+def complete() -> None:
+    """Answer the shell (completion.py). Never returns."""
+    import argcomplete
+
+    argcomplete.autocomplete(make_parser(os.environ["COMP_LINE"].split()))
 
 
 def main() -> int:
-    listing = "\n".join(f"  {name:10} {text}" for name, text in COMMANDS.items())
-    parser = Parser(
-        prog="python -m tools",
-        description=f"The host side of micropython-tftpd.\n\ncommands:\n{listing}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("command", choices=COMMANDS, metavar="COMMAND", help="COMMAND --help lists its options")
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")  # pyright: ignore[reportAttributeAccessIssue]
-    if len(sys.argv) == 1:
-        parser.print_help()
-        return 0
     try:
-        name = parser.parse_args(sys.argv[1:2]).command
-        module = importlib.import_module(f".{name.replace('-', '_')}", __package__)
-        command = Parser(prog=f"python -m tools {name}", description=module.__doc__)
-        module.add_arguments(command)
-        status = module.run(command.parse_args(sys.argv[2:]))
+        if "_ARGCOMPLETE" in os.environ:
+            complete()
+        parser = make_parser(sys.argv[1:])
+        if len(sys.argv) == 1:
+            parser.print_help()
+            return 0
+        arguments, unknown = parser.parse_known_args()
+        if unknown:
+            raise UsageError(f"unrecognized arguments: {' '.join(unknown)} (see {arguments.prog} --help)")
+        if arguments.quiet:
+            boards.be_quiet()
+        status = arguments.run(arguments)
         sys.stdout.flush()
         return status
     except BrokenPipeError:  # the reader has gone, as with `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+        return FAILED
     except (ToolError, OSError) as error:
         print(f"error: {printable(str(error))}", file=sys.stderr)
-        return 1
+        return WRONG_USAGE if isinstance(error, UsageError) else FAILED
     except KeyboardInterrupt:
-        return 130
+        return INTERRUPTED
 
 
-sys.exit(main())
+if __name__ == "__main__":
+    sys.exit(main())

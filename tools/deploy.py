@@ -23,7 +23,7 @@ from rich import box
 from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from . import ToolError, boards, compress, filesystem, monitor, printable
+from . import PROGRAM, ToolError, boards, compress, filesystem, monitor, printable
 
 _SETTINGS = "/settings.json"
 _FOR_FILES = ("root", "write_to", "write_from")  # the settings that decide where files and folders go
@@ -75,7 +75,7 @@ def _rmdir(path):
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--board", required=True, metavar="NAME", help="one of python -m tools boards")
+    boards.add_board(parser)
     monitor.add_device(parser)
     parser.add_argument("--files", type=boards.parse_path, required=True, metavar="DIR", help="what to serve")
     parser.add_argument(
@@ -93,12 +93,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     compress.add_argument(parser)
     parser.add_argument("--delete", action="store_true", help="remove served files that are not in DIR")
+    boards.add_json(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     board = boards.load(arguments.board)
     if "firmware" not in board:
-        raise ToolError(f"{board['product']}: not for deploy; python -m tools emulate copies --files at each start")
+        raise ToolError(f"{board['product']}: not for deploy; {PROGRAM} emulate copies --files at each start")
     settings = boards.read_settings(arguments.settings) if arguments.settings else None
     checked = boards.check_settings(settings or {}, arguments.set, arguments.settings)
     filesystem.served(arguments.files, checked)
@@ -110,10 +111,16 @@ def run(arguments: argparse.Namespace) -> int:
         raise
     port = remote.reset()
     try:
-        _summary(done)
-        print(f"serving {monitor.wait_until_serving(port, _SERVING_S)}", flush=True)
+        if not arguments.json:
+            _summary(done)
+        with boards.waiting("waiting until it serves"):
+            url = monitor.wait_until_serving(port, _SERVING_S)
     finally:
         port.close()
+    if arguments.json:
+        boards.print_json({"url": url, **_facts(done)})
+    else:
+        print(f"serving {url}", flush=True)
     return 0
 
 
@@ -269,6 +276,12 @@ def _carry_out(remote: "_Remote", plan: _Plan, there: dict[str, int | None], roo
             put(path, data, parts[path])
         remote.rename([(part, path) for path, part in parts.items()])  # together: they are one version
         remote.remove(plan.replaced)
+
+
+def _facts(plan: _Plan) -> dict[str, Any]:
+    groups = {"served": plan.served, "server": plan.server, "unchanged": plan.unchanged}
+    facts: dict[str, Any] = {what: {path: len(data) for path, data in group.items()} for what, group in groups.items()}
+    return facts | {"removed": plan.removed | plan.replaced | plan.unpacked, "free": plan.free}
 
 
 def _summary(plan: _Plan) -> None:

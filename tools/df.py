@@ -7,6 +7,7 @@ from . import ToolError, boards, printable, remote
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     remote.add_arguments(parser)
+    boards.add_json(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -25,7 +26,11 @@ def run(arguments: argparse.Namespace) -> int:
         free, used = map(int, told["heap"])
     except (KeyError, TypeError, ValueError):
         raise ToolError(f"{board.url}: tftpd/status.json is not as it should be, it is another server") from None
-    for name, size, left in (*rows, ("heap", free + used, free)):
+    rows.append(("heap", free + used, free))
+    if arguments.json:
+        boards.print_json({name: {"bytes": size, "free": left} for name, size, left in rows})
+        return 0
+    for name, size, left in rows:
         table.add_row(Text(printable(name)), f"{size:,}", f"{size - left:,}", f"{left:,}")
     boards.print_table(table)
     return 0

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from . import ToolError, boards, compress, filesystem, firmware, image, printable
+from . import PACKAGE, PROGRAM, ToolError, boards, compress, filesystem, firmware, image, printable
 from .processes import die_with_parent
 
 _STOP_WAIT_S = 0.5  # longest wait for a moment in which Ctrl-C does no harm
@@ -32,9 +32,7 @@ _TO_HOST = b"\x1e"  # starts a line to this program, not to the console (board/u
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--board", default="unix", metavar="NAME", help="one of python -m tools boards (default: %(default)s)"
-    )
+    boards.add_board(parser, default="unix")
     parser.add_argument(
         "--files",
         type=boards.parse_path,
@@ -90,7 +88,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--card",
         type=boards.parse_path,
         metavar="FILE",
-        help="an image (tools image --card) as its SD card; move FILE away to pull the card out",
+        help=f"an image ({PROGRAM} image --card) as its SD card; move FILE away to pull the card out",
     )
     parser.add_argument(
         "--card-as",
@@ -129,10 +127,12 @@ def run(arguments: argparse.Namespace) -> int:
             boards.warn(warning)
         if machine.saved:
             print(machine.saved, file=sys.stderr, flush=True)
-        if start := _START.get(arguments.board):
-            print(f"booting the {board['product']}, which takes {start}", file=sys.stderr, flush=True)
+        clock = None
+        if start := _START.get(arguments.board):  # no thread, since the board's process is forked from this one
+            booting = boards.waiting(f"booting the {board['product']}, which takes {start}", auto_refresh=False)
+            clock = stack.enter_context(booting)
         try:
-            return _Board(machine, console).serve(f"tftp://{arguments.host}:{port}/")
+            return _Board(machine, console, clock).serve(f"tftp://{arguments.host}:{port}/")
         finally:
             if arguments.save and machine.flash.exists():
                 boards.write_whole(arguments.save, machine.flash.read_bytes(), private=True)
@@ -192,7 +192,7 @@ def _card(arguments: argparse.Namespace, board: dict[str, Any]) -> dict[str, Any
     if "card" not in board["emulator"]:
         _only(arguments, board, "card")
     if not arguments.card.is_file():
-        raise ToolError(f"{arguments.card} is no file: make one with python -m tools image --card DIR -o FILE")
+        raise ToolError(f"{arguments.card} is no file: make one with {PROGRAM} image --card DIR -o FILE")
     return {"card": board["emulator"]["card"]}
 
 
@@ -254,7 +254,7 @@ def _genuine(arguments: argparse.Namespace, board: dict[str, Any], folder: Path,
         compressed=arguments.compress,
     )
     start.write_bytes(made.data)
-    command = [sys.executable, "-m", f"tools.emulators.{emulator['program']}", str(start), *emulator["arguments"]]
+    command = [sys.executable, "-m", f"{PACKAGE}.emulators.{emulator['program']}", str(start), *emulator["arguments"]]
     command += ["--host", arguments.host, "--port", str(port), "--board-port", str(settings.get("port", 69))]
     command += ["--save-flash", str(flash)]
     if settings.get("ip"):
@@ -278,10 +278,14 @@ def _genuine(arguments: argparse.Namespace, board: dict[str, Any], folder: Path,
 class _Board:
     """An emulated board as a process: its console, and the everyday board's watchdog and reset."""
 
-    def __init__(self, machine: _Machine, console: int) -> None:
-        """`console`: the file descriptor to which the board's console is copied."""
+    def __init__(self, machine: _Machine, console: int, clock: Any = None) -> None:
+        """
+        console  the file descriptor to which the board's console is copied
+        clock    is shown until the board serves (boards.waiting)
+        """
         self._machine = machine
         self._out = console
+        self._clock = clock
         self._stopping = False
         self._process: subprocess.Popen[bytes] | None = None
         self._watchdog = 0.0  # its timeout in seconds, 0 while it is off
@@ -299,6 +303,8 @@ class _Board:
         while (line := self._line()) is not None:
             if ready:
                 continue
+            if self._clock:
+                self._clock.refresh()
             if b" ready on " in line:
                 ready = True
                 self._tell(f"ready {url}")
@@ -319,6 +325,8 @@ class _Board:
 
     def _tell(self, what: str) -> None:
         """Print `what` after the console's output so far."""
+        if self._clock:
+            self._clock.stop()
         held, self._held = self._held, None
         self._console(b"".join(held or ()))
         print(what, flush=True)

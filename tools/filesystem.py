@@ -15,8 +15,8 @@ import rcssmin
 import rjsmin
 from littlefs import LittleFS, LittleFSError, UserContext
 
-from . import ToolError, compress
-from .boards import MAX_FLASH_BYTES, ROOT, to_json
+from . import ROOT, ToolError, compress
+from .boards import MAX_FLASH_BYTES, to_json
 
 SERVED = "/files"  # the default of the setting `root`
 CARD = "/card"  # where the board mounts its SD card

@@ -16,7 +16,7 @@ from typing import Any
 
 import platformdirs
 
-from . import ToolError, boards, esp, uf2
+from . import PROGRAM, ToolError, boards, esp, uf2
 
 _NEWEST = "v1.29.0 (2026-08-24)"  # MicroPython's newest release when this was written
 _TIMEOUT_S = 15
@@ -48,7 +48,7 @@ class Base:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--board", required=True, metavar="NAME", help="one of python -m tools boards")
+    boards.add_board(parser)
     parser.add_argument(
         "--version",
         metavar="V",
@@ -63,6 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--mirror", type=_parse_url, metavar="URL", help="download from this folder instead of micropython.org"
     )
+    boards.add_json(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -73,7 +74,12 @@ def run(arguments: argparse.Namespace) -> int:
         path = base_image(board, arguments.version, arguments.mirror)
     data = boards.read_bytes(path)
     known = any(entry["sha256"] == _sha256(data) for entry in board["firmware"])
-    print(f"{path}\n{read_base(data, path)}, {len(data):,} bytes")
+    base = read_base(data, path)
+    if arguments.json:
+        facts = {"version": base.version, "machine": base.machine, "chip": base.chip, "bytes": len(data)}
+        boards.print_json({"file": path, **facts, "sha256": _sha256(data), "known": known})
+        return 0
+    print(f"{path}\n{base}, {len(data):,} bytes")
     print(f"SHA-256 {_sha256(data)}, {'as in board.json' if known else 'not in board.json: recorded, not verified'}")
     return 0
 
@@ -90,12 +96,15 @@ def cache() -> Path:
     return Path(chosen) if chosen else platformdirs.user_cache_path("micropython-tftpd", appauthor=False)
 
 
-def base_image(board: dict[str, Any], version: str | None = None, mirror: str | None = None) -> Path:
+def base_image(
+    board: dict[str, Any], version: str | None = None, mirror: str | None = None, download: bool = True
+) -> Path:
     """The board's firmware file in the cache, checked, and downloaded if it is missing. Raises ToolError.
 
-    board    its board.json (boards.load)
-    version  "v1.26.1"; None for the board's default
-    mirror   URL of a folder to download from, None for the file's own URL
+    board     its board.json (boards.load)
+    version   "v1.26.1"; None for the board's default
+    mirror    URL of a folder to download from, None for the file's own URL
+    download  False to raise ToolError if it is missing or damaged
     """
     entry = _entry(board, version)
     path = cache() / "firmware" / entry["file"]
@@ -107,9 +116,11 @@ def base_image(board: dict[str, Any], version: str | None = None, mirror: str | 
             expected = _record(path, data)
         if _sha256(data) == expected:
             return path
+    if not download:
+        raise ToolError(f"{path.name} {'in the cache is damaged' if path.exists() else 'is not in the cache'}")
     url = f"{mirror.rstrip('/')}/{entry['file']}" if mirror else entry["url"]
     if not url:
-        raise ToolError(f"{path} has changed since it was taken: take it again, python -m tools firmware --from FILE")
+        raise ToolError(f"{path} has changed since it was taken: take it again, {PROGRAM} firmware --from FILE")
     return _download(board, url, path, expected)
 
 
@@ -161,7 +172,7 @@ def _read_esp(data: bytes) -> tuple[str | None, bytes]:
 def _entry(board: dict[str, Any], version: str | None) -> dict[str, Any]:
     known = board.get("firmware")
     if not known:
-        raise ToolError(f"{board['product']}: there is no firmware to flash; python -m tools emulate runs it")
+        raise ToolError(f"{board['product']}: there is no firmware to flash; {PROGRAM} emulate runs it")
     if version is None:
         return known[0]
     version = "v" + version.removeprefix("v")
@@ -174,7 +185,7 @@ def _entry(board: dict[str, Any], version: str | None) -> dict[str, Any]:
             return {"file": path.name, "sha256": None, "url": None}
     raise ToolError(
         f"no firmware {version} is known for this board, only {', '.join(entry['version'] for entry in known)}; "
-        f"the newest release is {_NEWEST}; add your own file with python -m tools firmware --from FILE --allow-unknown"
+        f"the newest release is {_NEWEST}; add your own file with {PROGRAM} firmware --from FILE --allow-unknown"
     )
 
 

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
-from . import ToolError, boards, firmware, monitor
+from . import PROGRAM, ToolError, boards, firmware, monitor
 from .image import files_in
 
 _SERVING_S = 90
@@ -29,17 +29,20 @@ _BY_LABEL = "/dev/disk/by-label/"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--board", required=True, metavar="NAME", help="one of python -m tools boards")
-    parser.add_argument("image", type=boards.parse_path, metavar="IMAGE", help="a file made by python -m tools image")
+    boards.add_board(parser)
+    parser.add_argument("image", type=boards.parse_path, metavar="IMAGE", help=f"a file made by {PROGRAM} image")
     monitor.add_device(parser)
     parser.add_argument("--drive", type=boards.parse_path, metavar="DIR", help="the drive of an RP2 board in boot mode")
     parser.add_argument("--yes", action="store_true", help="do not ask for confirmation")
+    boards.add_json(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     board = boards.load(arguments.board)
     if "flashing" not in board:
-        raise ToolError(f"{board['product']}: there is nothing to flash; python -m tools emulate runs it")
+        raise ToolError(f"{board['product']}: there is nothing to flash; {PROGRAM} emulate runs it")
+    if arguments.json and not arguments.yes:
+        raise ToolError("--json asks no questions: add --yes to flash without confirmation")
     path: Path = arguments.image
     image = boards.read_bytes(path)
     base = firmware.read_base(image, path)
@@ -49,18 +52,23 @@ def run(arguments: argparse.Namespace) -> int:
         work = _uf2(board, path, image, arguments)
     else:
         work = _esptool(board, path, image, arguments)
-    print(f"{path}: {base}, {len(image):,} bytes")
+    if not arguments.json:
+        print(f"{path}: {base}, {len(image):,} bytes")
     if not arguments.yes and not _agreed(work.question):
         print("nothing is done")
         return 1
     work.do()
     device = arguments.device
     port = monitor.Port((lambda: device) if device else lambda: monitor.find_port(board["mcu"]))
-    print("waiting until it serves", flush=True)
     try:
-        print(f"serving {monitor.wait_until_serving(port, _SERVING_S)}", flush=True)
+        with boards.waiting("waiting until it serves"):
+            url = monitor.wait_until_serving(port, _SERVING_S)
     finally:
         port.close()
+    if arguments.json:
+        boards.print_json({"url": url, "board": arguments.board, "file": path})
+    else:
+        print(f"serving {url}", flush=True)
     return 0
 
 

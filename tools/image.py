@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import ToolError, boards, card, compress, esp, filesystem, firmware, printable, uf2
+from . import PROGRAM, ToolError, boards, card, compress, esp, filesystem, firmware, printable, uf2
 from .firmware import Base
 
 _SECTOR_BYTES = esp.SECTOR_BYTES  # also a block of the filesystem
-_SECRET = "password"
+_SECRET = "password"  # is in the name of each setting that is one
 _LETTERS = "abcdefghijkmnopqrstuvwxyz2345678"  # of the password for the first set-up, as in firmware/setup.py
 _ADVICE = "leave some out, or give a larger flash with --flash-size (make run FLASH=)"
 
@@ -45,7 +45,7 @@ class Image:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--board", metavar="NAME", help="one of python -m tools boards")
+    boards.add_board(parser, required=False)
     parser.add_argument("--files", type=boards.parse_path, metavar="DIR", help="the folder to serve")
     parser.add_argument(
         "-o", dest="output", type=boards.parse_path, metavar="OUT", help="the file to write, .uf2 or .bin"
@@ -79,15 +79,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--inspect", type=boards.parse_path, metavar="FILE", help="list the contents of an image, and do nothing else"
     )
+    boards.add_json(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     if arguments.inspect:
-        return _inspect(arguments.inspect)
+        return _inspect(arguments.inspect, arguments.json)
     if arguments.card:
         return card.run(arguments)
     if arguments.device:
-        raise ToolError("--device is for --card DIR; python -m tools flash writes a board")
+        raise ToolError(f"--device is for --card DIR; {PROGRAM} flash writes a board")
     for option in ("board", "files", "output"):
         if getattr(arguments, option) is None:
             raise ToolError(f"{'-o' if option == 'output' else '--' + option} is missing (see --help)")
@@ -111,12 +112,18 @@ def run(arguments: argparse.Namespace) -> int:
         whole=arguments.whole,
         compressed=arguments.compress,
     )
-    boards.write_whole(output, image.data, private=_SECRET in settings)
-    _summary(image, output, bool(settings.get("write_from")))
-    if image.saved:
-        print(image.saved)
+    boards.write_whole(output, image.data, private=any(_SECRET in name for name in settings))
+    if arguments.json:
+        facts = _facts(image, arguments.board, output)
+        boards.print_json(facts | ({"setup_password": settings["setup_password"]} if sets_up else {}))
+    else:
+        _summary(image, output, bool(settings.get("write_from")))
+        if image.saved:
+            print(image.saved)
     for warning in image.warnings:
         boards.warn(warning)
+    if arguments.json:
+        return 0
     print(f"To flash it: {how_to_flash(board, output)}")
     if sets_up:
         password = settings["setup_password"]
@@ -159,7 +166,7 @@ def make(
     compressed  which files to store as NAME.gz (compress.shrink); None for none
     """
     if "firmware" not in board:
-        raise ToolError(f"{board['product']}: there is nothing to flash; python -m tools emulate runs it")
+        raise ToolError(f"{board['product']}: there is nothing to flash; {PROGRAM} emulate runs it")
     path = base or firmware.base_image(board, version)
     raw = boards.read_bytes(path)
     original = firmware.read_base(raw, path)
@@ -309,6 +316,19 @@ def join_esp(base: Base, offset: int, lfs: bytes, flash_size: int) -> bytes:
 # Summary and --inspect
 
 
+def _facts(image: Image, board: str, output: Path) -> dict[str, Any]:
+    place = {"offset": image.offset, "bytes": image.size, "used": image.used}
+    return {
+        "file": output,
+        "board": board,
+        "bytes": len(image.data),
+        "sha256": hashlib.sha256(image.data).hexdigest(),
+        "base": {"version": image.base.version, "machine": image.base.machine, "bytes": image.firmware_size},
+        "filesystem": place,
+        "files": {name: len(data) for name, data in sorted(image.files.items())},
+    }
+
+
 def _summary(image: Image, output: Path, uploads: bool) -> None:
     files = image.files
     server = [data for name, data in files.items() if name.startswith("/lib/") or name in ("/boot.py", "/main.py")]
@@ -333,9 +353,21 @@ def _summary(image: Image, output: Path, uploads: bool) -> None:
     _print(("what", "bytes", ""), [(what, f"{size:,}", remark) for what, size, remark in rows])
 
 
-def _inspect(path: Path) -> int:
+def _inspect(path: Path, as_json: bool = False) -> int:
     raw = boards.read_bytes(path)
     base = firmware.read_base(raw, path)
+    found, files = _find(base) or (0, 0), files_in(base)
+    try:
+        settings = json.loads(files.get("/settings.json", b"{}"))
+        settings |= {name: "(not shown)" for name in settings if _SECRET in name}
+    except (ValueError, TypeError, RecursionError):
+        settings = None
+    if as_json:
+        facts = {"file": path, "bytes": len(raw), "chip": base.chip, "version": base.version, "machine": base.machine}
+        facts["filesystem"] = {"offset": found[0], "bytes": found[1]}
+        facts["files"] = {name: len(data) for name, data in sorted(files.items())}
+        boards.print_json(facts | {"settings": settings})
+        return 0
     rows = [("what", f"{base}"), ("chip", base.chip), ("file", f"{len(raw):,} bytes")]
     if uf2.is_uf2(raw):
         blocks = uf2.read(raw, path)
@@ -345,19 +377,14 @@ def _inspect(path: Path) -> int:
         rows.append(("flash", f"{boards.format_size(_header_size(base))}, according to the image header"))
         for one in esp.partitions(base.flash, path):
             rows.append(("partition", f"{one.name} {one.offset:#x} to {one.end:#x}"))
-    if found := _find(base):
+    if found[1]:
         rows.append(("filesystem", f"{found[0]:#x} to {sum(found):#x}, {found[1]:,} bytes"))
-    files = files_in(base)
     _print(("", ""), rows)
     if not files:
         print("no files in it")
         return 0
     _print(("file", "bytes"), [(name, f"{len(data):,}") for name, data in sorted(files.items())])
-    try:
-        settings = json.loads(files.get("/settings.json", b"{}"))
-        print("settings:", json.dumps(settings | ({_SECRET: "(not shown)"} if _SECRET in settings else {})))
-    except (ValueError, TypeError, RecursionError):
-        print("settings: unreadable")
+    print("settings:", "unreadable" if settings is None else json.dumps(settings))
     return 0
 
 

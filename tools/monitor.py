@@ -73,17 +73,21 @@ def find_port(chip: str | None = None) -> str:
 
     chip  `mcu` of its board.json, None for any
     """
-    from serial.tools import list_ports
-
-    vendors = _RP2 | _ESP32 if chip is None else _RP2 if chip.startswith("rp2") else _ESP32
-    found = [port for port in list_ports.comports() if port.vid in vendors]
-    found.sort(key=lambda port: port.device)
+    found = boards_ports(chip)
     if not found:
         raise ToolError("no board is connected (or its cable carries only power); give its serial port with --device")
     if len(found) > 1:
         several = ", ".join(f"{port.device} ({port.description})" for port in found)
         raise ToolError(f"several serial ports could be the board's; choose one with --device: {several}")
     return found[0].device
+
+
+def boards_ports(chip: str | None = None) -> list[Any]:
+    """The serial ports (pyserial's ListPortInfo) that may be those of boards with this chip, None for any."""
+    from serial.tools import list_ports
+
+    vendors = _RP2 | _ESP32 if chip is None else _RP2 if chip.startswith("rp2") else _ESP32
+    return sorted((port for port in list_ports.comports() if port.vid in vendors), key=lambda port: port.device)
 
 
 class Port:

@@ -100,7 +100,7 @@ def test_an_image_holds_the_compressed_file_and_tells_what_was_saved(folder: Pat
     files = image.files_in(firmware.read_base(output.read_bytes(), output))
     assert gzip.decompress(files["/files/text.gz"]) == TEXT and "/files/text" not in files
     result = subprocess.run([*command, "--compress", "some"], cwd=ROOT, capture_output=True, text=True)
-    assert result.returncode == 1 and "invalid choice: 'some' (choose from" in result.stderr
+    assert result.returncode == 2 and "invalid choice: 'some' (choose from" in result.stderr
 
 
 def test_the_everyday_board_serves_it_and_what_is_kept_goes_first(folder: Path, tmp_path: Path):

@@ -350,7 +350,7 @@ def test_bad_input_is_one_line(tmp_path: Path):
 def test_a_missing_board_is_reported(monkeypatch):
     monkeypatch.setattr("serial.tools.list_ports.comports", lambda: [])
     nothing = argparse.Namespace(
-        board="esp32_c3", files=ROOT / "files", device=None, settings=None, set=[], delete=False
+        board="esp32_c3", files=ROOT / "files", device=None, settings=None, set=[], delete=False, json=False
     )
     with pytest.raises(ToolError, match="no board is connected"):
         deploy.run(nothing)

@@ -4,6 +4,7 @@ import argparse
 import hashlib
 import json
 import os
+import re
 import signal
 import socket
 import stat
@@ -81,7 +82,9 @@ def test_bad_input_is_one_line_and_a_status(files: Path, tmp_path: Path):
 
 def test_tools_without_a_command_list_the_commands():
     result = subprocess.run([sys.executable, "-m", "tools"], cwd=ROOT, capture_output=True, text=True, timeout=20)
-    assert result.returncode == 0 and "emulate    boot an emulated board" in result.stdout and result.stderr == ""
+    assert (
+        result.returncode == 0 and re.search("emulate +boot an emulated board", result.stdout) and result.stderr == ""
+    )
 
 
 def test_a_full_device_and_a_closed_pipe_give_no_traceback():

@@ -117,7 +117,7 @@ def plug_in(monkeypatch: pytest.MonkeyPatch, *ports: tuple[str, int | None]) -> 
 
 
 def run(board: str, image: Path, *, device: str | None = None, where: Path | None = None, yes: bool = True) -> int:
-    return flash.run(argparse.Namespace(board=board, image=image, device=device, drive=where, yes=yes))
+    return flash.run(argparse.Namespace(board=board, image=image, device=device, drive=where, yes=yes, json=False))
 
 
 # RP2

@@ -107,6 +107,17 @@ def test_df_shows_the_room(board: Addresses, way: str):
     assert total == 8 << 20 and used + free == total and used > sum(map(len, SERVED.values()))
 
 
+def test_ls_df_and_check_as_json(board: Addresses, folder: Path):
+    (entry,) = json.loads(tools("ls", board.http, "hello.txt", "--json"))
+    data = SERVED["hello.txt"]
+    assert entry == {"name": "hello.txt", "size": len(data), "crc32": f"{zlib.crc32(data):08x}", "from": None}
+    room = json.loads(tools("df", board.http, "--json"))
+    assert list(room) == ["/files", "heap"] and room["/files"]["bytes"] == 8 << 20 > room["/files"]["free"] > 0
+    assert json.loads(tools("check", board.http, folder, "--json")) == {"same": len(SERVED), "differences": {}}
+    told = json.loads(tools("check", board.http, folder / "folder", "--json", status=1))
+    assert told["same"] == 0 and told["differences"]["hello.txt"] == "only on the board"
+
+
 # -- get ---------------------------------------------------------------------------------------------------------------
 
 
@@ -378,9 +389,10 @@ def test_local_names_stay_below_the_folder(tmp_path: Path):
         remote.local("..", tmp_path)
 
 
-def test_a_terminal_sees_the_progress(board: Addresses, tmp_path: Path):
+@pytest.mark.parametrize("quiet", [False, True])
+def test_a_terminal_sees_the_progress_but_not_with_quiet(board: Addresses, tmp_path: Path, quiet: bool):
     main, other = pty.openpty()
-    command = [sys.executable, "-m", "tools", "get", board.http, "mebi.bin", "-o", str(tmp_path)]
+    command = [sys.executable, "-m", "tools", "get", board.http, "mebi.bin", "-o", str(tmp_path), *["--quiet"] * quiet]
     process = subprocess.Popen(command, cwd=ROOT, stderr=other, env={**os.environ, "TERM": "xterm", "COLUMNS": "100"})
     os.close(other)
     said = b""
@@ -388,4 +400,5 @@ def test_a_terminal_sees_the_progress(board: Addresses, tmp_path: Path):
         while more := os.read(main, 65536):
             said += more
     os.close(main)
-    assert process.wait(20) == 0 and b"mebi.bin" in said and b"1.0/1.0 MB" in said
+    assert process.wait(20) == 0
+    assert said == b"" if quiet else b"mebi.bin" in said and b"1.0/1.0 MB" in said

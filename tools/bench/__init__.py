@@ -17,7 +17,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from ..boards import ROOT
+from .. import BUILD, INSTALLED, ROOT
 from . import field, folder, gauge, measures, pauses, peers, pico, plots, processors
 from .client import Client
 from .measures import OURS, Budget, Case, Samples
@@ -34,13 +34,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="also compare seven servers, measure the Pico W, and draw plots",
     )
-    output = ROOT / "build/bench.json"
+    parser.set_defaults(keep=False)
+    if not INSTALLED:
+        parser.add_argument(
+            "--keep",
+            action="store_true",
+            help="store the new figures of the speed gauge (gauge.json) and the plots (docs/bench/)",
+        )
     parser.add_argument(
-        "--keep",
-        action="store_true",
-        help="store the new figures of the speed gauge (gauge.json) and the plots (docs/bench/)",
+        "--output", type=Path, default=BUILD / "bench.json", metavar="FILE", help="default: build/bench.json"
     )
-    parser.add_argument("--output", type=Path, default=output, metavar="FILE", help="default: build/bench.json")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -105,7 +108,7 @@ def run(arguments: argparse.Namespace) -> int:
     console.print(_comparison_table(comparisons))
     if rows:
         console.print(_field_table(rows))
-        plots.draw(rows, ROOT / ("docs/bench" if arguments.keep else "build/bench"))
+        plots.draw(rows, ROOT / "docs/bench" if arguments.keep else BUILD / "bench")
     for name, figures in pico_figures.items():
         if figures:
             console.print(_pico_table(name, figures))

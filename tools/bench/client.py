@@ -7,8 +7,7 @@ import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from .. import ToolError
-from ..boards import ROOT
+from .. import BUILD, ToolError
 
 _SOURCE = Path(__file__).with_name("client.c")
 _FETCH_SECONDS = 120
@@ -85,7 +84,7 @@ class Client:
 
 
 def _build() -> str:
-    program = ROOT / "build" / "client"
+    program = BUILD / "client"
     if program.exists() and program.stat().st_mtime > _SOURCE.stat().st_mtime:
         return str(program)
     compiler = shutil.which(os.environ.get("CC", "cc"))

@@ -22,7 +22,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from .. import ToolError, boards
+from .. import PACKAGE, ToolError, boards
 from ..emulators.bridge import BOARD as BOARD_ADDRESS
 from . import flash, peers
 from .client import Client
@@ -70,7 +70,7 @@ def measure() -> dict[str, float]:
 @contextmanager
 def board(whole: Path, record: Path, port: int) -> Iterator[Callable[[str], str]]:
     """Run the board. The value is a function that waits for a console line with a given text, and returns the line."""
-    command = [sys.executable, "-m", "tools.emulators.qemu", str(whole), "--chip", "esp32c3", "--port", str(port)]
+    command = [sys.executable, "-m", f"{PACKAGE}.emulators.qemu", str(whole), "--chip", "esp32c3", "--port", str(port)]
     command += ["--icount", "--pcap", str(record)]
     with subprocess.Popen(
         command, cwd=boards.ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, bufsize=0

@@ -14,15 +14,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from .. import ToolError
-from ..boards import ROOT
+from .. import BUILD, PACKAGE, ROOT, ToolError
 
 _BOOT_SECONDS = 90
 _STOP_SECONDS = 10
-_UNPACKED = ROOT / "build" / "peers"
+_UNPACKED = BUILD / "peers"
 
 DEBIAN = {"tftpd-hpa": "in.tftpd", "atftpd": "atftpd", "dnsmasq-base": "dnsmasq"}  # package: its program
-# Name on PyPI (dependency group "bench"): a program that serves the folder argv[1] on port argv[2].
+# Name on PyPI (the extra "bench"): a program that serves the folder argv[1] on port argv[2].
 PYTHON = {
     "tftpy": "import sys, tftpy; tftpy.TftpServer(sys.argv[1]).listen('127.0.0.1', int(sys.argv[2]))",
     "py3tftp": (
@@ -47,7 +46,7 @@ class NotMeasured(Exception):
 @contextmanager
 def everyday_board(folder: Path, flash_size: str) -> Iterator[int]:
     """The everyday board serving `folder`; the value is its port. Raises ToolError."""
-    command = [sys.executable, "-m", "tools", "emulate", "--files", str(folder), "--port", "0"]
+    command = [sys.executable, "-m", PACKAGE, "emulate", "--files", str(folder), "--port", "0"]
     command += ["--flash-size", flash_size, "--set", f"blksize={LARGEST_BLKSIZE}"]
     with tempfile.TemporaryFile("w+") as console:
         process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=console)

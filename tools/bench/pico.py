@@ -264,7 +264,7 @@ def budgets(name: str, whole: bool) -> tuple[list[Budget], dict[str, Any]]:
     name   the board
     whole  all combinations of blksize, windowsize and round trip
     """
-    command = [sys.executable, "-m", "tools.bench.pico", name, *(["--all"] if whole else [])]
+    command = [sys.executable, "-m", f"{__package__}.pico", name, *(["--all"] if whole else [])]
     product = boards.load(name)["product"]
     trouble = f"not done within {_PATIENCE} s"
     try:

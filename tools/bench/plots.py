@@ -15,9 +15,9 @@ _BLKSIZE = 1428
 def draw(rows: list[Row], folder: Path) -> None:
     """throughput.png, loss.png and delay.png in `folder`. Raises ToolError."""
     try:
-        import matplotlib  # pyright: ignore[reportMissingImports]  # in the dependency group bench
+        import matplotlib  # pyright: ignore[reportMissingImports]  # in the extra bench
     except ImportError:
-        raise ToolError("the plots need matplotlib: make bench installs it (dependency group bench)") from None
+        raise ToolError("the plots need matplotlib: make bench installs it (the extra bench of the package)") from None
     matplotlib.use("Agg")
     from matplotlib import pyplot  # pyright: ignore[reportMissingImports]
 

@@ -210,7 +210,7 @@ def run(arguments: argparse.Namespace, kind: Callable[[argparse.Namespace], Pico
 
 def make_parser(name: str, description: str | None) -> argparse.ArgumentParser:
     """The arguments of the program of that name."""
-    parser = argparse.ArgumentParser(prog=f"python -m tools.emulators.{name}", description=description)
+    parser = argparse.ArgumentParser(prog=f"python -m {__package__}.{name}", description=description)
     parser.add_argument("image", type=Path, metavar="IMAGE.uf2", help="firmware and filesystem")
     add_arguments(parser)
     parser.add_argument("--flash", type=Path, metavar="FILE", help="start from a flash saved with --save-flash")

@@ -236,7 +236,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m tools.emulators.qemu", description=__doc__)
+    parser = argparse.ArgumentParser(prog=f"python -m {__package__}.qemu", description=__doc__)
     parser.add_argument("flash", type=Path, metavar="FLASH.bin", help="the whole flash, from address 0")
     parser.add_argument("--chip", choices=_CHIPS, required=True)
     add_arguments(parser)

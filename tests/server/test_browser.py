@@ -295,17 +295,17 @@ def test_an_upload_shows_its_progress_and_the_board_that_of_all(take: Callable[.
     online(other)
     network = page.context.new_cdp_session(page)
     network.send("Network.enable")
-    limits = {"offline": False, "latency": 0, "downloadThroughput": -1, "uploadThroughput": 300_000}
+    limits = {"offline": False, "latency": 0, "downloadThroughput": -1, "uploadThroughput": 150_000}
     network.send("Network.emulateNetworkConditions", limits)
-    drop(page, "slow.bin", "x" * 900_000)
+    drop(page, "slow.bin", "x" * 750_000)
     own = page.locator("main progress")
     expect(own).to_have_attribute("value", re.compile(r"0\.[1-9]"))
-    expect(other.locator("aside li", has_text="slow.bin")).to_contain_text(re.compile("from 127.* of 879 KB"))
+    expect(other.locator("aside li", has_text="slow.bin")).to_contain_text(re.compile("from 127.* of 732 KB"))
     assert 0 < float(str(other.get_by_role("progressbar", name="slow.bin").get_attribute("value"))) < 1
-    expect(page.locator("main li")).to_contain_text("900,000 bytes stored")
+    expect(page.locator("main li")).to_contain_text("750,000 bytes stored")
     expect(own).to_have_count(0)
     expect(other.get_by_role("link", name="slow.bin")).to_be_visible()  # the list follows what others store
-    assert len(web.ask("/slow.bin").data) == 900_000
+    assert len(web.ask("/slow.bin").data) == 750_000
 
 
 def test_a_refused_upload_says_why(take: Callable[..., Web], visit: Visit):

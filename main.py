@@ -32,6 +32,10 @@ if serves:
         from tftpd import ntp
 
         tick = ntp.also(tick)
+    if chosen["dhcp_proxy"]:
+        import proxydhcp
+
+        tick = proxydhcp.also(tick)
     try:
         Server(chosen).serve_forever(tick)
     except KeyboardInterrupt:

@@ -17,6 +17,7 @@ MODULES = (
     "crash",
     "mode",
     "panel",
+    "proxydhcp",
     "rulebook",
     "settings",
     "setup",

@@ -104,6 +104,20 @@ def _is_card(value):
     return len(set(pins)) == len(pins) == 4 or ("slot" in value and not pins)
 
 
+_ARCHITECTURES = ("bios", "efi64", "arm64", "http64", "httparm64", "ipxe", "pi")
+
+
+def _is_booted(value):
+    return _all(
+        dict,
+        lambda name: (
+            (name in _ARCHITECTURES or _is_text(name, 1, 5, "0123456789"))
+            and _is_text(value[name], 1, 98)
+        ),
+        value,
+    )
+
+
 _is_option, _ = _one_of("blksize", "timeout", "tsize", "windowsize")
 _SWITCH = _one_of(True, False)
 _PIN = (
@@ -206,6 +220,14 @@ TABLE = {
     "overwrite": (False, _SWITCH),
     "write_limit": (_OFF, _whole(0, 1 << 30)),
     "keep_free": (16384, _whole(0, 1 << 30)),
+    "dhcp_proxy": (
+        _OFF,
+        (
+            _is_booted,
+            "files of up to 98 bytes for %s, or an architecture by its number, such as "
+            '{"efi64": "ipxe.efi", "27": "riscv.efi"}' % ", ".join(_ARCHITECTURES),
+        ),
+    ),
     "read_ahead": (5900, _whole(0, 262144)),
     "flash_cache": (_OFF, _one_of(128, 256, 512, 1024, 2048, 4096)),
     "card": (
@@ -263,6 +285,8 @@ def update(settings, values):
         elif good:
             settings[name] = value
         if not good:
+            if isinstance(value, dict):  # only what is wrong of it
+                value = {one: value[one] for one in value if not check({one: value[one]})} or value
             secret = "password" in name
             shown = "" if secret else ", not " + json.dumps(value)
             complaints.append("%s must be %s%s" % (name, allowed, shown))

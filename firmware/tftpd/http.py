@@ -416,7 +416,7 @@ class Http:
         """`server`: Server, whose settings give http_port and hostname, and who may read."""
         self.server = server
         self.ports = ports = server.ports
-        ports.others = {}
+        ports.others = dict(ports.others)
         self._busy = set()  # sockets that are polled in each turn
         self.ahead = server.ahead
         self.journal = server.journal

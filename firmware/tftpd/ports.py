@@ -341,7 +341,7 @@ class Ports:
 
     # -- opening and closing
 
-    def _socket(self, number, client=None):
+    def socket(self, number, client=None):
         """A socket bound to port `number`. Raises OSError."""
         sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         try:
@@ -367,7 +367,7 @@ class Ports:
 
     def open(self, port):
         """Give the port its socket. Raises OSError."""
-        port.sock = self._socket(port.tid)
+        port.sock = self.socket(port.tid)
         try:
             self.bound[port.sock] = port
             self.poller.register(port.sock, select.POLLIN)
@@ -409,7 +409,7 @@ class Ports:
         sock = None
         try:
             if not self.server.settings["single_port"]:
-                sock = self._socket(int.from_bytes(os.urandom(2), "big") | 0xC000)
+                sock = self.socket(int.from_bytes(os.urandom(2), "big") | 0xC000)
         except (OSError, MemoryError):
             pass
         if not sock:
@@ -480,7 +480,7 @@ class Ports:
     def _open_twin(self, session):
         port = session.port
         try:
-            twin = self._socket(port.tid, session.client)
+            twin = self.socket(port.tid, session.client)
         # No socket left, no memory, or a system without twins: the port's socket does.
         except (OSError, MemoryError):
             return

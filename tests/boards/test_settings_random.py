@@ -57,6 +57,9 @@ DRAWN: dict[str, st.SearchStrategy[Any] | None] = {
     "setup_password": st.just("") | utf8(8, 63),
     "hostname": st.from_regex("[A-Za-z0-9]([A-Za-z0-9-]{0,30}[A-Za-z0-9])?", fullmatch=True),
     "country": st.text(LETTERS[26:], min_size=2, max_size=2),
+    "dhcp_proxy": st.dictionaries(
+        st.sampled_from(["bios", "efi64", "http64", "ipxe", "pi"]) | st.integers(0, 99999).map(str), utf8(1, 98)
+    ),
     "wired": st.fixed_dictionaries(
         {"phy_type": st.sampled_from(["PHY_LAN8720", "WLAN", "x"])},
         optional={name: st.integers(0, 48) for name in ("mdc", "mdio", "power", "reset", "phy_addr", "no_such")},

@@ -49,6 +49,11 @@ def test_a_bad_value_is_named_with_what_is_allowed_and_changes_nothing():
         assert words in complaint(name, value), (name, value, complaint(name, value))
 
 
+def test_of_an_object_only_what_is_wrong_is_shown():
+    said = complaint("dhcp_proxy", {"bios": "a", "PI": "b", "pi": 3})  # in any order
+    assert said.partition(", not ")[2] in ('{"PI": "b", "pi": 3}', '{"pi": 3, "PI": "b"}')
+
+
 GOOD = {
     "ssid": ("", "lab", "a b", "ü" * 16, "x" * 32, None),
     "password": ("", "12345678", "x" * 63, "ü" * 4, "0123456789abcdefABCDEF" + "0" * 42, None),
@@ -56,6 +61,7 @@ GOOD = {
     "hostname": ("a", "tftpd-7", "Lab7", "x" * 32, "0-0"),
     "country": ("DE", "XX", None),
     "wired": ({"phy_type": "PHY_LAN8720"}, {"phy_type": "PHY_LAN8720", "phy_addr": 1, "mdc": 23, "power": 16}),
+    "dhcp_proxy": ({}, {"bios": "a", "27": "b/c"}, {"ipxe": "http://10.0.0.1/a"}, {"efi64": "x" * 98}, None),
     "ip": ("10.0.0.7", "1.0.0.0", "223.255.255.255"),
     "netmask": ("255.0.0.0", "255.255.254.0", "255.255.255.252"),
     "gateway": ("0.0.0.0", "10.0.0.1"),
@@ -148,6 +154,7 @@ BAD = {
     "ntp": ("pool.ntp.org", "1.2.3.4:1:2", "1.2.3.4:000123", "1.2.3.4:-1", True),
     "led": (-1, 49, 4294967296, 1 << 70, True, 2.0, "25", "", "-1", "x" * 33, "LED\0", []),
     "button": (-1, 49, 4294967296, "0"),
+    "dhcp_proxy": ([], "a", {"x": "a"}, {"bios": ""}, {"bios": "x" * 99}, {"pi": 1}, {"-1": "a"}, {"123456": "a"}),
     "options_off": ([], "all", None, {"10.0.0.0/33": "all"}, {"": "all"}, {"10.0.0.7": {}}, {"10.0.0.7": ["size"]}),
     "read_ahead": (-1, 262145, 1e3, None),
     "blksize": (7, 65465, "512"),

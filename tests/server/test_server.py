@@ -49,7 +49,7 @@ def answers(*datagrams_and_address, listening=True):
     ports.listener.sock = port.sock = sock  # type: ignore[assignment]
     ports.bound[sock] = port
     ports.wait = lambda timeout_ms: [(sock, 1)]  # CPython has no ipoll
-    ports._socket = no_socket  # type: ignore[assignment]  # a refusal comes from the listening port then
+    ports.socket = no_socket  # type: ignore[assignment]  # a refusal comes from the listening port then
     for _ in datagrams:  # one request is handled per turn
         server.poll(0)
     return sock.sent
@@ -108,7 +108,7 @@ def test_poll_goes_on_after_ctrl_c():
         raise KeyboardInterrupt
 
     server = Server(settings.defaults())
-    server.ports._socket = no_socket  # type: ignore[assignment]
+    server.ports.socket = no_socket  # type: ignore[assignment]
     server.ports.listener.sock = sock = FakeSocket(b"\0\7", address=("10.0.0.5", 1234))  # type: ignore[assignment]
     server.ports.bound[sock] = server.ports.listener
     server.ports.wait = interrupted

@@ -141,11 +141,11 @@ class Connection:
         self.moved += size
         self._lives(size)
 
-    def _lives(self, size):
-        """Each byte lets a client live for another millisecond, up to _STALLED_MS from now: so it
+    def _lives(self, size, pause_ms=_STALLED_MS):
+        """Each byte lets a client live for another millisecond, up to `pause_ms` from now: so it
         has to do 1 KB/s, with pauses, and no slower one can keep its place."""
         now = ticks_ms()
-        self._for(min(ticks_diff(self.until, now) + size, _STALLED_MS))
+        self._for(min(ticks_diff(self.until, now) + size, pause_ms))
 
     def finished(self, method, target, outcome, began):
         """Log and count a transfer that has ended. `outcome`: DONE or why not; `began`:
@@ -191,8 +191,11 @@ class Connection:
         self.idle = True
         while not self.was_read:
             yield POLLIN
-            if self._received() == b"":
+            more = self._received()
+            if more == b"":
                 return
+            if more:
+                self._lives(len(more), _LINGER_MS)
 
     def _received(self):
         """What has come (bytes), b"" at the end, None for nothing. Raises OSError."""

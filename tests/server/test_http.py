@@ -6,6 +6,7 @@ import os
 import random
 import socket
 import time
+from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
 from html.parser import HTMLParser
@@ -377,31 +378,46 @@ def test_tftp_and_http_share_the_board(serve: Callable[..., Web], tmp_path: Path
 
 
 @pytest.mark.timeout(3600)
-def test_mutated_requests_do_no_harm(web: Web):
+def test_mutated_requests_do_no_harm(take: Callable[..., Web]):
     """Each gets an answer or the end of its connection; afterwards the heap is as before."""
+    web = take("--set", "log=debug", "--set", "overwrite=true", "--set", "http_password=x")
     random_ = random.Random(9112)
-    whole = b"GET /size-5000?x HTTP/1.1\r\nHost: tftpd\r\nRange: bytes=1-2\r\nIf-None-Match: *\r\n\r\n"
+    seeds = [
+        b"GET /size-5000?x HTTP/1.1\r\nHost: tftpd\r\nRange: bytes=1-2\r\nIf-None-Match: x\r\n\r\n",
+        b"GET http://tftpd/folder/ HTTP/1.1\r\nHost: tftpd\r\nIf-Modified-Since: x\r\nContent-Length: 0\r\n\r\n",
+        b"HEAD /%68ello.txt HTTP/1.0\r\nConnection: keep-alive\r\nIf-Match: *\r\n\r\n",
+        b"PUT /new HTTP/1.1\r\nHost: tftpd\r\nContent-Length: 99\r\nAuthorization: Basic Ong=\r\n"
+        b"Expect: 100-continue\r\n\r\nbroken off",
+        b"DELETE /new HTTP/1.1\r\nHost: tftpd\r\nIf-None-Match: *\r\nAuthorization: Basic Ong=\r\n\r\n",
+    ]
     before = 0
+    statuses: Counter[bytes] = Counter()
     count = 100_000 if "SOAK" in os.environ else 1500
     for number in range(count):
-        request_ = bytearray(whole)
+        request_ = bytearray(random_.choice(seeds))
         for _ in range(random_.randint(0, 4)):
             at = random_.randrange(len(request_))
-            how = random_.randrange(3)
-            if how == 0:
+            how = random_.randrange(10)
+            if how < 3:
                 request_[at] = random_.choice((random_.randrange(256), *b"\r\n:/ %"))
-            elif how == 1:
+            elif how < 6:
                 del request_[at : at + random_.randint(1, 9)]
+            elif how < 9:
+                other = random_.choice(seeds)
+                request_[at:at] = other[random_.randrange(len(other)) :][: random_.randint(1, 30)]
             else:
-                request_[at:at] = whole[random_.randrange(len(whole)) :][: random_.randint(1, 30)]
+                request_[at:at] = random_.choice((b"\xff", b"%", b"A", b"9")) * random_.choice((2, 20, 2100))
         with web.open() as sock:
             sock.sendall(request_)
             sock.shutdown(socket.SHUT_WR)
             answer = told(sock)
             assert not answer or answer.startswith(b"HTTP/1.1 "), (request_, answer)
+            statuses[answer[9:12]] += 1
         if number == count // 5:  # tables have grown by then
             before = web.board.heap_when_idle()
-    assert web.ask("/hello.txt").data == SERVED["hello.txt"]
+    print(statuses)
+    assert {b"", b"100", b"200", b"206", b"400", b"401", b"403", b"404", b"412", b"431", b"505"} <= set(statuses)
+    assert web.ask("/size-5000").data == SERVED["size-5000"]
     assert web.board.heap_when_idle() < before + 1024
     assert not [line for line in web.board.console if "Traceback" in line]
 

@@ -335,6 +335,12 @@ def test_who_is_refused_while_it_sends_hears_why(take: Callable[..., Web]):
     web = take("--set", "write_limit=1000")
     for _ in range(5):
         assert web.ask("/big", "PUT", bytes(8_000_000)).status == 413
+    with web.open() as sock:
+        sock.sendall(put("big", 4_000_000))
+        for _ in range(25):
+            sock.sendall(bytes(10_000))
+            time.sleep(0.1)
+        assert statuses(told(sock)) == [413]
 
 
 def test_two_hundred_connections_at_once(web: Web):

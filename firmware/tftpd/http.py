@@ -189,13 +189,13 @@ class Connection:
         # and the client may lose the answer: RFC 9112 section 9.6.
         self._for(_LINGER_MS)
         self.idle = True
-        while not self.was_read:
-            yield POLLIN
+        while True:
             more = self._received()
-            if more == b"":
+            if more == b"" or (self.was_read and not more):
                 return
             if more:
                 self._lives(len(more), _LINGER_MS)
+            yield self.NEXT if self.was_read else POLLIN
 
     def _received(self):
         """What has come (bytes), b"" at the end, None for nothing. Raises OSError."""

@@ -158,4 +158,3 @@ def listing(connection, method, target, fields):
                 text = ""
                 yield connection.NEXT
     yield from connection.sending((text + "</table></main>\n").encode())
-    raise OSError  # closes the connection at once: the client waits for it

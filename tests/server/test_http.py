@@ -410,7 +410,10 @@ def test_mutated_requests_do_no_harm(take: Callable[..., Web]):
         with web.open() as sock:
             sock.sendall(request_)
             sock.shutdown(socket.SHUT_WR)
-            answer = told(sock)
+            try:
+                answer = told(sock)
+            except ConnectionError as trouble:
+                raise AssertionError(request_) from trouble
             assert not answer or answer.startswith(b"HTTP/1.1 "), (request_, answer)
             statuses[answer[9:12]] += 1
         if number == count // 5:  # tables have grown by then

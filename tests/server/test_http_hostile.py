@@ -188,6 +188,13 @@ def test_pipelined_requests_are_answered_in_their_order(store: Web):
         assert b"\r\n\r\n" + body[1:3] + b"HTTP/1.1 200 " in answers  # no body after HEAD, the next answer at once
 
 
+def test_what_comes_behind_the_last_request_does_not_cost_its_answer(web: Web):
+    for request_ in (b"GET /mebi.bin HTTP/1.0\r\n\r\n", b"GET / HTTP/1.1\r\n" + HOST + b"\r\n"):
+        answers = half_closed(web, request_ + SMUGGLED * 100)
+        assert statuses(answers[:20]) == [200]
+        assert answers.endswith((SERVED["mebi.bin"], b"</table></main>\n"))
+
+
 @pytest.mark.parametrize(
     ("value", "status"),
     [

@@ -2,8 +2,9 @@
 settings.py where rules are set; removes itself.
 
 A packed rule is bytes: what it is for (1 reading, 2 writing, 3 both; 4 more if it refuses), the
-pattern in small letters, a NUL, ranges with a space between them, and behind one NUL each the
-names that it gives, with a byte from 1 to 5 for a placeholder, or the words of the refusal.
+pattern in small letters with a byte 6 for each `*`, a NUL, ranges with a space between them, and
+behind one NUL each the names that it gives, with a byte from 1 to 5 for a placeholder, or the
+words of the refusal.
 """
 
 import json
@@ -12,6 +13,7 @@ import sys
 from micropython import const
 
 _REFUSES = const(4)
+_MANY = "\x06"
 _BAD = const(999)  # no ASCII code
 _KEYS = ("name", "from", "op", "give", "text")
 _OPS = ("read", "write", "both")
@@ -31,6 +33,7 @@ def _name(value, key, is_text):
 def _pattern(value):
     """`value` in small letters, with each range in its brackets written out."""
     done, *pieces = value.lower().split("[")
+    done = done.replace("*", _MANY)
     for piece in pieces:
         members, bracket, rest = piece.partition("]")
         done += "["
@@ -47,7 +50,7 @@ def _pattern(value):
             members = members[1:]
         if not bracket or not codes or _BAD in codes or ord("]") in codes:
             raise ValueError("name: [ must be followed by ASCII characters and ]")
-        done += "".join([chr(code) for code in codes]) + bracket + rest
+        done += "".join([chr(code) for code in codes]) + bracket + rest.replace("*", _MANY)
     return done
 
 
@@ -56,7 +59,7 @@ def _given(value, pattern, is_text):
     done, *pieces = _name(value, "give", is_text).split("{")
     for piece in pieces:
         key, brace, rest = piece.partition("}")
-        if not brace or key not in _PLACEHOLDERS or (key == "*" and "*" not in pattern):
+        if not brace or key not in _PLACEHOLDERS or (key == "*" and _MANY not in pattern):
             raise ValueError("give: no {%s} here" % key)
         done += chr(1 + _PLACEHOLDERS.index(key)) + rest
     return done
@@ -72,7 +75,7 @@ def packed(rules, is_text, are_ranges):
     done = []
     complaints = []
     for rule in rules:
-        pattern = "*"
+        pattern = _MANY
         what, ranges, given = 7, (), ("a wrong rule on the board refuses it",)
         try:
             if not isinstance(rule, dict):

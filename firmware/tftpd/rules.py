@@ -13,9 +13,9 @@ from .names import components
 from .packet import ACCESS, RRQ, WRQ, Refused
 
 _ANY = const(0x3F)  # ?
-_MANY = const(0x2A)  # *
 _OPEN = const(0x5B)  # [
 _NOT = const(0x21)  # !
+_MANY = b"\x06"  # *
 _REFUSES = const(4)
 
 
@@ -25,41 +25,56 @@ def _plain(name):
     return "/".join(components(name.rstrip(b"\xff"))).encode()
 
 
+def _ends(piece, name, at):
+    """Where `piece`, a pattern without `*`, ends in `name` from `at` on; -1 if it does not fit."""
+    here = 0
+    while here < len(piece):
+        if at >= len(name):
+            return -1
+        one = piece[here]
+        fits = one == _ANY or one == name[at]
+        if one == _OPEN:
+            other = piece[here + 1] == _NOT
+            members = here + 1 + other
+            here = piece.find(b"]", here)
+            fits = (name[at] in piece[members:here]) != other
+        if not fits:
+            return -1
+        here += 1
+        at += 1
+        # A whole character of UTF-8 for ? and [!a].
+        while one in (_ANY, _OPEN) and at < len(name) and name[at] & 0xC0 == 0x80:
+            at += 1
+    return at
+
+
 def span(rule, name):
     """Return which bytes of `name` (in small letters) the last `*` in the pattern of `rule` stands
     for: (the first, behind the last). None if the name does not match."""
-    at = 1  # in the pattern, which ends with a NUL
-    here = 0  # in the name
-    star = 0  # behind the last `*` so far, which stands for:
-    first = behind = 0
-    while True:
-        one = rule[at]
-        if one == _MANY:
-            at += 1
-            star = at
-            first = behind = here
-            if rule[at]:
-                continue
-            return first, len(name)
-        if here == len(name):
-            return None if one else (first, behind)
-        end = at
-        fits = one == _ANY or one == name[here]
-        if one == _OPEN:
-            other = rule[at + 1] == _NOT
-            end = rule.find(b"]", at)
-            fits = (name[here] in rule[at + 1 + other : end]) != other
-        if fits:
-            at = end + 1
-            here += 1
-            # A whole character of UTF-8 for ? and [!a].
-            while one in (_ANY, _OPEN) and here < len(name) and name[here] & 0xC0 == 0x80:
-                here += 1
-        elif star:
-            at = star
-            here = behind = behind + 1
-        else:
+    piece, *pieces = rule[1 : rule.find(b"\0")].split(_MANY)
+    first = begin = 0
+    end = _ends(piece, name, 0)
+    while pieces:
+        if end < 0:
             return None
+        first = begin = end
+        piece = pieces.pop(0)
+        # Search a plain one in one go: the client chooses how long the name is.
+        plain = b"?" not in piece and b"[" not in piece
+        if not pieces:  # it must end the name
+            begin = max(begin, len(name) - len(piece) * (1 if plain else 4))
+        elif plain:
+            begin = name.find(piece, begin)
+        end = -1
+        while 0 <= begin <= len(name):
+            end = _ends(piece, name, begin)
+            if end == len(name) or (pieces and end >= 0):
+                break
+            if plain:
+                return None
+            end = -1
+            begin += 1
+    return (first, begin) if end == len(name) else None
 
 
 def given(rules, opcode, name, host):

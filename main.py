@@ -36,6 +36,10 @@ if serves:
         import proxydhcp
 
         tick = proxydhcp.also(tick)
+    if chosen["push"]:
+        from tftpd import push
+
+        tick = push.also(tick)
     try:
         Server(chosen).serve_forever(tick)
     except KeyboardInterrupt:

@@ -118,6 +118,18 @@ def _is_booted(value):
     )
 
 
+def _is_push(value):
+    return _all(
+        dict,
+        lambda name: (
+            _is_peer(value[name])
+            if name == "to"
+            else name in ("file", "name") and _is_text(value[name], 1, 255)
+        ),
+        value,
+    ) and ("file" in value and "to" in value)
+
+
 _is_option, _ = _one_of("blksize", "timeout", "tsize", "windowsize")
 _SWITCH = _one_of(True, False)
 _PIN = (
@@ -226,6 +238,14 @@ TABLE = {
             _is_booted,
             "files of up to 98 bytes for %s, or an architecture by its number, such as "
             '{"efi64": "ipxe.efi", "27": "riscv.efi"}' % ", ".join(_ARCHITECTURES),
+        ),
+    ),
+    "push": (
+        _OFF,
+        (
+            _is_push,
+            'a file and where it goes, such as {"file": "netgear.img", "to": "192.168.1.1"}; '
+            'beside them "name", what it is called there',
         ),
     ),
     "read_ahead": (5900, _whole(0, 262144)),

@@ -60,6 +60,10 @@ DRAWN: dict[str, st.SearchStrategy[Any] | None] = {
     "dhcp_proxy": st.dictionaries(
         st.sampled_from(["bios", "efi64", "http64", "ipxe", "pi"]) | st.integers(0, 99999).map(str), utf8(1, 98)
     ),
+    "push": st.fixed_dictionaries(
+        {"file": utf8(1, 255), "to": st.builds("127.0.0.1:{}".format, st.integers(1, 65535))},
+        optional={"name": utf8(1, 255)},
+    ),
     "wired": st.fixed_dictionaries(
         {"phy_type": st.sampled_from(["PHY_LAN8720", "WLAN", "x"])},
         optional={name: st.integers(0, 48) for name in ("mdc", "mdio", "power", "reset", "phy_addr", "no_such")},

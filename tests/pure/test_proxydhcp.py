@@ -1,10 +1,9 @@
-"""What proxydhcp.py makes of DHCP messages; runs on CPython under pytest, and unchanged inside MicroPython.
-
-The messages of Raspberry Pis are rebuilt, field by field, from captures that others published; each says whose.
-"""
+"""What proxydhcp.py makes of DHCP messages; runs on CPython under pytest, and unchanged inside MicroPython."""
 
 import random
 import sys
+
+from dhcp_messages import GUID, PIS, PXE, discover, message
 
 
 class Link:
@@ -28,75 +27,7 @@ else:
     del sys.modules["link"]
 
 FILES = {"bios": "undionly.kpxe", "efi64": "ipxe.efi", "ipxe": "boot.ipxe", "pi": "bootcode.bin", "http64": "a/b.efi"}
-PXE = b"PXEClient:Arch:00000:UNDI:002001"
 OWN = b"\xc0\0\2\1"
-MAC = b"\x52\x54\0\1\2\3"
-GUID = bytes(range(17))
-WANTED = b"\x2b\x3c\x43\x80\x81\x82\x83\x84\x85\x86\x87\x42"  # what all Pis ask for, in this order
-
-
-def message(*pairs, op=1, mac=MAC, xid=b"\1\2\3\4", flags=b"\0\0", ciaddr=bytes(4), giaddr=bytes(4)):
-    """A DHCP message with these (code, value) options."""
-    packet = bytes((op, 1, 6, 0)) + xid + b"\0\0" + flags + ciaddr + bytes(8) + giaddr + mac + bytes(10 + 192)
-    packet += b"\x63\x82\x53\x63"
-    for code, value in pairs:
-        packet += bytes((code, len(value))) + value
-    return packet + b"\xff"
-
-
-def discover(arch=0, *more, **fields):
-    pairs = ((53, b"\1"), (60, PXE), (93, bytes((0, arch))), (94, b"\1\2\1"), (97, GUID))
-    return message(*(pairs + more), **fields)
-
-
-# Raspberry Pi's own documentation, "Network booting", of a Pi 3: 320 bytes.
-PI3_XID = b"\x26\xf3\x03\x39"
-PI3_GUID = b"\0" + 16 * b"\x44"
-PI3 = message(
-    (53, b"\1"),
-    (55, WANTED),
-    (93, b"\0\0"),
-    (94, b"\1\2\1"),
-    (97, PI3_GUID),
-    (60, PXE),
-    mac=b"\xb8\x27\xeb\x28\xf6\x6d",
-    xid=PI3_XID,
-)
-# raspberrypi/firmware issue 1265, a Pi 3 with a bootcode.bin of 2019, behind a proxy: 322 bytes.
-PI3_BOOTCODE = message(
-    (53, b"\1"),
-    (55, WANTED + b"\1\3"),
-    (93, b"\0\0"),
-    (94, b"\1\2\1"),
-    (97, b"\0" + 4 * b"\xeb\xaa\x2f\xb2"),
-    (60, PXE),
-    mac=b"\xb8\x27\xeb\x2f\xaa\xeb",
-    xid=PI3_XID,
-)
-# raspberrypi/rpi-eeprom issue 58 (all options) and TechnitiumSoftware/DnsServer issue 183 (a Pi 4, 322 bytes, its
-# address and transaction), with the GUID of the former: its serial number, four times.
-PI4 = message(
-    (53, b"\1"),
-    (55, b"\1\3" + WANTED[:2] + b"\x42" + WANTED[2:-1]),
-    (93, b"\0\0"),
-    (94, b"\1\2\1"),
-    (97, b"\0" + 4 * b"\x43\x72\xee\x6a"),
-    (60, PXE),
-    mac=b"\xdc\xa6\x32\xc2\x1f\xfe",
-    xid=b"\xd3\x83\xa6\xac",
-)
-# raspberrypi/cmprovision issue 16: a Compute Module 4 whose GUID begins with "RPi4".
-PI4_RPI4 = message(
-    (53, b"\1"),
-    (55, b"\1\3" + WANTED[:2] + b"\x42" + WANTED[2:-1]),
-    (93, b"\0\0"),
-    (94, b"\1\2\1"),
-    (97, b"\0RPi4\x40\x31\xc0\0\1\xb7\x9d\xf1\x11\x22\x33\x44"),
-    (60, PXE),
-    mac=b"\xe4\x5f\1\xb7\x9d\xf1",
-    xid=b"\x41\x1f\xdf\x38",
-)
-PIS = (PI3, PI3_BOOTCODE, PI4, PI4_RPI4)
 
 
 def kind(request, files=None):
@@ -269,7 +200,7 @@ def test_the_longest_file_fits():
 def test_pis_are_offered_what_they_look_for():
     for request in PIS:
         bench = ready()
-        ((_, packet, address),) = bench.hear(request)
+        ((_, packet, _address),) = bench.hear(request)
         options = checked(packet, request)
         # As dnsmasq has it in the capture: control 3, a prompt, a menu of one item; here with the three spaces.
         item = b"Raspberry Pi Boot   "

@@ -214,7 +214,6 @@ class Proxy:
                     self.send(packet, _SERVER, _shown(message[24:28]))
                 else:
                     self.send(packet, _CLIENT)
-                if kind == "bios":
-                    self.seconds = _BOOT_SECONDS
-                    if _BOOT_SERVER not in self.socks:
-                        self.open(_BOOT_SERVER)
+                self.seconds = _BOOT_SECONDS
+                if _BOOT_SERVER not in self.socks:
+                    self.open(_BOOT_SERVER)

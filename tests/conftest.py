@@ -16,6 +16,8 @@ import pytest
 from board import STARTED, Board, RealBoard, missing
 from served import make_files
 
+pytest_plugins = ["tools.labs.pytest_plugin"]
+
 # The MicroPython functions that the firmware's pure modules use, so that these import on CPython too.
 sys.modules["micropython"] = types.ModuleType("micropython")
 sys.modules["micropython"].const = lambda value: value  # type: ignore[attr-defined]

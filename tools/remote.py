@@ -54,13 +54,13 @@ class Entry:
 
 
 def add_arguments(parser: argparse.ArgumentParser, password: bool = False) -> None:
-    parser.add_argument("address", type=_parse, metavar="ADDRESS", help=f"of the board: {_FORMS}")
+    parser.add_argument("address", type=parse, metavar="ADDRESS", help=f"of the board: {_FORMS}")
     if password:
         parser.add_argument("--password", metavar="TEXT", help="of the setting http_password, for http:// addresses")
 
 
-def _parse(text: str) -> tuple[str, str, int]:
-    """(scheme, host, port) of an address."""
+def parse(text: str) -> tuple[str, str, int]:
+    """(scheme, host, port) of an address. Raises argparse.ArgumentTypeError."""
     url = urlsplit(text if "://" in text else f"tftp://{text}")
     try:
         port = url.port

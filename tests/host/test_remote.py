@@ -272,7 +272,7 @@ def test_check_says_what_differs(board: Addresses, tmp_path: Path, way: str):
 )
 def test_forms_of_an_address(text: str, meant: tuple[str, str, int] | None):
     if meant:
-        assert remote._parse(text) == meant
+        assert remote.parse(text) == meant
     else:
         assert "not the address of a board" in complain("ls", text)
 

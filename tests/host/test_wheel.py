@@ -128,6 +128,14 @@ def test_the_installed_command_boots_a_board_that_serves(home: Path, files: Path
     assert sorted(path.name for path in tmp_path.iterdir()) == ["got"]
 
 
+def test_pytest_finds_the_plugin_of_the_installed_package(run: Run, tmp_path: Path):
+    code = "def test(tftp_board):\n    assert tftp_board({'name': b'data'}).url.startswith('tftp://127.0.0.1:')\n"
+    (tmp_path / "test_it.py").write_text(code)
+    # The entry point alone: to load all plugins takes seconds.
+    result = run("python", "-m", "pytest", "-q", "-p", "tftp-board", PYTEST_DISABLE_PLUGIN_AUTOLOAD="1")
+    assert "1 passed" in result.stdout, result
+
+
 def test_help_and_messages_name_the_command_as_it_was_called(run: Run):
     # All in one process; the import of some modules takes long.
     code = "import contextlib, sys; sys.argv = [{!r}]\nfrom mptftpd.__main__ import COMMANDS, make_parser\n"

@@ -8,6 +8,7 @@ import pytest
 
 from board import Board
 from served import SERVED, content
+from tools.labs.pytest_plugin import Start, TftpBoard
 
 # A real boot loader of some MB, from Debian's u-boot-qemu, ipxe or grub packages; synthetic if none is installed.
 BOOT_FILES = (
@@ -17,7 +18,7 @@ BOOT_FILES = (
 )
 
 
-def command(client: str, board: Board, name: str, target: Path, mode: str = "octet") -> list[str]:
+def command(client: str, board: Board | TftpBoard, name: str, target: Path, mode: str = "octet") -> list[str]:
     """The command line that fetches `name` with that client."""
     host, port = board.address[0], str(board.address[1])
     ascii_ = mode == "netascii"
@@ -45,7 +46,9 @@ def command(client: str, board: Board, name: str, target: Path, mode: str = "oct
 CLIENTS = ["curl", "curl-1428", "curl-plain", "tftp", "atftp", "atftp-1428x16", "busybox", "busybox-1468"]
 
 
-def get(client: str, board: Board, name: str, target: Path, mode: str = "octet") -> subprocess.CompletedProcess[str]:
+def get(
+    client: str, board: Board | TftpBoard, name: str, target: Path, mode: str = "octet"
+) -> subprocess.CompletedProcess[str]:
     line = command(client, board, name, target, mode)
     if not shutil.which(line[0]):
         pytest.skip(f"{line[0]} is not installed (Debian: curl, tftp-hpa, atftp, busybox)")
@@ -88,13 +91,12 @@ def boot_loader(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def boot_server(boot_loader: Path):
-    with Board("--flash-size", "16M", files=boot_loader) as board:
-        yield board
+def boot_server(boot_loader: Path, tftp_board_factory: Start) -> TftpBoard:
+    return tftp_board_factory(boot_loader, "--flash-size", "16M")
 
 
 @pytest.mark.parametrize("client", CLIENTS)
-def test_a_boot_loader_arrives_whole(boot_server: Board, boot_loader: Path, tmp_path: Path, client: str):
+def test_a_boot_loader_arrives_whole(boot_server: TftpBoard, boot_loader: Path, tmp_path: Path, client: str):
     result = get(client, boot_server, "boot.img", tmp_path / "got")
     assert result.returncode == 0, result.stderr
     assert (tmp_path / "got").read_bytes() == (boot_loader / "boot.img").read_bytes()

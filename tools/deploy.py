@@ -118,7 +118,7 @@ def run(arguments: argparse.Namespace) -> int:
     finally:
         port.close()
     if arguments.json:
-        boards.print_json({"url": url, **_facts(done)})
+        boards.print_json({**monitor.facts(url), **_facts(done)})
     else:
         print(f"serving {url}", flush=True)
     return 0

@@ -66,7 +66,7 @@ def run(arguments: argparse.Namespace) -> int:
     finally:
         port.close()
     if arguments.json:
-        boards.print_json({"url": url, "board": arguments.board, "file": path})
+        boards.print_json({**monitor.facts(url), "board": arguments.board, "file": path})
     else:
         print(f"serving {url}", flush=True)
     return 0

@@ -152,6 +152,11 @@ class Port:
                 port.close()
 
 
+def facts(served: str) -> dict[str, str | None]:
+    """What wait_until_serving() returned, for --json."""
+    return {"url": served, "set_up": None} if served.startswith("tftp:") else {"url": None, "set_up": served}
+
+
 def wait_until_serving(port: Port, seconds: float, silence: float = _SILENCE_S) -> str:
     """The tftp:// address of a board that is starting, read from its console; if it has no Wi-Fi, how to set it up.
     Raises ToolError.

@@ -3,6 +3,7 @@ for esptool, and pseudo-terminals and sockets as consoles."""
 
 import argparse
 import contextlib
+import json
 import os
 import select
 import signal
@@ -133,6 +134,17 @@ def test_an_image_is_copied_to_the_drive_and_the_board_s_address_is_shown(uf2: P
     assert "v9.9.9 for Test board" in result.stdout and result.stdout.endswith("serving tftp://192.168.1.23/\n")
     assert (where / "made.uf2").read_bytes() == uf2.read_bytes()
     assert sorted(path.name for path in where.iterdir()) == ["INFO_UF2.TXT", "made.uf2"]
+
+
+def test_as_json_the_result_is_the_board_s_address_and_nothing_else(uf2: Path, tmp_path: Path):
+    where, console = drive(tmp_path / "drive"), Console(BOOT)
+    command = ["flash", "--board", "rpi_pico_w", uf2, "--drive", where, "--device", console.name, "--yes", "--json"]
+    result = subprocess.run(
+        [sys.executable, "-m", "tools", *map(str, command)], cwd=ROOT, capture_output=True, text=True, timeout=30
+    )
+    facts = json.loads(result.stdout)
+    assert facts == {"url": "tftp://192.168.1.23/", "set_up": None, "board": "rpi_pico_w", "file": str(uf2)}
+    assert result.stderr == "waiting until it serves\n"
 
 
 def test_nothing_is_written_without_confirmation(uf2: Path, tmp_path: Path, monkeypatch, capsys):
@@ -393,7 +405,9 @@ def test_flash_waits_for_a_link_that_comes_up_late():
 def test_flash_shows_how_to_set_up_a_board_without_wifi():
     said = b"set-up: join Wi-Fi tftpd-ABCD, password secret77, open http://192.168.4.1/"
     console = Console(b"link: no ssid in /settings.json\r\n" + said + b"\r\n")
-    assert monitor.wait_until_serving(port_at(console.name), 10) == f"nothing yet: {said.decode()}"
+    served = monitor.wait_until_serving(port_at(console.name), 10)
+    assert served == f"nothing yet: {said.decode()}"
+    assert monitor.facts(served) == {"url": None, "set_up": served}
 
 
 def test_a_silent_board_is_restarted_so_that_it_prints_its_address():

@@ -83,6 +83,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PORT",
         help="also offer the console to mpremote connect socket://127.0.0.1:PORT",
     )
+    parser.add_argument(
+        "--mdns",
+        type=boards.parse_number(1, 65535),
+        metavar="PORT",
+        help="also answer mDNS queries at this UDP port (not the everyday board)",
+    )
     parser.add_argument("--pcap", type=boards.parse_path, metavar="FILE", help="record the Wi-Fi traffic (ESP32)")
     parser.add_argument(
         "--card",
@@ -204,7 +210,7 @@ def _settings(arguments: argparse.Namespace, settings: dict[str, Any], local: st
 
 
 def _everyday(arguments: argparse.Namespace, board: dict[str, Any], folder: Path, port: int) -> _Machine:
-    _only(arguments, board, "serial", "pcap", "base", "card_as")
+    _only(arguments, board, "serial", "mdns", "pcap", "base", "card_as")
     for pair in arguments.set:
         if pair.startswith(("port=", "address=")):
             raise ToolError(f"--set {pair}: on the everyday board, use --port and --host for that")
@@ -261,6 +267,8 @@ def _genuine(arguments: argparse.Namespace, board: dict[str, Any], folder: Path,
         command += ["--board-address", settings["ip"]]
     if settings.get("http_port"):
         command += ["--tcp", str(settings["http_port"])]
+    if arguments.mdns is not None:
+        command += ["--mdns", str(arguments.mdns)]
     if arguments.serial is not None:
         command += ["--serial", str(arguments.serial)]
     if arguments.card:

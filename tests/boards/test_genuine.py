@@ -11,6 +11,7 @@ import re
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import time
@@ -672,3 +673,26 @@ def test_64_kb_arrive_whole_within_seconds_many_times(start, tmp_path: Path, opt
     took.sort()
     print(f"64 KB: median {took[len(took) // 2]:.3f} s, longest {took[-1]:.3f} s")
     assert took[len(took) // 2] < seconds.get(board.name, 30), took
+
+
+@genuine
+def test_the_board_answers_to_its_name_over_mdns(start: Callable[..., Board]):
+    """MicroPython's own responder, by the setting `hostname`; a query from another port than 5353 is answered to that
+    port, like a DNS query (RFC 6762 section 6.7)."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    start("--mdns", str(port), "--set", "hostname=lab-7")
+    question = b"\5lab-7\5local\0" + b"\0\1\0\1"  # A, IN
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+        client.settimeout(3)
+        for number in range(20):  # it is silent until it has probed for its name
+            client.sendto(struct.pack("!6H", number, 0, 1, 0, 0, 0) + question, ("127.0.0.1", port))
+            with contextlib.suppress(TimeoutError):
+                answer = client.recv(512)
+                break
+        else:
+            raise AssertionError("no answer")
+    questions, answers = struct.unpack_from("!2H", answer, 4)
+    assert answer[2] & 0x80 and questions == 1 and answers >= 1
+    assert bytes((10, 255, 255, 254)) in answer[12 + len(question) :], answer

@@ -19,6 +19,8 @@ from .. import ToolError
 from .bridge import Bridge
 from .console import Console
 
+_MDNS = 5353  # the port of RFC 6762
+
 
 class Wiring:
     """Connects an emulated board to its network, its console and the signals of this process.
@@ -34,7 +36,7 @@ class Wiring:
         patience: float,
     ) -> None:
         """
-        arguments   host, port, board_port, board_address, tcp, serial (add_arguments)
+        arguments   host, port, board_port, board_address, mdns, tcp, serial (add_arguments)
         to_board    delivers an Ethernet frame to the board
         to_console  delivers console input to the board
         patience    seconds that the board may take to stop after SIGINT
@@ -42,6 +44,8 @@ class Wiring:
         self.selector = selectors.DefaultSelector()
         place = arguments.host, arguments.port, arguments.board_port
         self.bridge = Bridge(self.selector, *place, to_board, arguments.board_address)
+        if arguments.mdns is not None:
+            self.bridge.listen(arguments.mdns, _MDNS, "--mdns")
         if arguments.tcp:
             self.bridge.forward(arguments.tcp)
         self.console = Console(self.selector, to_console, arguments.serial)
@@ -75,6 +79,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--board-port", type=int, default=69, metavar="PORT", help="port on the board (default: %(default)s)"
     )
     parser.add_argument("--board-address", metavar="ADDR", help="what the board has, if it does not get one by DHCP")
+    parser.add_argument("--mdns", type=int, metavar="PORT", help="also forward this UDP port to the board's mDNS")
     parser.add_argument("--tcp", type=int, metavar="PORT", help="also forward this TCP port to the same of the board")
     parser.add_argument(
         "--serial", type=int, metavar="PORT", help="also offer the console to mpremote connect socket://127.0.0.1:PORT"

@@ -90,11 +90,15 @@ class Bridge:
         )  # by port of the board, least recently used first
         self._board_port = board_port
         self._connections: dict[tuple[bytes, int, int], tcp.Connection] = {}  # by address, port, port of the board
+        self._listener = self.listen(port, board_port, "--port")
+
+    def listen(self, port: int, board_port: int, option: str) -> socket.socket:
+        """Carry the datagrams that come to the host's `port`, which `option` chooses. Raises ToolError."""
         try:
-            self._listener = self._socket(port, board_port)
+            return self._socket(port, board_port)
         except (OSError, OverflowError) as error:
-            what = getattr(error, "strerror", None) or error
-            raise ToolError(f"can't listen on {host} port {port}: {what}; choose another --port or --host") from None
+            what = f"can't listen on {self._host} port {port}: {getattr(error, 'strerror', None) or error}"
+            raise ToolError(f"{what}; choose another {option} or --host") from None
 
     def forward(self, port: int) -> None:
         """Carry TCP connections from the host's `port` to the same of the board. Raises ToolError."""
@@ -226,8 +230,8 @@ class Bridge:
         if sender == self._board:
             self._mac = mac
             held, self._held = self._held or (), None
-            for packet in held:
-                self._send(*packet)
+            for one in held:
+                self._send(*one)
         if operation == 1 and wanted != self._board and sender != _NOBODY:
             answer = struct.pack("!HHBBH", 1, _IPV4, 6, 4, 2) + _MAC + wanted + mac + sender
             self._send_frame(mac, _ARP, answer)

@@ -13,7 +13,6 @@ from .packet import NOT_FOUND, Refused
 _FOLDER = 0x4000  # of os.ilistdir()
 _BATCH = 1000  # bytes that are sent together
 _PLAIN = "-._~/"  # beside letters and digits: what needs no escape in a path, RFC 3986
-_TYPES = {b"page.css": "text/css", b"page.js": "text/javascript"}
 # No script but the board's own, no frame around the page (a click would act in it), and none of
 # innerHTML and its like.
 _POLICY = (
@@ -91,24 +90,21 @@ def _is_hidden(files, parts, host):
         return True
 
 
-def _open(name):
-    """Open page.css or page.js: (file, what its answer says of the encoding). Raises OSError."""
-    path = __file__.rpartition("/")[0] + "/" + name
-    try:
-        return open(path + ".gz", "rb"), "Content-Encoding: gzip\r\n"
-    except OSError:  # installed by mip, as it is
-        return open(path, "rb"), ""
-
-
 def _asset(connection, method, name):
     """Answer with page.css or page.js. The name in the page is new at each start, so that a
     browser loads it once. Raises OSError."""
-    file, more = _open(name.decode())
+    path = __file__.rpartition("/")[0] + "/" + name
+    more = "Cache-Control: max-age=9999999, immutable\r\n"
+    try:
+        file = open(path + ".gz", "rb")
+        more += "Content-Encoding: gzip\r\n"
+    except OSError:  # installed by mip, as it is
+        file = open(path, "rb")
     with file:
         size = file.seek(0, 2)
         file.seek(0)
-        more += "Cache-Control: max-age=9999999, immutable\r\n"
-        yield from connection.sending(connection.head(200, _TYPES[name], size, more))
+        kind = "text/css" if name == "page.css" else "text/javascript"
+        yield from connection.sending(connection.head(200, kind, size, more))
         while method == b"GET":
             data = file.read(_BATCH)
             if not data:
@@ -120,8 +116,8 @@ def listing(connection, method, target, fields):
     """A generator of http.Connection: answers with what is in the folder of `target`, or with what
     belongs to the page. Raises Refused, OSError."""
     asset = target.partition(b"?")[2].partition(b";")[0]
-    if asset in _TYPES:
-        yield from _asset(connection, method, asset)
+    if asset in (b"page.css", b"page.js"):
+        yield from _asset(connection, method, asset.decode())
         return
     server = connection.http.server
     files = server.files

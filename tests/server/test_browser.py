@@ -313,7 +313,7 @@ def test_a_refused_upload_says_why(take: Callable[..., Web], visit: Visit):
     page = visit.open(web.url)
     online(page)
     drop(page, "boot.scr", "other")
-    expect(page.locator("main .bad").first).to_contain_text("refused: the file exists, and overwrite is off")
+    expect(page.locator("main .bad").first).to_contain_text("refused: file exists")
     drop(page, "large.bin", "x" * 3_000_000)  # refused before it has been sent
     expect(page.locator("main .bad").nth(1)).to_contain_text("refused: the file is too large")
     drop(page, ".hidden", "x")

@@ -128,10 +128,10 @@ class _Board:
         self.patience = _INDEX_S
         try:
             entries = [
-                Entry(str(one["name"]), int(one["size"]), int(one["crc32"], 16), one.get("from"))
-                for one in self._small("index.json")
+                Entry(str(name), int(size), int(crc, 16), *map(str, origin))
+                for name, size, crc, *origin in self._small("index.json")
             ]
-        except (TypeError, KeyError, ValueError, AttributeError):
+        except (TypeError, ValueError):
             raise ToolError(f"{self.url}: tftpd/index.json is not as it should be, it is another server") from None
         finally:
             self.patience = _SILENCE_S

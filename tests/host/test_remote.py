@@ -326,7 +326,7 @@ def evil() -> Iterator[Callable[..., str]]:
 
 
 def entries(*names: str) -> dict[str, bytes]:
-    body = [{"name": name, "size": 1, "crc32": f"{zlib.crc32(b'x'):08x}"} for name in names]
+    body = [[name, 1, f"{zlib.crc32(b'x'):08x}"] for name in names]
     return {"status.json": b"{}", "index.json": json.dumps(body).encode()}
 
 
@@ -352,7 +352,7 @@ def test_names_from_a_board_are_printed_without_control_characters(evil: Callabl
 
 @pytest.mark.parametrize(
     "body",
-    [b"", b"no json", b"{}", b"[1]", b'[{"name":"x"}]', b'[{"name":"x","size":"a","crc32":"0"}]', b"null", b"\xff"],
+    [b"", b"no json", b"{}", b"[1]", b'["xy"]', b'[["x",1]]', b'[["x","a","0"]]', b'[["x",1,0]]', b"null", b"\xff"],
 )
 def test_an_index_that_is_none_gets_one_line(evil: Callable[..., str], body: bytes):
     url = evil({"status.json": b"{}", "index.json": body})

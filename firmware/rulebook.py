@@ -13,11 +13,13 @@ import sys
 from micropython import const
 
 _REFUSES = const(4)
-_MANY = "\x06"
+_MANY = const("\x06")
 _BAD = const(999)  # no ASCII code
-_KEYS = ("name", "from", "op", "give", "text")
-_OPS = ("read", "write", "both")
-_PLACEHOLDERS = ("name", "file", "*", "ip", "hexip")  # bytes 1 to 5; tftpd/rules.py gives values
+_KEYS = const(("name", "from", "op", "give", "text"))
+_OPS = const(("read", "write", "both"))
+_PLACEHOLDERS = const(
+    ("name", "file", "*", "ip", "hexip")
+)  # bytes 1 to 5; tftpd/rules.py gives values
 
 
 def _name(value, key, is_text):

@@ -15,7 +15,7 @@ from .packet import ACCESS, RRQ, WRQ, Refused
 _ANY = const(0x3F)  # ?
 _OPEN = const(0x5B)  # [
 _NOT = const(0x21)  # !
-_MANY = b"\x06"  # *
+_MANY = const(b"\x06")  # *
 _REFUSES = const(4)
 
 
@@ -101,7 +101,7 @@ def given(rules, opcode, name, host):
 def _ruled(place, rules, opcode):
     """`place`, the method of Files or Uploads, under `rules`."""
 
-    def ruled(name, host, found):
+    def chosen(name, host, found):
         if opcode == WRQ and name[-1:] in b"/\\":
             return place(name, host, found)  # which refuses a folder
         names = given(rules, opcode, _plain(name), host)
@@ -118,7 +118,7 @@ def _ruled(place, rules, opcode):
                     raise
         return ways
 
-    return ruled
+    return chosen
 
 
 def rule(rules, files, uploads):

@@ -696,3 +696,29 @@ def test_the_board_answers_to_its_name_over_mdns(start: Callable[..., Board]):
     questions, answers = struct.unpack_from("!2H", answer, 4)
     assert answer[2] & 0x80 and questions == 1 and answers >= 1
     assert bytes((10, 255, 255, 254)) in answer[12 + len(question) :], answer
+
+
+@quick
+def test_ten_rules_take_at_most_1_kb_beside_the_code_that_follows_them(start):
+    listed = [
+        {"name": "EFI/BOOT/*", "give": ["{name}", "{*}"]},
+        {"name": "grub/grub.cfg", "give": ["by-ip/{ip}/grub.cfg", "grub.cfg"]},
+        {"name": "*.kpxe.0", "give": "{*}.kpxe"},
+        {"name": "pxelinux.cfg/*", "from": "192.168.1.0/24", "give": ["pxe/{*}", "pxe/{hexip}", "pxe/default"]},
+        {"name": "????????.img", "give": ["{name}", "by-ip/{ip}/boot.img"]},
+        {"name": "SEP*.cnf.xml", "give": ["phones/{file}", "phones/XMLDefault.cnf.xml"]},
+        {"name": "*45.*", "give": "phones/7945/{file}"},
+        {"name": "0004f2*.log", "op": "write", "give": "logs/{file}"},
+        {"name": "\\Boot\\*", "give": "winpe/boot/{*}"},
+        {"name": "private/*", "from": ["192.168.1.0/24", "10.0.0.7"], "give": "deny", "text": "not for you"},
+    ]
+    used = []
+    for rules in (None, listed[:1], listed):
+        with start("--set", "log=debug", "--set", f"rules={json.dumps(rules)}") as board:
+            used.append(min(board.heap_when_idle(30) for _ in range(3)))
+            if rules:
+                assert fetch(board.address, "EFI/BOOT/hello.txt") == SERVED["hello.txt"]
+    without, one, ten = used
+    print(f"{used}: {one - without} bytes with one rule, {ten - one} more with ten")
+    assert 100 < ten - one <= 1000
+    assert 1000 < one - without < 5000  # 2 KB of code; its names may make MicroPython's table of names grow by as much

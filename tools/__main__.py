@@ -18,6 +18,7 @@ COMMANDS = {
     "ls": "list the files of a running board",
     "get": "fetch files from a running board",
     "put": "store files on a running board",
+    "push": "send a file to a device that waits for one, as routers do",
     "rm": "remove files from a running board",
     "df": "show how much room a running board has",
     "check": "compare a running board with a folder",

@@ -91,7 +91,7 @@ class _Board:
     """
 
     url: str
-    patience = _SILENCE_S
+    patience: float = _SILENCE_S
 
     def read(self, name: str, output: BinaryIO, told: Told) -> None:
         """Write the file `name` of the board to `output`. Raises ToolError."""
@@ -211,6 +211,15 @@ def _reason(error: BaseException) -> str:
 
 
 class Tftp(_Board):
+    """Over TFTP.
+
+    repeat   seconds after which a packet is sent again
+    options  whether options are asked for
+    """
+
+    repeat: float = _REPEAT_S
+    options = True
+
     def __init__(self, host: str, port: int) -> None:
         self.url = f"tftp://{host}:{port}" if port != 69 else f"tftp://{host}"
         self._where = host, port
@@ -229,8 +238,9 @@ class Tftp(_Board):
                 told(len(packet.data or b""), total)
 
         try:
-            client = tftpy.TftpClient(*self._where, options={"blksize": 1428, "tsize": total or 0}, flock=False)
-            wait = {"timeout": min(_REPEAT_S, self.patience), "retries": self.patience // _REPEAT_S}
+            options = {"blksize": 1428, "tsize": total or 0} if self.options else {}
+            client = tftpy.TftpClient(*self._where, options=options, flock=False)
+            wait = {"timeout": min(self.repeat, self.patience), "retries": int(self.patience / self.repeat)}
             getattr(client, kind)(_checked(name).encode(), file, packethook=heard, **wait)
         except socket.gaierror as error:
             raise ToolError(f"{self.url}: {error.strerror}") from None

@@ -1,5 +1,5 @@
-"""Sends a file to a device that waits for one, as the boot loaders of some routers do: the client's
-side of an upload (RFC 1350). Loaded only where the setting `push` is set.
+"""Sends a file to a device that waits for one, as the boot loaders of some routers do: the
+client's side of an upload (RFC 1350). Loaded only where the setting `push` is set.
 
 Once a second the device is asked to take the file. With its first ACK the rest is a transfer like
 those that others ask for: rrq.py sends DATA upon ACK, whoever has begun. Boot loaders know no

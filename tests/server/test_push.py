@@ -1,18 +1,17 @@
-"""The board pushes a file: to tftpd-hpa, atftpd and a second board, through loss, and to a device that goes off and on."""
+"""The board pushes a file: to tftpd-hpa, atftpd and a second board, through loss; to a device that goes off and on."""
 
 import json
 import socket
-import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 
 from board import Board
+from receivers import Serve, atftpd, hpa
 from served import content
-from tools.bench import peers
 from tools.relay import Relay
 
 IMAGE = content(100_000)
@@ -36,38 +35,6 @@ def pushing(folder: Path, port: int, file: str = "netgear.img", **more: str) -> 
         assert board.stop() == 0
 
 
-@contextmanager
-def hpa(folder: Path) -> Iterator[int]:
-    with server(
-        folder, ["--listen", "--foreground", "--create", "--permissive", "--user", "root"], "tftpd-hpa"
-    ) as port:
-        yield port
-
-
-@contextmanager
-def atftpd(folder: Path) -> Iterator[int]:
-    with server(folder, ["--daemon", "--no-fork", "--user", "root", "--logfile", "/dev/null"], "atftpd") as port:
-        yield port
-
-
-@contextmanager
-def server(folder: Path, words: list[str], name: str) -> Iterator[int]:
-    try:
-        program = peers.find(name)
-    except peers.NotMeasured as missing:
-        pytest.skip(str(missing))
-    port = peers.free_port()
-    where = ["--bind-address", "127.0.0.1", "--port", str(port)]
-    if name == "tftpd-hpa":
-        where = ["--address", f"127.0.0.1:{port}", "--secure"]
-    process = subprocess.Popen([program, *words, *where, str(folder)], stderr=subprocess.DEVNULL)
-    try:
-        yield port
-    finally:
-        process.kill()
-        process.wait()
-
-
 def arrives(path: Path, data: bytes, seconds: float = 20) -> bool:
     end = time.monotonic() + seconds
     while not path.exists() or path.read_bytes() != data:
@@ -79,22 +46,24 @@ def arrives(path: Path, data: bytes, seconds: float = 20) -> bool:
 
 @pytest.mark.parametrize("serve", [hpa, atftpd])
 @pytest.mark.parametrize("loss", [0, 0.05])
-def test_servers_of_others_get_the_file(folder: Path, tmp_path: Path, serve: Callable[..., Iterator[int]], loss: float):
+def test_servers_of_others_get_the_file(folder: Path, tmp_path: Path, serve: Serve, loss: float):
     target = tmp_path / "target"
     target.mkdir(mode=0o777)
-    with serve(target) as port, Relay(port, loss=loss, seed=4) as relay:
-        with pushing(folder, relay.port) as board:
-            line = board.wait_for("push", 30)
-            assert 'push "netgear.img": done, 100000 bytes' in line
-            assert arrives(target / "netgear.img", IMAGE)
-            assert (relay.lost > 0) == (loss > 0) == (", 0 resent" not in line)
+    with serve(target) as port, Relay(port, loss=loss, seed=4) as relay, pushing(folder, relay.port) as board:
+        line = board.wait_for("push", 30)
+        assert 'push "netgear.img": done, 100000 bytes' in line
+        assert arrives(target / "netgear.img", IMAGE)
+        assert (relay.lost > 0) == (loss > 0) == (", 0 resent" not in line)
 
 
 def test_this_server_gets_the_file_under_another_name(folder: Path):
-    with Board("--writable", files=folder) as second, Relay(second.address[1], loss=0.05, seed=2) as relay:
-        with pushing(folder, relay.port, "whole.img", name="new.img") as board:
-            assert 'push "whole.img": done, 10240 bytes' in board.wait_for("push", 30)
-            assert "done, 10240 bytes" in second.wait_for('WRQ "/new.img"')
+    with (
+        Board("--writable", files=folder) as second,
+        Relay(second.address[1], loss=0.05, seed=2) as relay,
+        pushing(folder, relay.port, "whole.img", name="new.img") as board,
+    ):
+        assert 'push "whole.img": done, 10240 bytes' in board.wait_for("push", 30)
+        assert "done, 10240 bytes" in second.wait_for('WRQ "/new.img"')
 
 
 class Device:
@@ -131,10 +100,10 @@ class Device:
 def test_a_device_gets_the_file_once_each_time_that_it_is_switched_on(folder: Path):
     device = Device()
     with device.socket, pushing(folder, device.port, "whole.img") as board:
-        for _ in range(2):  # off: nobody answers
-            packet, first = device.asked()
-            assert packet == b"\0\2whole.img\0octet\0"
-        assert device.take(first) == IMAGE[: 512 * 20]
+        device.asked()  # off: nobody answers
+        packet, sender = device.asked()
+        assert packet == b"\0\2whole.img\0octet\0"
+        assert device.take(sender) == IMAGE[: 512 * 20]
         board.wait_for('push "whole.img": done, 10240 bytes')
         # On: it is asked, with a request that changes nothing, and answers that. It gets no file again.
         for _ in range(2):

@@ -65,9 +65,8 @@ def run(home: Path, tmp_path: Path) -> Run:
 def test_the_wheel_has_what_the_boards_run_and_only_its_own_package(wheel: Path):
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
-    listed = subprocess.run(
-        ["git", "ls-files", "firmware", "board", "boot.py", "main.py"], cwd=ROOT, capture_output=True
-    )
+    command = ["git", "ls-files", "-co", "--exclude-standard", "firmware", "board", "boot.py", "main.py"]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True)
     shipped = [
         name for name in listed.stdout.decode().split() if not name.endswith(("ruff.toml", "pyrightconfig.json"))
     ]
@@ -93,7 +92,7 @@ def test_the_wheel_asks_for_every_package_that_its_code_imports(wheel: Path):
             if isinstance(node, ast.ImportFrom) and not node.level and node.module:
                 modules = [node.module]
             for module in {one.split(".")[0] for one in modules} - sys.stdlib_module_names:
-                owners = {one.replace("_", "-").lower() for one in packages.get(module, [])}
+                owners = {one.replace("_", "-").lower() for one in packages.get(module, [module])}
                 assert owners & {one.lower() for one in asked}, f"{name} imports {module}"
 
 

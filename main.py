@@ -5,16 +5,17 @@ import gc
 import sys
 
 import link
-import mode
 import panel
 import settings
 from tftpd import Server
 
 chosen = settings.load()
+del settings, sys.modules["settings"]  # frees 7 KB of heap
+import mode  # noqa: E402  # not before that: it would split the heap
+
 serves = mode.serves(chosen)
-for name in ("settings", "mode"):  # frees 7 KB of heap
-    sys.modules.pop(name, None)
-del settings, mode
+del mode, sys.modules["mode"]
+gc.collect()
 if serves:
     if sys.platform == "rp2":  # USB starts after boot.py: its output was lost
         link._up = None  # makes keep() print the state of the link again

@@ -27,6 +27,10 @@ chosen = settings.load()
 chosen["made_files"] = False  # the budgets are those with all options off
 link.join(chosen)
 del settings, sys.modules["settings"]  # as main.py does
+import mode  # noqa: E402
+
+mode.serves(chosen)
+del mode, sys.modules["mode"]
 gc.collect()
 loaded = gc.mem_alloc()
 

@@ -54,7 +54,7 @@ def test_thousands_of_transfers_leave_the_heap_flat(start):
 
 
 def test_a_board_that_is_short_of_memory_says_so_and_keeps_serving(start):
-    board: Board = start("--heap", "112K", "--set", "read_ahead=0", "--set", "log=debug")
+    board: Board = start("--heap", "120K", "--set", "read_ahead=0", "--set", "log=debug")
     wires = [Wire(board.address) for _ in range(32)]
     answers = [wire.ask("size-5000", ("blksize", 1468)) for wire in wires]
     refusals = [TftpError(answer) for answer in answers if answer[:2] == b"\0\5"]

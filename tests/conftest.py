@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import BinaryIO
 
 import pytest
+from playwright.sync_api import Browser
 
 from board import STARTED, Board, RealBoard, missing
+from browsing import Visit, chromium
 from served import make_files
 
 pytest_plugins = ["tools.labs.pytest_plugin"]
@@ -205,3 +207,16 @@ def start(board_name: str, own_files: Path) -> Iterator[Callable[..., Board]]:
             return running.enter_context(Board("--board", board_name, *arguments, files=files))
 
         yield start_one
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with chromium() as running:
+        yield running
+
+
+@pytest.fixture
+def visit(browser: Browser) -> Iterator[Visit]:
+    visit = Visit(browser)
+    yield visit
+    visit.close()

@@ -9,12 +9,11 @@ import json
 import os
 import random
 import re
-import shutil
 import socket
 import sys
 import time
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlencode
@@ -22,16 +21,15 @@ from urllib.parse import urlencode
 import pytest
 import settings
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
 from board import Board, flash_files
+from browsing import DESK, PHONE
 from client import Wire, fetch
 from served import SERVED
 
 pytestmark = pytest.mark.timeout(300)
 everyday = pytest.mark.everyday_only("its access point is a port of this computer")
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-PHONE, DESK = {"width": 360, "height": 740}, {"width": 1200, "height": 800}
 HOSTILE = [
     "<script>document.title='owned'</script>"[:32],
     '"><img src=x onerror=alert(1)>',
@@ -41,18 +39,6 @@ HOSTILE = [
     " a  b ",
 ]
 AIR = {"lab": "right password", "open": "", **dict.fromkeys(HOSTILE, "a password")}
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    if not CHROMIUM:
-        pytest.skip("no chromium on this machine")
-    with sync_playwright() as playwright:
-        # --no-sandbox: root can't have one. It opens pages of this machine only.
-        rules = "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"
-        running = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", rules])
-        yield running
-        running.close()
 
 
 class Answer(NamedTuple):

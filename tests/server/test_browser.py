@@ -1,86 +1,28 @@
-"""The page of each folder in a real browser: Chromium, headless, driven by playwright.
-
-No browser is downloaded. Without Chromium (Debian: apt install chromium) these tests are skipped. Every name but the
-board's address fails to resolve in it, and each test fails if a page asks for anything that is not on this machine.
-"""
+"""The page of each folder in a real browser (browsing.py)."""
 
 import contextlib
 import json
 import re
-import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+from playwright.sync_api import Page, expect
 
 from board import Board
+from browsing import DESK, PHONE, REBOUND, Visit, drop, online
 from client import TftpError, Wire, blocks, fetch, store
 from web import Web, free_port
 
 pytestmark = pytest.mark.everyday_only("its address and its port are those of the everyday board")
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-REBOUND = "rebound.example"  # a name of somebody else that leads to this machine
-PHONE, DESK = {"width": 360, "height": 740}, {"width": 1000, "height": 680}
 FILES = {"u-boot.bin": 300_000, "board.dtb": 18_233, "boot.scr": 1322, "firmware/zImage": 5000, "empty": 0}
 ONE_COLUMN = "document.documentElement.scrollWidth <= innerWidth"
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    if not CHROMIUM:
-        pytest.skip("no chromium on this machine")
-    names = f"MAP {REBOUND} 127.0.0.1, MAP * ~NOTFOUND, EXCLUDE 127.0.0.1, EXCLUDE localhost"
-    with sync_playwright() as playwright:
-        # --no-sandbox: root can't have one. It opens pages of this machine only.
-        running = playwright.chromium.launch(
-            executable_path=CHROMIUM, args=["--no-sandbox", f"--host-resolver-rules={names}"]
-        )
-        yield running
-        running.close()
-
-
-class Visit:
-    """open(url, **options) opens a page in a browser of its own; the end checks what the pages did."""
-
-    def __init__(self, browser: Browser):
-        self._browser = browser
-        self.contexts: list[BrowserContext] = []
-        self.told: list[str] = []  # what the pages complain of
-        self.asked: list[str] = []  # addresses
-
-    def open(self, url: str, **options: Any) -> Page:
-        context = self._browser.new_context(**{"viewport": DESK, **options})
-        self.contexts.append(context)
-        context.on("request", lambda request: self.asked.append(request.url))
-        context.on("console", lambda message: self.told.extend([message.text] * (message.type == "error")))
-        context.on("weberror", lambda error: self.told.append(str(error.error)))
-        page = context.new_page()
-        page.set_default_timeout(10_000)
-        page.goto(url)
-        return page
-
-    def close(self) -> None:
-        for context in self.contexts:
-            context.close()
-        assert {urlsplit(url).hostname for url in self.asked} <= {"127.0.0.1", "localhost", REBOUND, None}
-
-
-@pytest.fixture
-def visit(browser: Browser) -> Iterator[Visit]:
-    visit = Visit(browser)
-    yield visit
-    visit.close()
-
-
-def online(page: Page, text: str = "online") -> None:
-    expect(page.get_by_role("status")).to_have_text(re.compile(text), timeout=10_000)
 
 
 def names(page: Page) -> list[str]:
@@ -272,20 +214,6 @@ def test_files_are_uploaded(take: Callable[..., Web], visit: Visit, tmp_path: Pa
     assert fetch(web.board.address, "firmware/dropped") == b"text"
     assert page.get_by_role("button", name=re.compile("Delete")).count() == 0  # as overwrite is off
     assert visit.told == []
-
-
-def drop(page: Page, name: str, content: str) -> None:
-    """Drop a file on the page."""
-    code = """([name, content]) => {
-        const data = new DataTransfer();
-        data.items.add(new File([content], name));
-        const one = type => new DragEvent(type, {dataTransfer: data, bubbles: true, cancelable: true});
-        document.querySelector("table").dispatchEvent(one("dragover"));
-        const marked = document.body.classList.contains("drop");
-        document.querySelector("table").dispatchEvent(one("drop"));
-        return marked && !document.body.classList.contains("drop");
-    }"""
-    assert page.evaluate(code, [name, content])
 
 
 def test_an_upload_shows_its_progress_and_the_board_that_of_all(take: Callable[..., Web], visit: Visit):

@@ -19,6 +19,7 @@ from .names import Later, _hash, components, place
 from .packet import UNDEFINED, Refused
 
 _FOLDER = const(0x4000)  # of os.ilistdir()
+_PARTS = const(4)
 _SLICE_BYTES = const(1024)  # read in one step
 # Of heap that an index leaves free. With 1,500 files and 32 KB left an ESP32-C3 could not send any
 # more: its heap had grown into what Wi-Fi needs.
@@ -29,53 +30,55 @@ _GZIP_MIN = const(18)  # bytes
 
 
 class Sums:
-    """The CRC32 of files: three arrays, sorted by the hash of the path."""
+    """The CRC32 of files. A file is in the part that the end of its path's hash say; a part
+    has three arrays, sorted by the hash. One part of all would need much heap in one piece."""
 
     def __init__(self, names):
-        self.most = names.most >> 1
-        self.forget()
+        self.most = (names.most >> 1) // _PARTS
+        self.parts = [_part() for _ in range(_PARTS)]
         self.add = names.add
         names.add = self.told  # so no other module calls this one
 
-    def forget(self):
-        self.hashes = array("i")
-        self.checks = array("I")  # of size and path, odd; 0: not valid any more
-        self.sums = array("I")
-
     def _at(self, path):
-        """(where it is or would be, whether it is there)"""
+        """(the part, where in it, whether it is there)"""
         number = _hash(path)
-        at = place(self.hashes, number)
-        return at, self.hashes[at : at + 1] == array("i", (number,))
+        part = self.parts[number % _PARTS]
+        at = place(part[0], number)
+        return part, at, part[0][at : at + 1] == array("i", (number,))
 
     def told(self, path):
         """In place of Names.add(): the file at `path` is another one."""
-        at, there = self._at(path)
+        part, at, there = self._at(path)
         if there:
-            self.checks[at] = 0
+            part[1][at] = 0
         self.add(path)
 
     def get(self, path, size):
         """The CRC32 of the file at `path`, which has `size` bytes; None if it is not known."""
-        at, there = self._at(path)
-        return self.sums[at] if there and self.checks[at] == _check(path, size) else None
+        part, at, there = self._at(path)
+        return part[2][at] if there and part[1][at] == _check(path, size) else None
 
     def put(self, path, size, crc):
-        """Keep it. If there are too many, or no memory, drop all."""
-        at, there = self._at(path)
+        """Keep it. If there are too many in a part, or no memory, drop those."""
+        part, at, there = self._at(path)
         try:
             if not there:
-                if len(self.hashes) >= self.most:
+                if len(part[0]) >= self.most:
                     raise MemoryError
-                for values in (self.hashes, self.checks, self.sums):
+                for values in part:
                     values.append(0)
                     view = memoryview(values)
                     view[at + 1 :] = view[at:-1]
-            self.hashes[at] = _hash(path)
-            self.checks[at] = _check(path, size)
-            self.sums[at] = crc
+            part[0][at] = _hash(path)
+            part[1][at] = _check(path, size)
+            part[2][at] = crc
         except MemoryError:
-            self.forget()
+            part[:] = _part()
+
+
+def _part():
+    """Hashes of paths; checks of size and path, odd, 0 once they are not valid; CRC32s."""
+    return [array("i"), array("I"), array("I")]
 
 
 def _check(path, size):
@@ -120,8 +123,8 @@ def _indexing(files, name, host, found):
                     what = [path, size, "%08x" % crc] + ([stored] if stored else [])
                     made.write(comma + text(what))
                     comma = ",\n"
-                if made.size & (_SLICE_BYTES - 1) < len(path) and gc.mem_free() < _RESERVE_BYTES:
-                    gc.collect()
+                if made.size % _SLICE_BYTES < len(path):
+                    gc.collect()  # or the heap of an ESP32 grows by what is garbage
                     if gc.mem_free() < _RESERVE_BYTES:
                         raise MemoryError
             yield

@@ -22,7 +22,7 @@ from pathlib import Path
 import pytest
 
 from board import ROOT, Board, read_base
-from client import Wire, ack, blocks, fetch, parse_oack, request
+from client import TftpError, Wire, ack, blocks, fetch, parse_oack, request
 from served import SERVED, content
 from tools import boards, compress, filesystem, firmware, image
 from tools.relay import Relay
@@ -619,6 +619,23 @@ def test_made_files_are_loaded_when_they_are_asked_for(start, port: int):
     print(f"heap for the ring of the journal and its code, for the first status, for the first index: {takes}")
     assert takes[0] <= 4 << 10 and takes[1] <= 6 << 10 and takes[2] <= 5 << 10, takes
     console.close()
+
+
+@quick
+def test_an_index_of_too_many_files_is_refused_and_the_radio_keeps_its_memory(start, tmp_path: Path):
+    for number in range(1500):
+        (tmp_path / f"folder-{number % 15}").mkdir(exist_ok=True)
+        (tmp_path / f"folder-{number % 15}/{number:04}").touch()
+    (tmp_path / "large").write_bytes(content(100_000))
+    board: Board = start(files=tmp_path)
+    Wire.patience[board.address] = 120
+    for name in ("index.json", "index.txt"):
+        with contextlib.suppress(TftpError), Wire(board.address) as wire:
+            lines = b"".join(blocks(wire, wire.ask(f"tftpd/{name}", ("blksize", 1468)))).splitlines()
+            assert len(lines) == 1501
+        for blksize in (512, 1468):
+            assert fetch(board.address, "large", ("blksize", blksize), ("windowsize", 4)) == content(100_000)
+        assert json.loads(fetch(board.address, "tftpd/status.json", ("blksize", 1468)))["heap"][0] > 60_000
 
 
 @pytest.mark.genuine("esp32_c3", "rpi_pico_w")

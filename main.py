@@ -21,26 +21,15 @@ if serves:
         link._up = None  # makes keep() print the state of the link again
     board = panel.Panel(chosen)
     tick = lambda server: board.tick(link.keep, server)  # noqa: E731
-    if chosen["card"]:
-        import cards
-
-        tick = cards.also(tick)
-    if chosen["http_port"]:
-        from tftpd import http
-
-        tick = http.also(tick)
-    if chosen["ntp"]:
-        from tftpd import ntp
-
-        tick = ntp.also(tick)
-    if chosen["dhcp_proxy"]:
-        import proxydhcp
-
-        tick = proxydhcp.also(tick)
-    if chosen["push"]:
-        from tftpd import push
-
-        tick = push.also(tick)
+    for setting, module in (
+        ("card", "cards"),
+        ("http_port", "tftpd.http"),
+        ("ntp", "tftpd.ntp"),
+        ("dhcp_proxy", "proxydhcp"),
+        ("push", "tftpd.push"),
+    ):
+        if chosen[setting]:
+            tick = __import__(module, None, None, ("also",)).also(tick)
     try:
         Server(chosen).serve_forever(tick)
     except KeyboardInterrupt:

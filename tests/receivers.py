@@ -11,6 +11,7 @@ from tools.bench import peers
 
 Serve = Callable[[Path], AbstractContextManager[int]]  # of a folder; gives the port
 
+
 @contextmanager
 def hpa(folder: Path) -> Iterator[int]:
     with server(

@@ -558,6 +558,34 @@ def test_the_idle_server_takes_at_most_42_kb_of_heap_of_which_8_5_kb_are_data(at
 
 @quick
 @pytest.mark.also_on_pico
+def test_the_idle_server_with_http_and_what_goes_with_it_takes_at_most_62_kb_of_heap(at_console):
+    measure = (ROOT / "tools/bench/heap.py").read_text().split("_BLKSIZE")[0]
+    settings = (
+        "chosen.update(made_files=True, http_port=80, http_password='x', write_from=['0.0.0.0/0'], "
+        "syslog='192.0.2.1', ntp='192.0.2.1')"
+    )
+    measure = measure.replace('chosen["made_files"] = False', settings)
+    assert settings in measure
+    console = at_console()
+    console.interrupt()
+    console.run("import os\nfor name in 'boot.py', 'main.py':\n    os.rename(name, name + '.off')")
+    measure += (
+        "from tftpd import http, ntp\n"
+        "tick = ntp.also(http.also(lambda server: None))\n"
+        "tick(server)\n"
+        "server.poll(0)\n"
+        "gc.collect()\n"
+        "print(prompt, gc.mem_alloc())\n"
+    )
+    console.run(f"with open('/heap.py', 'w') as file:\n    n = file.write({measure!r})")
+    console.reset_to_prompt()
+    prompt, idle = map(int, console.run("import heap").split()[-2:])
+    print(json.dumps({"prompt": prompt, "everything": idle - prompt}))
+    assert 40 << 10 < idle - prompt <= 62 << 10
+
+
+@quick
+@pytest.mark.also_on_pico
 def test_a_transfer_of_a_compressed_file_takes_at_most_24_kb_of_heap(start, port: int, tmp_path: Path):
     data = b"".join(content(30, number) + bytes(200) for number in range(300))
     (tmp_path / "real.bin.gz").write_bytes(compress.pack(data))

@@ -89,6 +89,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PORT",
         help="also answer mDNS queries at this UDP port (not the everyday board)",
     )
+    parser.add_argument(
+        "--dhcp",
+        type=boards.parse_number(1, 65535),
+        metavar="PORT",
+        help="broadcast what comes to this UDP port to the board, as a machine that boots does (dhcp_proxy)",
+    )
     parser.add_argument("--pcap", type=boards.parse_path, metavar="FILE", help="record the Wi-Fi traffic (ESP32)")
     parser.add_argument(
         "--card",
@@ -210,7 +216,7 @@ def _settings(arguments: argparse.Namespace, settings: dict[str, Any], local: st
 
 
 def _everyday(arguments: argparse.Namespace, board: dict[str, Any], folder: Path, port: int) -> _Machine:
-    _only(arguments, board, "serial", "mdns", "pcap", "base", "card_as")
+    _only(arguments, board, "serial", "mdns", "dhcp", "pcap", "base", "card_as")
     for pair in arguments.set:
         if pair.startswith(("port=", "address=")):
             raise ToolError(f"--set {pair}: on the everyday board, use --port and --host for that")
@@ -269,6 +275,8 @@ def _genuine(arguments: argparse.Namespace, board: dict[str, Any], folder: Path,
         command += ["--tcp", str(settings["http_port"])]
     if arguments.mdns is not None:
         command += ["--mdns", str(arguments.mdns)]
+    if arguments.dhcp is not None:
+        command += ["--dhcp", str(arguments.dhcp)]
     if arguments.serial is not None:
         command += ["--serial", str(arguments.serial)]
     if arguments.card:

@@ -36,7 +36,7 @@ class Wiring:
         patience: float,
     ) -> None:
         """
-        arguments   host, port, board_port, board_address, mdns, tcp, serial (add_arguments)
+        arguments   host, port, board_port, board_address, mdns, tcp, dhcp, serial (add_arguments)
         to_board    delivers an Ethernet frame to the board
         to_console  delivers console input to the board
         patience    seconds that the board may take to stop after SIGINT
@@ -48,6 +48,8 @@ class Wiring:
             self.bridge.listen(arguments.mdns, _MDNS, "--mdns")
         if arguments.tcp:
             self.bridge.forward(arguments.tcp)
+        if arguments.dhcp:
+            self.bridge.boots(arguments.dhcp)
         self.console = Console(self.selector, to_console, arguments.serial)
         self._patience = patience
         self._unplugged = False
@@ -81,6 +83,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--board-address", metavar="ADDR", help="what the board has, if it does not get one by DHCP")
     parser.add_argument("--mdns", type=int, metavar="PORT", help="also forward this UDP port to the board's mDNS")
     parser.add_argument("--tcp", type=int, metavar="PORT", help="also forward this TCP port to the same of the board")
+    parser.add_argument(
+        "--dhcp", type=int, metavar="PORT", help="broadcast what comes to this UDP port to the board's DHCP port"
+    )
     parser.add_argument(
         "--serial", type=int, metavar="PORT", help="also offer the console to mpremote connect socket://127.0.0.1:PORT"
     )

@@ -89,6 +89,7 @@ class Bridge:
             OrderedDict()
         )  # by port of the board, least recently used first
         self._board_port = board_port
+        self._booting: tuple[socket.socket, Address] | None = None  # and the machine that has sent to it
         self._connections: dict[tuple[bytes, int, int], tcp.Connection] = {}  # by address, port, port of the board
         self._listener = self.listen(port, board_port, "--port")
 
@@ -109,6 +110,27 @@ class Bridge:
             raise ToolError(f"{what}; choose another --set http_port or --host") from None
         listener.setblocking(False)
         self._selector.register(listener, selectors.EVENT_READ, lambda: self._accept(listener, port))
+
+    def boots(self, port: int) -> None:
+        """Let who sends to the host's UDP `port` be a machine that boots: the board hears it broadcast by DHCP, and it
+        hears what the board broadcasts to such machines. Raises ToolError."""
+        one = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        try:
+            one.bind((self._host, port))
+        except OSError as error:
+            raise ToolError(
+                f"can't listen on {self._host} port {port}: {error.strerror}; choose another --dhcp"
+            ) from None
+        one.setblocking(False)
+        self._booting = one, (self._host, port)
+        self._selector.register(one, selectors.EVENT_READ, lambda: self._from_booting(one))
+
+    def _from_booting(self, one: socket.socket) -> None:
+        with contextlib.suppress(OSError):  # nothing to read
+            data, client = one.recvfrom(65536)
+            self._booting = one, client
+            datagram = _datagram((_NOBODY, _DHCP_CLIENT), (_BROADCAST, _DHCP_SERVER), data)
+            self._send_packet(_MAC_BROADCAST, _NOBODY, _BROADCAST, _UDP, datagram)
 
     def turn(self) -> None:
         """Do what is due. To be called after each wait for the host."""
@@ -256,7 +278,10 @@ class Bridge:
             payload = bytes(self._fragments.pop(key))
         board_port, port, size = struct.unpack_from("!3H", payload)
         data = payload[8:size]
-        if port == _DHCP_SERVER:
+        if self._booting and target == _BROADCAST and board_port == _DHCP_SERVER and port == _DHCP_CLIENT:
+            with contextlib.suppress(OSError):  # it has gone
+                self._booting[0].sendto(data, self._booting[1])
+        elif port == _DHCP_SERVER and board_port == _DHCP_CLIENT:  # what a relay agent sends is not for this server
             self._dhcp(data)
         elif source == self._board:
             self.received(board_port, target, port, data)

@@ -12,6 +12,7 @@ from tools.emulators.bridge import BOARD
 SETTINGS = ("--set", 'dhcp_proxy={"bios": "undionly.kpxe", "efi64": "ipxe.efi", "pi": "bootcode.bin"}')
 
 
+@pytest.mark.timeout(400)
 @pytest.mark.genuine("esp32_c3", "rpi_pico_w", "w5500_evb_pico")
 def test_machines_are_told_what_to_boot(board_name: str, start, tmp_path):
     (tmp_path / "ipxe.efi").write_bytes(bytes(20_000))

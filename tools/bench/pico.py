@@ -56,7 +56,7 @@ class _Clients(Pico):
 
     def __init__(self, base: Path, whole: Path, cases: list[tuple[int, int, int]], card: Path | None = None) -> None:
         arguments = argparse.Namespace(
-            image=base, flash=whole, host="127.0.0.1", port=0, serial=None, tcp=None, dhcp=None
+            image=base, flash=whole, host="127.0.0.1", port=0, serial=None, tcp=None, dhcp=None, mdns=None
         )
         arguments.board_port, arguments.board_address = _TFTP, None
         arguments.card, arguments.card_as, arguments.card_spi, arguments.card_cs = card, [], 0, 17

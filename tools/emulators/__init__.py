@@ -20,6 +20,7 @@ from .bridge import Bridge
 from .console import Console
 
 _MDNS = 5353  # the port of RFC 6762
+_DHCP = 67  # the server's port of RFC 2131
 
 
 class Wiring:
@@ -46,10 +47,10 @@ class Wiring:
         self.bridge = Bridge(self.selector, *place, to_board, arguments.board_address)
         if arguments.mdns is not None:
             self.bridge.listen(arguments.mdns, _MDNS, "--mdns")
+        if arguments.dhcp is not None:
+            self.bridge.listen(arguments.dhcp, _DHCP, "--dhcp")
         if arguments.tcp:
             self.bridge.forward(arguments.tcp)
-        if arguments.dhcp:
-            self.bridge.boots(arguments.dhcp)
         self.console = Console(self.selector, to_console, arguments.serial)
         self._patience = patience
         self._unplugged = False

@@ -89,7 +89,7 @@ class Bridge:
             OrderedDict()
         )  # by port of the board, least recently used first
         self._board_port = board_port
-        self._booting: tuple[socket.socket, Address] | None = None  # and the machine that has sent to it
+        self._booting: tuple[socket.socket, Address] | None = None  # the machine that boots, and where it was heard
         self._connections: dict[tuple[bytes, int, int], tcp.Connection] = {}  # by address, port, port of the board
         self._listener = self.listen(port, board_port, "--port")
 
@@ -110,27 +110,6 @@ class Bridge:
             raise ToolError(f"{what}; choose another --set http_port or --host") from None
         listener.setblocking(False)
         self._selector.register(listener, selectors.EVENT_READ, lambda: self._accept(listener, port))
-
-    def boots(self, port: int) -> None:
-        """Let who sends to the host's UDP `port` be a machine that boots: the board hears it broadcast by DHCP, and it
-        hears what the board broadcasts to such machines. Raises ToolError."""
-        one = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        try:
-            one.bind((self._host, port))
-        except OSError as error:
-            raise ToolError(
-                f"can't listen on {self._host} port {port}: {error.strerror}; choose another --dhcp"
-            ) from None
-        one.setblocking(False)
-        self._booting = one, (self._host, port)
-        self._selector.register(one, selectors.EVENT_READ, lambda: self._from_booting(one))
-
-    def _from_booting(self, one: socket.socket) -> None:
-        with contextlib.suppress(OSError):  # nothing to read
-            data, client = one.recvfrom(65536)
-            self._booting = one, client
-            datagram = _datagram((_NOBODY, _DHCP_CLIENT), (_BROADCAST, _DHCP_SERVER), data)
-            self._send_packet(_MAC_BROADCAST, _NOBODY, _BROADCAST, _UDP, datagram)
 
     def turn(self) -> None:
         """Do what is due. To be called after each wait for the host."""
@@ -157,6 +136,11 @@ class Bridge:
         try:
             data, (host, port) = one.recvfrom(65536)
         except OSError:  # nothing to read
+            return
+        if board_port == _DHCP_SERVER:  # of a machine that boots: it has no address, and its messages are broadcast
+            self._booting = one, (host, port)
+            datagram = _datagram((_NOBODY, _DHCP_CLIENT), (_BROADCAST, _DHCP_SERVER), data)
+            self._send_packet(_MAC_BROADCAST, _NOBODY, _BROADCAST, _UDP, datagram)
             return
         address = self._seen(host)
         self._clients[address, port] = (host, port)

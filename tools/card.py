@@ -65,7 +65,8 @@ def make(folder: Path, output: Path, size: int) -> None:
         _mtools("mformat", "-i", str(part), "-F", *geometry, "-v", "TFTPD", "::")
         found = [str(path.resolve()) for path in sorted(folder.iterdir()) if not path.name.startswith(".")]
         if found:
-            _mtools("mcopy", "-i", str(part), "-s", "-Q", "-m", *found, "::")
+            with boards.waiting("copying the files"):
+                _mtools("mcopy", "-i", str(part), "-s", "-Q", "-m", *found, "::")
         part.replace(output)
     except OSError as error:
         raise ToolError(f"can't write {output}: {error.strerror}") from None
@@ -156,12 +157,17 @@ def _model(device: Path) -> str:
 
 def _write(image: Path, device: Path) -> None:
     """Write `image` up to the end of what it holds; what is behind that stays, out of use."""
+    from rich.progress import BarColumn, DownloadColumn, TimeRemainingColumn, TransferSpeedColumn
+
     try:
         with image.open("rb") as source, device.open("r+b", buffering=0) as target:
             end = _end(source.fileno(), image.stat().st_size)
-            while source.tell() < end:
-                target.write(source.read(min(_PIECE_BYTES, end - source.tell())))
-            os.fsync(target.fileno())
+            with boards.progress(BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn()) as shown:
+                task = shown.add_task("", total=end)
+                while source.tell() < end:
+                    target.write(source.read(min(_PIECE_BYTES, end - source.tell())))
+                    os.fsync(target.fileno())
+                    shown.update(task, completed=source.tell())
     except OSError as error:
         raise ToolError(f"can't write {device}: {error.strerror}") from None
 

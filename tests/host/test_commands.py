@@ -195,3 +195,9 @@ def test_doctor_downloads_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(firmware, "_download", lambda *_: pytest.fail("it downloads"))
     list(doctor._of_boards({name: boards.load(name) for name in boards.names()}, False))
     assert not list(tmp_path.iterdir())
+
+
+def test_the_documents_list_every_command():
+    listed = re.findall(r"^\| (`.+?) \|", (ROOT / "docs/commands.md").read_text(), re.MULTILINE)
+    named = {name for cell in listed for name in re.findall(r"`([a-z-]+)`", cell)}
+    assert set(COMMANDS) <= named

@@ -124,9 +124,16 @@ def values(name: str) -> st.SearchStrategy[Any] | None:
     return drawn if drawn is None or default is not None else drawn | st.none()
 
 
+def with_network(chosen: dict[str, Any]) -> dict[str, Any]:
+    """The same with a network: a board without one opens its first set-up, and serves nothing."""
+    if not chosen.get("ssid", "emulated") and not chosen.get("wired"):
+        del chosen["ssid"]
+    return chosen
+
+
 CHOSEN = st.fixed_dictionaries(
     {}, optional={name: drawn for name in settings.TABLE if (drawn := values(name)) is not None}
-)
+).map(with_network)
 
 
 @pytest.fixture(scope="module")

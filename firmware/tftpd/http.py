@@ -8,7 +8,7 @@ connection is a generator that reads like blocking code and yields the event tha
 import os
 import socket
 import sys
-from errno import EAGAIN
+from errno import EAGAIN, ENOMEM
 from select import POLLIN, POLLOUT
 from time import ticks_add, ticks_diff, ticks_ms, time
 
@@ -21,12 +21,27 @@ from .packet import ACCESS, DISK_FULL, EXISTS, NOT_FOUND, RRQ, Refused
 from .ports import host_port
 from .transfer import DONE
 
-_CONNECTIONS = 4 if sys.platform == "rp2" else 8
+_RP2 = sys.platform == "rp2"
+# An ESP32 has 10 sockets in all: two listen, and a TFTP transfer takes two.
+_CONNECTIONS = {"rp2": 4, "esp32": 6}.get(sys.platform, 8)
 _HEAD_BYTES = const(2048)  # of a request with its header fields
 _REQUEST_MS = const(10_000)  # for a request, from its first byte or the connection on
 _IDLE_MS = const(20_000)  # a connection is kept so long for the next request,
-_STALLED_MS = const(30_000)  # and for a client that sends or takes nothing
+_STALLED_MS = 10_000 if _RP2 else 30_000  # and for a client that sends or takes nothing
 _LINGER_MS = const(1000)  # after the answer to a client that may still send: see _talking()
+# On an RP2 all that waits to be sent or acknowledged, of TCP and UDP, shares 8,000 bytes, and a
+# write that finds no room there stops the board for up to 10 s (extmod/modlwip.c, lwip_tcp_send).
+# So one of these is written at once, if there is room for it and for a block of TFTP. To ask takes
+# as long as to send a third of it: it is not asked for full segments to the only client, while it
+# takes all at once, since TCP_SND_BUF has room for eight, and these fit.
+_PIECES = (3200, 1600, 400) if _RP2 else ()
+_BESIDE = const(4800)  # is written at once beside TFTP: as much as a window of 4
+_WRITES = const(4)  # in one turn, while nobody else waits for it
+_TCP = const(6)  # IPPROTO_TCP
+_SEGMENT = 800 if _RP2 else 1440  # TCP_MSS
+_RESERVE = const(1900)  # a block of 1468, and what lwIP adds to it and to a piece
+_SLOW_MS = const(20)  # until it takes more, of a client that does not take all at once
+_NOWHERE = ("127.0.0.1", 9)  # no route leads there: EHOSTUNREACH, or ENOMEM without room
 _TYPES = {
     "css": "text/css",
     "efi": "application/efi",
@@ -91,6 +106,7 @@ class Connection:
         self.moved = 0
         self.until = ticks_add(ticks_ms(), _REQUEST_MS)
         self._wanted = 0
+        self._slow = False  # it does not take all at once
         self._file = None
         self._talk = self._talking()
 
@@ -143,9 +159,11 @@ class Connection:
 
     def _lives(self, size, pause_ms=_STALLED_MS):
         """Each byte lets a client live for another millisecond, up to `pause_ms` from now: so it
-        has to do 1 KB/s, with pauses, and no slower one can keep its place."""
+        has to do 1 KB/s, with pauses, and no slower one can keep its place. What it does next is
+        looked for at once."""
         now = ticks_ms()
         self._for(min(ticks_diff(self.until, now) + size, pause_ms))
+        self.http.ports.look()
 
     def finished(self, method, target, outcome, began):
         """Log and count a transfer that has ended. `outcome`: DONE or why not; `began`:
@@ -206,11 +224,34 @@ class Connection:
                 return None
             raise
 
+    def _write(self, data):
+        """Write of `data` (memoryview) what can be: return how much (int), or None."""
+        http = self.http
+        ports = http.ports
+        probe = ports.listener.sock
+        if _PIECES and probe:
+            slow = self._slow
+            for session in ports.sessions:
+                slow = slow or session.transfer.blocked
+                data = data[:_BESIDE]
+            self._slow = slow
+            if slow or len(data) % _SEGMENT or len(http.connections) > 1:
+                for piece in _PIECES:
+                    data = data[:piece]
+                    try:
+                        probe.sendto(http.ahead.view[: len(data) + _RESERVE], _NOWHERE)
+                    except OSError as trouble:
+                        if trouble.errno != ENOMEM:
+                            break
+                else:
+                    return None
+        return self.sock.write(data)
+
     def sending(self, data):
         """Send it (bytes)."""
         data = memoryview(data)
         while data:
-            sent = self.sock.write(data)
+            sent = self._write(data)
             if sent:
                 data = data[sent:]
                 self._lives(sent)
@@ -220,6 +261,7 @@ class Connection:
     def _answering(self, head):
         """Answer a request."""
         self._for(_STALLED_MS)
+        self.moved = 0
         method, target = b"", b""
         self.keep = self.was_read = False
         try:
@@ -358,43 +400,71 @@ class Connection:
                 code = 206
                 start, end = wanted
                 more += "Content-Range: bytes %d-%d/%d\r\n" % (start, end - 1, size)
-        yield from self.sending(self.head(code, kind, end - start, more))
-        if method == b"GET":
-            if hasattr(file, "crc"):  # a page asks for such a file each second
-                yield from self._streaming(file, start, end)
-                return
-            self.moved = 0
+        head = self.head(code, kind, end - start, more)
+        if method == b"HEAD":
+            yield from self.sending(head)
+        elif hasattr(file, "crc"):  # a page asks for such a file each second
+            yield from self._streaming(file, start, end, head)
+        else:
             self.doing = "GET", path, began, end - start
             outcome = "broken off"
             try:
-                yield from self._streaming(file, start, end)
+                yield from self._streaming(file, start, end, head)
                 outcome = DONE
             finally:
                 self.finished(method, target, outcome, began)
 
-    def _streaming(self, file, start, end):
-        """Send the bytes from `start` to `end`. They go through the buffer of all transfers: after
-        another one has used it they are read again."""
+    def _writes(self):
+        """How many more writes may come in this turn."""
+        http = self.http
+        alone = len(http.connections) == 1 and not http.ports.sessions
+        return _WRITES if alone and not self._slow else 0
+
+    def _streaming(self, file, start, end, head):
+        """Send `head` (bytes) and behind it the bytes of `file` from `start` to `end`. They go
+        through the buffer of all transfers: after another one has used it they are read again."""
         ahead = self.http.ahead
         view = ahead.view
-        write = self.sock.write
-        at = start  # what has been sent
-        first = behind = start  # what is in the buffer
+        readinto = file.readinto
+        full = len(view) // _SEGMENT * _SEGMENT or len(view)
+        self._slow = bool(self.data)  # requests were sent ahead
+        at = start - len(head)  # what has been sent; the head stands before `start`
+        first = behind = at  # what is in the buffer
         place = 0  # of the file
+        writes = self._writes()  # more of them in this turn
+        taken = 0  # in this turn
         while at < end:
             if at >= behind or ahead.owner is not self:
-                if place != at:
-                    file.seek(at)
                 ahead.owner = self
                 first = at
-                behind = place = at + file.readinto(view[: min(len(view), end - at)])
+                part = head[len(head) + at - start :][:full] if at < start else b""
+                used = len(part)
+                view[:used] = part
+                behind = at + used
+                room = min(full - used, end - behind) if behind >= start else 0
+                if room:
+                    if place != behind:
+                        file.seek(behind)
+                    behind = place = behind + readinto(view[used : used + room])
                 if behind == at:
                     raise OSError(EAGAIN)  # the file has become shorter
-            sent = write(view[at - first : behind - first])
+            size = behind - at
+            data = view[at - first : behind - first]
+            whole = not size % _SEGMENT or behind == end  # segments, but for the last one
+            sent = self.sock.write(data) if writes and whole else self._write(data)
             if sent:
                 at += sent
-                self.took(sent)
-            yield POLLOUT
+                taken += sent
+            writes -= 1
+            if sent != size or writes < 0:
+                if taken:
+                    self.moved = max(at - start, 0)
+                    self._lives(taken)
+                    taken = 0
+                now = ticks_ms()
+                yield POLLOUT
+                self._slow = self._slow or ticks_diff(ticks_ms(), now) > _SLOW_MS
+                writes = self._writes()
 
 
 def also(tick):
@@ -492,6 +562,11 @@ class Http:
         """Somebody connects."""
         try:
             sock, address = self._sock.accept()  # pyright: ignore[reportOptionalMemberAccess]
+            sock.setblocking(False)
+            # A short file need not wait for the ACK of its head, 40 ms. On an RP2 this would write
+            # through a null pointer if the client has just gone.
+            if not _RP2:
+                sock.setsockopt(_TCP, getattr(socket, "TCP_NODELAY", 1), 1)
         except OSError:
             return
         peer = host_port(address)
@@ -499,7 +574,6 @@ class Http:
             idle = [one for one in self.connections if one.idle]
             if idle:
                 idle[0].close()
-        sock.setblocking(False)
         if not peer or len(self.connections) >= _CONNECTIONS:
             _give_up(sock, "503 Busy\r\nRetry-After: 2")
             sock.close()

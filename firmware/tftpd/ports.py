@@ -256,7 +256,7 @@ class Ports:
     def wait(self, timeout_ms):
         """Wait for something to read, at most `timeout_ms`, or not at all while an answer may come
         at once. Gives (socket, event) for each socket that may have something."""
-        if self._eager and self.sessions:
+        if self._eager and (self.sessions or self.others):
             self._eager -= 1
             timeout_ms = 0
             if not self._eager:

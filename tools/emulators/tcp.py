@@ -20,7 +20,7 @@ _DEFAULT_MSS = 536  # RFC 9293 section 3.7.1, of a board that tells none
 _WINDOW = 0xFFFF
 _AGAIN_S = 3  # without progress; also between probes of a closed window
 _MODULO = 1 << 32
-_BUFFER = 64 << 10  # bytes for the host's socket, so that the board soon learns of a client that takes nothing
+_BUFFER = 8 << 10  # bytes for the host's socket, so that the board soon learns of a client that takes nothing
 
 Segment = net.TcpSegment
 # Sends a segment to the board: sequence number, acknowledgement, flags, window, data, MSS.

@@ -17,8 +17,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from .. import BUILD, INSTALLED, ROOT
-from . import field, folder, gauge, measures, pauses, peers, pico, plots, processors
+from .. import BUILD, INSTALLED, ROOT, boards
+from . import field, folder, gauge, http, measures, pauses, peers, pico, plots, processors
 from .client import Client
 from .measures import OURS, Budget, Case, Samples
 
@@ -64,6 +64,11 @@ def run(arguments: argparse.Namespace) -> int:
             status.update(f"the emulated {name}, which takes up to {5 if arguments.field else 3} minutes")
             more, pico_figures[name] = pico.budgets(name, arguments.field)
             gauged += more
+        http_figures: dict[str, Any] = {}
+        for name in () if arguments.quick else http.BOARDS:
+            status.update(f"HTTP of the emulated {name}")
+            more, http_figures[name] = http.budgets(name)
+            gauged += more
         status.update("heap and size")
         budgets = measures.heap(peers.free_port())
         board = stack.enter_context(peers.everyday_board(served, measures.FLASH_SIZE))
@@ -92,6 +97,9 @@ def run(arguments: argparse.Namespace) -> int:
             budgets += measures.many_clients(client, board, min(rounds, 7), together=True)
         budgets.append(measures.far_reads(client, board, rounds))
         budgets.append(measures.relay_cost(client, board, rounds))
+        status.update("HTTP of the everyday board")
+        more, web = http.everyday(served, client, min(rounds, 7))
+        budgets += more
         rows: list[field.Row] = []
         if arguments.field:
             processors.for_servers()
@@ -108,7 +116,10 @@ def run(arguments: argparse.Namespace) -> int:
     console.print(_comparison_table(comparisons))
     if rows:
         console.print(_field_table(rows))
-        plots.draw(rows, ROOT / "docs/bench" if arguments.keep else BUILD / "bench")
+        folder_of_plots = ROOT / "docs/bench" if arguments.keep else BUILD / "bench"
+        plots.draw(rows, folder_of_plots)
+        speeds = {boards.load(name)["product"]: http.speeds(one) for name, one in http_figures.items() if one}
+        plots.draw_http(speeds, web, folder_of_plots)
     for name, figures in pico_figures.items():
         if figures:
             console.print(_pico_table(name, figures))
@@ -118,7 +129,13 @@ def run(arguments: argparse.Namespace) -> int:
     console.print(_budget_table(budgets))
     if busy:
         console.print("The machine was busy at the start: do not trust speeds and ratios.", style="yellow")
-    _write(arguments.output, {"quick": arguments.quick, "busy": busy, "pico": pico_figures}, comparisons, rows, budgets)
+    _write(
+        arguments.output,
+        {"quick": arguments.quick, "busy": busy, "pico": pico_figures, "http": http_figures | {OURS: web}},
+        comparisons,
+        rows,
+        budgets,
+    )
     console.print(f"all samples: {arguments.output}")
     return int(any(budget.verdict == "FAIL" for budget in budgets))
 

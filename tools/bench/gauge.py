@@ -68,10 +68,11 @@ def measure() -> dict[str, float]:
 
 
 @contextmanager
-def board(whole: Path, record: Path, port: int) -> Iterator[Callable[[str], str]]:
-    """Run the board. The value is a function that waits for a console line with a given text, and returns the line."""
+def board(whole: Path, record: Path, port: int, *more: str) -> Iterator[Callable[[str], str]]:
+    """Run the board; `more`: arguments for its emulator. The value is a function that waits for a console line with a
+    given text, and returns the line."""
     command = [sys.executable, "-m", f"{PACKAGE}.emulators.qemu", str(whole), "--chip", "esp32c3", "--port", str(port)]
-    command += ["--icount", "--pcap", str(record)]
+    command += ["--icount", "--pcap", str(record), *more]
     with subprocess.Popen(
         command, cwd=boards.ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, bufsize=0
     ) as process:
@@ -132,20 +133,27 @@ def _fetch_all(folder: Path, port: int) -> None:
         client.finish(fetch)
 
 
-def frames(record: bytes) -> list[Frame]:
-    """The UDP datagrams in a pcap file of Ethernet frames (microseconds, this machine's byte order), from its first
-    frame on."""
-    found = []
+def packets(record: bytes) -> Iterator[tuple[int, bytes]]:
+    """The IPv4 packets in a pcap file of Ethernet frames (microseconds, this machine's byte order), from its first
+    frame on, with their time."""
     at = 0
     while at + 16 <= len(record):
         seconds, microseconds, length = struct.unpack_from("=3I", record, at)
         frame = record[at + 16 : at + 16 + length]
         at += 16 + length
-        if len(frame) >= 42 and frame[12:14] == b"\x08\0" and frame[23] == 17:
-            source, target, size = struct.unpack_from("!3H", frame, 34)
-            inbound = frame[30:34] == BOARD_ADDRESS
+        if frame[12:14] == b"\x08\0":
+            yield seconds * 1_000_000 + microseconds, frame[14:]
+
+
+def frames(record: bytes) -> list[Frame]:
+    """The UDP datagrams among packets()."""
+    found = []
+    for us, packet in packets(record):
+        if len(packet) >= 28 and packet[9] == 17:
+            source, target, size = struct.unpack_from("!3H", packet, 20)
+            inbound = packet[16:20] == BOARD_ADDRESS
             client, port = (source, target) if inbound else (target, source)
-            found.append(Frame(seconds * 1_000_000 + microseconds, inbound, client, port, frame[42 : 34 + size]))
+            found.append(Frame(us, inbound, client, port, packet[28 : 20 + size]))
     return found
 
 

@@ -1,6 +1,7 @@
 """Starts the servers to measure, each on a loopback port: the everyday board, three of Debian, three in Python."""
 
 import getpass
+import importlib.util
 import os
 import select
 import shutil
@@ -14,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from .. import BUILD, PACKAGE, ROOT, ToolError
+from .. import BUILD, PACKAGE, ROOT, ToolError, boards, filesystem
 
 _BOOT_SECONDS = 90
 _STOP_SECONDS = 10
@@ -35,6 +36,16 @@ PYTHON = {
         "tftp.TFTPServer(sys.argv[1], listen='127.0.0.1', port=int(sys.argv[2]), options=options).serve_forever()"
     ),
 }
+# microdot's way to serve a folder (its documentation, "Serving static files").
+_MICRODOT = """
+from microdot import Microdot, Response, send_file
+Response.send_file_buffer_size = {buffer}
+app = Microdot()
+@app.get("/<path:path>")
+async def serve(request, path):
+    return send_file("{folder}/" + path)
+app.run(host="127.0.0.1", port={port})
+"""
 LARGEST_BLKSIZE = 8192  # that is measured
 _DNSMASQ_PORT = 69  # its TFTP port can't be changed
 
@@ -44,10 +55,11 @@ class NotMeasured(Exception):
 
 
 @contextmanager
-def everyday_board(folder: Path, flash_size: str) -> Iterator[int]:
-    """The everyday board serving `folder`; the value is its port. Raises ToolError."""
+def everyday_board(folder: Path, flash_size: str, *settings: str) -> Iterator[int]:
+    """The everyday board serving `folder`; the value is its port. `settings`: "KEY=VALUE". Raises ToolError."""
     command = [sys.executable, "-m", PACKAGE, "emulate", "--files", str(folder), "--port", "0"]
     command += ["--flash-size", flash_size, "--set", f"blksize={LARGEST_BLKSIZE}"]
+    command += [word for setting in settings for word in ("--set", setting)]
     with tempfile.TemporaryFile("w+") as console:
         process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=console)
         try:
@@ -61,6 +73,48 @@ def everyday_board(folder: Path, flash_size: str) -> Iterator[int]:
             yield int(line.rstrip("/\n").rpartition(":")[2])
         finally:
             _end(process, process.send_signal)
+
+
+@contextmanager
+def microdot(folder: Path, flash_size: int, buffer: int) -> Iterator[int]:
+    """microdot's send_file() in the Unix port, from the same kind of flash; the value is its port.
+
+    buffer  bytes that it reads and sends at once; 1024 by default
+
+    Raises NotMeasured, ToolError.
+    """
+    found = importlib.util.find_spec("microdot")
+    if not found or not found.submodule_search_locations:
+        raise NotMeasured("microdot is missing: make bench installs it (dependency group bench)")
+    source = Path(found.submodule_search_locations[0])
+    port = free_port(socket.SOCK_STREAM)
+    board = boards.load("unix")
+    files = {f"{filesystem.SERVED}/{path.name}": path.read_bytes() for path in folder.iterdir()}
+    files |= {f"/lib/microdot/{name}.py": (source / f"{name}.py").read_bytes() for name in ("__init__", "microdot")}
+    program = _MICRODOT.format(folder=filesystem.SERVED, port=port, buffer=buffer).encode()
+    files |= {"/boot.py": b"", "/main.py": program}
+    with tempfile.TemporaryDirectory() as name, tempfile.TemporaryFile("w+") as console:
+        flash = Path(name) / "flash.img"
+        flash.write_bytes(filesystem.build(board["filesystem"], flash_size, files))
+        command = boards.everyday(flash, board["filesystem"], board["heap"])
+        process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=console, stderr=console)
+        try:
+            if not _listens(port, process):
+                console.seek(0)
+                said = console.read().strip().splitlines() or ["no output"]
+                raise NotMeasured(f"microdot does not serve: {said[-1]}")
+            yield port
+        finally:
+            _end(process, process.send_signal)
+
+
+def _listens(port: int, process: "subprocess.Popen[bytes]") -> bool:
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline and process.poll() is None:
+        with suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+            return True
+        time.sleep(0.05)
+    return False
 
 
 @contextmanager
@@ -126,9 +180,9 @@ def _quietly(*command: str) -> None:
     subprocess.run(command, cwd=_UNPACKED, check=True, capture_output=True, stdin=subprocess.DEVNULL, timeout=60)
 
 
-def free_port() -> int:
-    """A free UDP port of 127.0.0.1."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+def free_port(kind: int = socket.SOCK_DGRAM) -> int:
+    """A free port of 127.0.0.1, of UDP or TCP."""
+    with socket.socket(socket.AF_INET, kind) as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
 

@@ -1,5 +1,6 @@
 """Draws the plots of docs/performance.md from the tables of field.py."""
 
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,7 @@ _RTO_MARGIN_S = 0.020  # firmware/tftpd/transfer.py
 _BLKSIZE = 1428
 
 
-def draw(rows: list[Row], folder: Path) -> None:
-    """throughput.png, loss.png and delay.png in `folder`. Raises ToolError."""
+def _pyplot() -> Any:
     try:
         import matplotlib  # pyright: ignore[reportMissingImports]  # in the extra bench
     except ImportError:
@@ -21,6 +21,35 @@ def draw(rows: list[Row], folder: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot  # pyright: ignore[reportMissingImports]
 
+    return pyplot
+
+
+def draw_http(boards: dict[str, dict[str, float]], web: dict[str, list[float]], folder: Path) -> None:
+    """http.png in `folder`: MB/s by board and by what was measured, and on the everyday board by server. Raises
+    ToolError."""
+    pyplot = _pyplot()
+    folder.mkdir(parents=True, exist_ok=True)
+    figure, axes = pyplot.subplots(1, len(boards) + 1, figsize=(11, 3), layout="constrained", squeeze=False)
+    shown = {**boards, "Everyday board": {server: statistics.median(values) for server, values in web.items()}}
+    for axis, (name, speeds) in zip(axes[0], shown.items(), strict=True):
+        bars = axis.barh(list(speeds), list(speeds.values()), color=[_colour(what) for what in speeds])
+        axis.bar_label(bars, fmt="%.3g", padding=3, fontsize=8)
+        axis.set(title=name, xlabel="MB/s", xlim=(0, 1.25 * max(speeds.values())))
+        axis.tick_params(axis="y", labelsize=8)
+        axis.invert_yaxis()
+    figure.savefig(folder / "http.png", dpi=100)
+    pyplot.close(figure)
+
+
+def _colour(what: str) -> str:
+    if what.startswith(("GET", OURS)):
+        return _COLOURS[0]
+    return _COLOURS[1] if what.startswith("TFTP") else _COLOURS[-1]
+
+
+def draw(rows: list[Row], folder: Path) -> None:
+    """throughput.png, loss.png and delay.png in `folder`. Raises ToolError."""
+    pyplot = _pyplot()
     folder.mkdir(parents=True, exist_ok=True)
     servers = list(dict.fromkeys(server for row in rows for server in row.samples))
     colours: dict[str, str] = dict(zip(servers, _COLOURS, strict=False))

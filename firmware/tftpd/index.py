@@ -24,6 +24,7 @@ _SLICE_BYTES = const(1024)  # read in one step
 # Of heap that an index leaves free. With 1,500 files and 32 KB left an ESP32-C3 could not send any
 # more: its heap had grown into what Wi-Fi needs.
 _RESERVE_BYTES = const(49152)
+_READS = const(8)  # files
 _GZIP = const(b"\x1f\x8b\x08")
 _TRAILER = const(8)  # bytes, RFC 1952: CRC32 and size
 _GZIP_MIN = const(18)  # bytes
@@ -35,6 +36,7 @@ class Sums:
 
     def __init__(self, names):
         self.most = (names.most >> 1) // _PARTS
+        self.reads = 0
         self.parts = [_part() for _ in range(_PARTS)]
         self.add = names.add
         names.add = self.told  # so no other module calls this one
@@ -113,6 +115,7 @@ def _indexing(files, name, host, found):
     answer = Refused(UNDEFINED, "can't list the files, try again")  # unless all goes well
     made = Made()
     comma = "["
+    checked = 0
     try:
         for one in _walk(files, host):
             if one:
@@ -123,8 +126,9 @@ def _indexing(files, name, host, found):
                     what = [path, size, "%08x" % crc] + ([stored] if stored else [])
                     made.write(comma + text(what))
                     comma = ",\n"
-                if made.size % _SLICE_BYTES < len(path):
-                    gc.collect()  # or the heap of an ESP32 grows by what is garbage
+                if made.size >= checked:
+                    checked = made.size + _SLICE_BYTES
+                    gc.collect()
                     if gc.mem_free() < _RESERVE_BYTES:
                         raise MemoryError
             yield
@@ -150,6 +154,7 @@ def _walk(files, host):
         layers += [(0, root + "/" + host) for root in names.roots]
     if own != "only":
         layers += [(1, root) for root in names.roots]
+    view = memoryview(bytearray(_SLICE_BYTES))
     for layer in layers:
         folders = [("", names.entries(layer[1]))]
         while folders:
@@ -166,7 +171,7 @@ def _walk(files, host):
                     folders.append((name, names.entries(path)))
                     break
                 if _is_served(files, name, host, layers, layer, False):
-                    summed = yield from _sum(files, path, entry)
+                    summed = yield from _sum(files, path, entry, view)
                     if summed:
                         yield name[1:], summed[0], summed[1], None
                 plain = name[:-3]
@@ -234,7 +239,7 @@ def _is_there(names, path):
         return False
 
 
-def _sum(files, path, entry):
+def _sum(files, path, entry, view):
     """(size, CRC32) of the file at `path`, None if it is gone. Gives None after each step."""
     size = entry[3] if len(entry) > 3 else -1
     crc = _sums.get(path, size)
@@ -247,7 +252,6 @@ def _sum(files, path, entry):
             raise
         files.readers[file] = path
         try:
-            view = memoryview(bytearray(_SLICE_BYTES))
             so_far = size = 0
             while True:
                 n = file.readinto(view)
@@ -261,6 +265,11 @@ def _sum(files, path, entry):
                 _sums.put(path, size, crc)
         finally:
             files.close(file)
+        # An open file takes 1 to 2 KB. The heap of an ESP32 grows by garbage in small pieces, and
+        # takes for good what Wi-Fi needs.
+        _sums.reads += 1
+        if _sums.reads % _READS == 0:
+            gc.collect()
     return size, crc
 
 

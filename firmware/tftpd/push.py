@@ -33,6 +33,7 @@ def also(tick):
 class Push:
     """What is pushed, and how far it is.
 
+    host     the device's address
     sock     asks, and hears the answer; None while the file is being sent
     session  ports.Session of that; None before
     unheard  how many questions are without an answer
@@ -66,37 +67,28 @@ class Push:
             self.has = False
             self.say("silent: it gets the file again when it answers")
         self.wait = _EVERY if self.has else 1
+        push = server.settings["push"]
+        self.host, _, port = push["to"].partition(":")
         try:
-            server.files.close(self.open())
+            self.ways()
             if not self.sock:
                 self.tid = int.from_bytes(os.urandom(2), "big") | 0xC000
                 self.sock = server.ports.socket(self.tid)
                 server.ports.others = dict(server.ports.others)
                 server.ports.others[self.sock] = self
                 server.ports.poller.register(self.sock, POLLIN)
-            push = server.settings["push"]
             # A request to read tells whether the device is on, and changes nothing there.
             packet = (b"\0\1" if self.has else b"\0\2") + push.get("name", push["file"]).encode()
             self.unheard += 1
-            self.sock.sendto(packet + b"\0octet\0", self.address())
-        except Later:  # folders are being listed
-            pass
+            address = socket.getaddrinfo(self.host, int(port or "69"))[0][-1]
+            self.sock.sendto(packet + b"\0octet\0", address)
         except (Refused, OSError) as trouble:  # no such file, no socket, no way to that address
             self.say(trouble)
 
-    def address(self):
-        """Where the device hears requests, as sendto() wants it."""
-        host, _, port = self.server.settings["push"]["to"].partition(":")
-        return socket.getaddrinfo(host, int(port or "69"))[0][-1]
-
-    def open(self):
-        """The source of blocks of the file. Raises Refused, Later, OSError."""
-        files = self.server.files
+    def ways(self):
+        """As Files.place(), for the file. Raises Refused where there is none."""
         name = self.server.settings["push"]["file"].encode()
-        ways = files.place(name, host_port(self.address())[0], self.found)
-        _, source, self.agreed = files.open(ways, self.found, "octet", (), self.server.blksize)
-        self.found = {}
-        return source
+        return self.server.files.place(name, self.host, self.found)
 
     def say(self, text):
         """Tell it, once."""
@@ -121,7 +113,7 @@ class Push:
             peer = host_port(client)
             if not packet:  # an ESP32's socket is deaf from then on
                 self.close()
-            elif peer and peer[0] == host_port(self.address())[0]:  # pyright: ignore[reportOptionalSubscript]
+            elif peer and peer[0] == self.host:
                 self.hear(packet, client, *peer)
         except (OSError, MemoryError, Later):  # nothing; or it is asked again
             pass
@@ -140,10 +132,12 @@ class Push:
             server = self.server
             settings = server.settings
             now = ticks_ms()
-            source = self.open()
+            asked = self.ways(), self.found, "octet", (), server.blksize
+            _, source, agreed = server.files.open(*asked)
+            self.found = {}
             try:
                 limits = settings["timeout"], settings["retries"], ticks_ms
-                transfer = ReadTransfer(source, server.ahead, self.agreed, *limits)
+                transfer = ReadTransfer(source, server.ahead, agreed, *limits)
                 transfer.proven = True
                 label = "%s:%d push %s" % (host, number, quoted(settings["push"]["file"].encode()))
                 began = server.journal.uptime_ms()

@@ -3,10 +3,10 @@
 import socket
 
 import pytest
-from dhcp_messages import GUID, PIS, PXE, discover, message
 
 from board import PATIENCE, Board
 from client import fetch
+from dhcp_messages import GUID, PIS, PXE, discover, message
 from tools.emulators.bridge import BOARD
 
 SETTINGS = ("--set", 'dhcp_proxy={"bios": "undionly.kpxe", "efi64": "ipxe.efi", "pi": "bootcode.bin"}')

@@ -5,9 +5,10 @@ import sys
 
 sys.path[:0] = sys.argv[1:3]
 
-from simulated import Files  # noqa: E402
 from tftpd import deflate  # noqa: E402
 from tftpd.packet import Refused  # noqa: E402
+
+from simulated import Files  # noqa: E402
 
 piece = int(sys.argv[4])
 backs = [int(back) for back in sys.argv[5:]]

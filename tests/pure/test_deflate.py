@@ -4,12 +4,13 @@ import io
 from binascii import crc32
 from struct import pack
 
-from simulated import Bench, Files
 from tftpd import deflate
 from tftpd.files import OctetSource, ReadAhead
 from tftpd.netascii import NetasciiSource
 from tftpd.options import Agreed as Options
 from tftpd.packet import ACCESS, NOT_FOUND, Refused
+
+from simulated import Bench, Files
 
 DATA = bytes([i * i % 251 for i in range(8000)])
 PIECE = 1024  # what is kept is kept in such

@@ -9,8 +9,6 @@ from pathlib import Path
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from schedule import FATES, play
-from simulated import Bench, Client, Files
 from tftpd import deflate
 from tftpd.files import OctetSource, ReadAhead
 from tftpd.options import Agreed
@@ -18,6 +16,8 @@ from tftpd.packet import Refused
 from tftpd.transfer import DONE
 
 from board import ROOT
+from schedule import FATES, play
+from simulated import Bench, Client, Files
 from tools import compress
 from tools.boards import micropython
 

@@ -2,10 +2,11 @@
 
 from errno import ECONNREFUSED
 
-from simulated import Bench, Zeros, ack, karn, three_datagrams_for_each_request, waits_until_given_up
 from tftpd.files import ReadAhead
 from tftpd.packet import Refused
 from tftpd.transfer import DONE, PROBED
+
+from simulated import Bench, Zeros, ack, karn, three_datagrams_for_each_request, waits_until_given_up
 
 WINDOW_4 = ((b"blksize", b"8"), (b"windowsize", b"4"))
 

@@ -4,12 +4,13 @@ import io
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from schedule import FATES, play
-from simulated import Bench, Client
 from tftpd.files import ReadAhead
 from tftpd.netascii import NetasciiSource
 from tftpd.options import Agreed
 from tftpd.transfer import DONE
+
+from schedule import FATES, play
+from simulated import Bench, Client
 
 
 @settings(max_examples=300, deadline=None)

@@ -1,9 +1,10 @@
 """wrq.py with a list of packets and a hand-moved clock; runs on CPython under pytest and inside MicroPython."""
 
-from simulated import Memory, UploadBench, karn, three_datagrams_for_each_request, waits_until_given_up
 from tftpd.netascii import NetasciiSink
 from tftpd.packet import DISK_FULL, ILLEGAL, Refused
 from tftpd.transfer import DONE
+
+from simulated import Memory, UploadBench, karn, three_datagrams_for_each_request, waits_until_given_up
 
 WINDOW_4 = ((b"blksize", b"8"), (b"windowsize", b"4"))
 

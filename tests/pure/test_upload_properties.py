@@ -6,12 +6,13 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
-from schedule import FATES, play
-from simulated import Bench, Memory, Sender, UploadBench, ack, data
 from tftpd.netascii import NetasciiSink
 from tftpd.options import Agreed
 from tftpd.packet import Refused, parse_request
 from tftpd.transfer import DONE
+
+from schedule import FATES, play
+from simulated import Bench, Memory, Sender, UploadBench, ack, data
 
 
 @settings(max_examples=300, deadline=None)

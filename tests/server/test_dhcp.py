@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from dhcp_messages import GUID, PIS, PXE, discover, message
 
 from board import Board
+from dhcp_messages import GUID, PIS, PXE, discover, message
 from lab import Machine, Switch, dnsmasq, need
 
 BOARD, DHCP, OTHER = "192.0.2.1", "192.0.2.2", "192.0.2.3"  # RFC 5737: addresses for documentation

@@ -1,5 +1,6 @@
 """The board pushes a file: to tftpd-hpa, atftpd and a second board, through loss; to a device that goes off and on."""
 
+import gzip
 import json
 import socket
 import time
@@ -143,6 +144,15 @@ def test_a_missing_file_is_told_and_nobody_is_asked(folder: Path):
         assert "file not found" in board.wait_for("push: ")
         with pytest.raises(TimeoutError):
             device.asked(2.5)
+
+
+def test_a_compressed_file_arrives_inflated(folder: Path):
+    device = Device()
+    (folder / "packed.img.gz").write_bytes(gzip.compress(IMAGE[:20_000], mtime=0))
+    with device.socket, pushing(folder, device.port, "packed.img") as board:
+        _, sender = device.asked()
+        assert device.take(sender) == IMAGE[:20_000]
+        board.wait_for('push "packed.img": done, 20000 bytes')
 
 
 def test_strangers_and_rubbish_do_no_harm(folder: Path):

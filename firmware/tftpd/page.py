@@ -55,7 +55,7 @@ def _row(path, name, size):
 
 
 def _paths(connection, name):
-    """A generator of http.Connection that gives the paths of the folder `name`, which may be in
+    """A generator of Connection that gives the paths of the folder `name`, which may be in
     several roots. Raises Refused, OSError."""
     files = connection.http.server.files
     find = files.names.find
@@ -113,7 +113,7 @@ def _asset(connection, method, name):
 
 
 def listing(connection, method, target, fields):
-    """A generator of http.Connection: answers with what is in the folder of `target`, or with what
+    """A generator of Connection: answers with what is in the folder of `target`, or with what
     belongs to the page. Raises Refused, OSError."""
     asset = target.partition(b"?")[2].partition(b";")[0]
     if asset in (b"page.css", b"page.js"):

@@ -9,8 +9,8 @@ from binascii import a2b_base64
 from select import POLLIN
 from time import ticks_ms
 
+from .connection import CHANGED
 from .fields import Failed, listed, path_of
-from .http import CHANGED
 from .packet import ACCESS, NOT_FOUND, WRQ, Refused
 from .transfer import DONE
 from .uploads import exists
@@ -27,7 +27,7 @@ def _is_password(field, password):
 
 
 def storing(connection, method, target, fields):
-    """A generator of http.Connection: does what is asked and answers. `method`: b"PUT" or
+    """A generator of Connection: does what is asked and answers. `method`: b"PUT" or
     b"DELETE". Raises Failed, Refused, OSError."""
     server = connection.http.server
     settings = server.settings

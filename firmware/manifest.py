@@ -16,6 +16,7 @@ MODULES = (
     "sdcard",
     "crash",
     "mode",
+    "objects",
     "panel",
     "proxydhcp",
     "rulebook",

@@ -4,6 +4,7 @@ A bad value never stops the board: it is reported by name, and the value set bef
 """
 
 import json
+import sys
 
 
 def _whole(low, high):
@@ -79,58 +80,6 @@ def _is_root(value):
 
 
 _is_gpio, _ = _whole(0, 48)  # the ESP32-S3 has the highest number
-_CARD_PINS = ("sck", "mosi", "miso", "cs")
-_CARD = {
-    "spi": _whole(0, 1)[0],
-    "slot": _whole(0, 3)[0],
-    "width": _one_of(1, 4)[0],
-    "baudrate": _whole(100_000, 50_000_000)[0],
-    "shared": _one_of(True, False)[0],
-}
-
-
-def _is_card(value):
-    if not _all(
-        dict,
-        lambda name: (
-            _is_gpio(value[name])
-            if name in _CARD_PINS
-            else name in _CARD and _CARD[name](value[name])
-        ),
-        value,
-    ):
-        return False
-    pins = [value[name] for name in _CARD_PINS if name in value]
-    return len(set(pins)) == len(pins) == 4 or ("slot" in value and not pins)
-
-
-_ARCHITECTURES = ("bios", "efi64", "arm64", "http64", "httparm64", "ipxe", "pi")
-
-
-def _is_booted(value):
-    return _all(
-        dict,
-        lambda name: (
-            (name in _ARCHITECTURES or _is_text(name, 1, 5, "0123456789"))
-            and _is_text(value[name], 1, 98)
-        ),
-        value,
-    )
-
-
-def _is_push(value):
-    return _all(
-        dict,
-        lambda name: (
-            _is_peer(value[name])
-            if name == "to"
-            else name in ("file", "name") and _is_text(value[name], 1, 255)
-        ),
-        value,
-    ) and ("file" in value and "to" in value)
-
-
-_is_option, _ = _one_of("blksize", "timeout", "tsize", "windowsize")
 _SWITCH = _one_of(True, False)
 _PIN = (
     lambda value: _is_gpio(value) or (_is_text(value, 1, 32) and value[0].isalpha()),
@@ -144,7 +93,8 @@ _PEER = (_is_peer, 'an IPv4 address, or one with a port such as "192.168.1.5:514
 _CAPITALS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _OFF = None  # a setting with this default is off until it is set; null is allowed
 
-# name: (default, (check, what is allowed)). docs/settings.md explains each.
+# name: (default, (check, what is allowed)), the latter None where it is in objects.py.
+# docs/settings.md explains each.
 TABLE = {
     "ssid": (_OFF, (lambda value: _is_text(value, 0, 32), "a text of at most 32 bytes")),
     "password": (
@@ -182,16 +132,7 @@ TABLE = {
             'two capital letters such as "DE"',
         ),
     ),
-    "wired": (
-        _OFF,
-        (
-            lambda value: (
-                _all(dict, lambda name: name == "phy_type" or _is_gpio(value[name]), value)
-                and _is_text(value.get("phy_type"), 1, 32)
-            ),
-            'arguments of network.LAN such as {"phy_type": "PHY_LAN8720", "mdc": 23}',
-        ),
-    ),
+    "wired": (_OFF, None),
     "ip": (_OFF, _host(1)),
     "netmask": ("255.255.255.0", (_is_mask, 'a netmask such as "255.255.255.0"')),
     "gateway": ("0.0.0.0", _host(0)),
@@ -232,47 +173,14 @@ TABLE = {
     "overwrite": (False, _SWITCH),
     "write_limit": (_OFF, _whole(0, 1 << 30)),
     "keep_free": (16384, _whole(0, 1 << 30)),
-    "dhcp_proxy": (
-        _OFF,
-        (
-            _is_booted,
-            "files of up to 98 bytes for %s, or an architecture by its number, such as "
-            '{"efi64": "ipxe.efi", "27": "riscv.efi"}' % ", ".join(_ARCHITECTURES),
-        ),
-    ),
-    "push": (
-        _OFF,
-        (
-            _is_push,
-            'a file and where it goes, such as {"file": "netgear.img", "to": "192.168.1.1"}; '
-            'beside them "name", what it is called there',
-        ),
-    ),
+    "dhcp_proxy": (_OFF, None),
+    "push": (_OFF, None),
     "read_ahead": (5900, _whole(0, 262144)),
     "flash_cache": (_OFF, _one_of(128, 256, 512, 1024, 2048, 4096)),
-    "card": (
-        _OFF,
-        (
-            _is_card,
-            'four pins such as {"sck": 18, "mosi": 19, "miso": 16, "cs": 17}, or {"slot": 1}; '
-            "beside them spi, baudrate, shared, width as in docs/settings.md",
-        ),
-    ),
+    "card": (_OFF, None),
     "timeout": (3, _whole(1, 255)),
     "retries": (10, _whole(1, 100)),
-    "options_off": (
-        {},
-        (
-            lambda value: _all(
-                dict,
-                lambda one: (
-                    _is_range(one) and (value[one] == "all" or _all(list, _is_option, value[one]))
-                ),
-                value,
-            ),
-            'ranges with "all" or a list of options, such as {"192.168.1.0/24": ["blksize"]}',
-        ),
-    ),
+    "options_off": ({}, None),
     "log": ("info", _one_of("error", "warning", "info", "debug")),
     "syslog": (_OFF, _PEER),
     "ntp": (_OFF, _PEER),
@@ -295,7 +203,13 @@ def update(settings, values):
         if name not in TABLE:
             complaints.append("no setting is called %s" % json.dumps(name))
             continue
-        default, (check, allowed) = TABLE[name]
+        default, rule = TABLE[name]
+        if not rule:
+            import objects
+
+            rule = getattr(objects, name)
+            sys.modules.pop("objects", None)
+        check, allowed = rule
         good = (value is None and default is _OFF) or (value is not None and check(value))
         if name == "rules" and value is not None:
             from rulebook import packed

@@ -109,7 +109,8 @@ DRAWN: dict[str, st.SearchStrategy[Any] | None] = {
 
 def values(name: str) -> st.SearchStrategy[Any] | None:
     """Values of a setting: its limits, and values between them."""
-    default, (_, allowed) = settings.TABLE[name]
+    default, rule = settings.TABLE[name]
+    allowed = rule[1] if rule else "an object"
     if name in DRAWN:
         drawn = DRAWN[name]
     elif limits := re.fullmatch(r"a whole number from (\d+) to (\d+)", allowed):

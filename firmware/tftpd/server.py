@@ -35,6 +35,7 @@ def _explained(trouble):
     if isinstance(trouble, Refused):
         return trouble.code, trouble.text
     if isinstance(trouble, MemoryError):
+        gc.collect()  # for the journal's line, and the answer
         return UNDEFINED, "no memory just now, try again"
     if isinstance(trouble, OSError):
         return UNDEFINED, "can't read the file: %s" % trouble

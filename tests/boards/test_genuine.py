@@ -160,8 +160,10 @@ def test_the_console_reports_that_the_link_is_up(board):
 
 @genuine
 def test_a_power_cut_loses_no_complete_file(start, tmp_path: Path):
-    keep = ("--save", str(tmp_path / "flash"), "--writable")
-    board: Board = start(*keep)
+    (tmp_path / "files").mkdir()
+    (tmp_path / "files/size-5000").write_bytes(SERVED["size-5000"])
+    start = functools.partial(start, "--save", str(tmp_path / "flash"), "--writable", files=tmp_path / "files")
+    board: Board = start()
     with Wire(board.address) as wire:
         assert wire.ask("whole", opcode=2) == ack(0)
         wire.send(b"\0\3\0\1" + b"w" * 100)
@@ -172,7 +174,7 @@ def test_a_power_cut_loses_no_complete_file(start, tmp_path: Path):
         assert wire.receive() == ack(1)
         board.pull_plug()
         wire.tid = wire.server
-    board = start(*keep)
+    board = start()
     assert fetch(board.address, "whole") == b"w" * 100
     assert fetch(board.address, "size-5000") == SERVED["size-5000"]
     with Wire(board.address) as wire:

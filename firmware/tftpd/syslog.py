@@ -20,30 +20,27 @@ _LONGEST = const(800)  # characters of a line: what fits into one frame
 
 def follow(server):
     """Send what the journal of `server` (Server) prints from now on to its setting `syslog`."""
-    journal = server.journal
     listener = server.ports.listener
     host, _, port = server.settings["syslog"].partition(":")
     port = port or "514"
     client = getaddrinfo(host, int(port))[0][-1]
     name = server.settings["hostname"]
-    shown = journal.log
     now = ticks_ms()  # when the second began in which
     left = _LINES  # so many may still be sent
     lost = 0
 
-    def log(level, text, *values):
+    def tell(level, line):
         nonlocal now, left, lost
-        shown(level, text, *values)
-        line = text % values if values else text
+        line = line.split(" ", 1)[1]  # without the time since the start
         # What comes from there could be an echo of our own lines.
-        if level > journal._level or line.startswith(host + ":" + port + " "):
+        if line.startswith(host + ":" + port + " "):
             return
         if not 0 <= ticks_diff(ticks_ms(), now) < 1000:
             now = ticks_ms()
             left = _LINES
         severity = 5  # notice
         if level >= INFO:  # warning, informational, debug
-            good = DONE in values or PROBED in str(values[1:2])
+            good = ": %s, " % DONE in line or ": %s, " % PROBED in line
             severity = 7 if level > INFO else 6 if good else 4
         began = "%d-%02d-%02dT%02d:%02d:%02dZ" % gmtime(time())[:6]
         if began < "2024":  # the clock is not set
@@ -65,4 +62,4 @@ def follow(server):
             except (OSError, MemoryError):  # no link, or no memory in the network stack
                 pass
 
-    journal.log = log
+    server.journal.also += (tell,)

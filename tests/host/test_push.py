@@ -91,7 +91,7 @@ def test_nobody_answers(image: Path):
         began = time.monotonic()
         said = complain("push", image, f"127.0.0.1:{port}", "--every", "0.2s", "--until", "1s")
         assert said == f"error: tftp://127.0.0.1:{port} does not answer"
-        assert time.monotonic() - began > 1
+        assert time.monotonic() - began > 0.8
         device.setblocking(False)
         asked = 0
         while True:

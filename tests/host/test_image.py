@@ -300,7 +300,7 @@ def test_bin_on_a_synthetic_base_has_all_files(board: str, chip: str, partitions
         assert ("must really have" in warned) == (not vfs)
         lfs = check_esp(output.read_bytes(), base.read_bytes(), chip, place, flash_size, tmp_path)
         check_tree(lfs, board, {"setup_password": shown[1]})
-        make(*options, "--whole")
+        make(*options, "--whole", "--set", f"setup_password={shown[1]}")
         assert output.stat().st_size == place[0] + place[1]
         assert output.read_bytes()[place[0] :] == lfs
 

@@ -656,7 +656,7 @@ def test_any_file_is_read_or_raises_a_tool_error(images, tmp_path: Path, monkeyp
     work: list[Callable[[], object]] = [
         lambda: image._inspect(path),
         lambda: image.make(boards.load(board), served, {}, base=path),
-        lambda: flash.run(argparse.Namespace(board=board, image=path, device="x", drive=drive, yes=False)),
+        lambda: flash.run(argparse.Namespace(board=board, image=path, device="x", drive=drive, yes=False, json=False)),
         lambda: firmware._adopt(boards.load(board), path, True),
     ]
     for one in work:

@@ -93,7 +93,9 @@ def test_a_fault_in_a_timer_ends_its_transfer_with_an_error(faulty, kind: str):
 
 @pytest.mark.everyday_only("--heap is for the everyday board")
 def test_a_board_that_is_short_of_memory_refuses_uploads_and_keeps_serving(start):
-    board = start("--heap", "120K", "--set", "read_ahead=0", "--set", "log=debug", "--writable")
+    board = start(
+        "--heap", "120K", "--set", "made_files=false", "--set", "read_ahead=0", "--set", "log=debug", "--writable"
+    )
     wires = [Wire(board.address) for _ in range(32)]
     answers = [wire.ask(f"new-{number}", ("blksize", 1468), opcode=2) for number, wire in enumerate(wires)]
     refusals = {(error.code, error.text) for error in (TftpError(a) for a in answers if a[:2] == b"\0\5")}

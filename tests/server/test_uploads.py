@@ -268,8 +268,8 @@ def test_an_upload_that_can_not_fit_is_refused_at_once(take):
 
 @everyday
 def test_concurrent_uploads_together_leave_keep_free(take):
-    # 4 MiB of flash with 1.7 MB in it, of which uploads may have some 200 KB.
-    board = take("--flash-size", "4M", "--set", "keep_free=2000000")
+    # 4 MiB of flash with 1.8 MB in it, of which uploads may have some 200 KB.
+    board = take("--flash-size", "4M", "--set", "keep_free=1920000")
     assert refusal(board, "large", ("tsize", 1_000_000)).code == 3
     with Wire(board.address) as one, Wire(board.address) as other:
         blocks_taken = 0
@@ -414,7 +414,7 @@ def test_uploads_leave_free_what_they_shall(start, tmp_path: Path, size: int, co
     (tmp_path / "files").mkdir()
     (tmp_path / "files/hello.txt").write_bytes(b"hello")
     image = tmp_path / "flash"
-    arguments = ("--flash-size", "304K", "--save", str(image), "--writable")
+    arguments = ("--flash-size", "352K", "--save", str(image), "--writable")
     with start(*arguments, "--set", "keep_free=65536", files=tmp_path / "files") as board:
         stored = 0
         for number in range(count):

@@ -32,3 +32,4 @@ try:
     link.join(chosen)
 except Exception as trouble:  # a wrong `wired`, say: main.py must still run
     print("link:", repr(trouble))
+del link.join  # not needed again: 0.5 KB of heap

@@ -26,6 +26,7 @@ from tftpd import Server  # noqa: E402
 chosen = settings.load()
 chosen["made_files"] = False  # the budgets are those with all options off
 link.join(chosen)
+del link.join  # as boot.py does
 del settings, sys.modules["settings"]  # as main.py does
 import mode  # noqa: E402
 

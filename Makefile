@@ -39,8 +39,12 @@ run: $(STAMP)
 	@exec $(VENV)/bin/python -m tools emulate $(call option,--board,$(BOARD)) $(call option,--files,$(FILES)) \
 		$(call option,--port,$(PORT)) $(call option,--flash-size,$(FLASH))
 
+# Two halves at once: most tests wait for a board.
 test: $(STAMP)
-	@$(VENV)/bin/pytest
+	@mkdir -p build; $(VENV)/bin/pytest tests/server >build/test-server.txt 2>&1 & server=$$!; \
+	trap "kill $$server" INT TERM; \
+	$(VENV)/bin/pytest tests/host tests/pure tests/boards; rest=$$?; \
+	wait $$server; half=$$?; cat build/test-server.txt; exit $$((rest | half))
 
 soak: $(STAMP)
 	@SOAK=1 $(VENV)/bin/pytest tests/server/test_soak.py

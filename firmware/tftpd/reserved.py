@@ -35,15 +35,15 @@ class Reserved(Files):
         """As Files: what uploads and lists of folders ask. Raises Refused for that folder."""
         if parts and parts[0].lower() == FOLDER:
             raise Refused(ACCESS, "the server itself makes the files in %s/" % FOLDER)
-        return super().own(parts, host)
+        return Files.own(self, parts, host)
 
     def place(self, name, host, found):
         """As Files. One of that folder has a single way, which begins with its name."""
-        if FOLDER.encode() in name.lower():
+        if b"tftpd" in name.lower():
             parts = components(name[:-1] if name[-1:] == b"\xff" else name)
             if parts[0].lower() == FOLDER:
                 return [[FOLDER, "/".join(parts[1:]).lower(), host]]
-        return super().place(name, host, found)
+        return Files.place(self, name, host, found)  # super() would be an object for each request
 
     def find(self, ways, found):
         """As Files."""
@@ -56,4 +56,4 @@ class Reserved(Files):
                 if not ways[1:]:  # only rules.py gives more
                     raise
                 return self.find(ways[1:], found)
-        return super().find(ways, found)
+        return Files.find(self, ways, found)

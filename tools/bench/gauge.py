@@ -58,7 +58,7 @@ def measure() -> dict[str, float]:
         folder = Path(name)
         (folder / flash.FILE).write_bytes(flash.CONTENT)
         whole, record, port = folder / "flash.bin", folder / "record.pcap", peers.free_port()
-        whole.write_bytes(flash.whole(boards.load(BOARD), "bare.py"))
+        whole.write_bytes(flash.whole(boards.load(BOARD), "bare.py", settings={"made_files": False}))
         with board(whole, record, port) as wait_for:
             wait_for("bare: waiting")
             bare = _bare(port, wait_for)

@@ -19,7 +19,8 @@ _FRAMED = const(514)  # a block and its CRC
 _RING = const(16384)  # bytes; a power of two
 _RING_BITS = const(14)
 _REFILL = const(8192)  # bytes of the ring that are free when more is asked for
-_MOST = const(0x0FFFFFFF)  # what the receiver is told to expect: more than one command reads
+_MOST = const(0x0FFFFFFF)  # bytes that the receiver is told to expect, as many as it can count
+_LONGEST = const(0x0F000000)  # bytes of one command, after which there is a new one
 _AHEAD = const(4)  # a read of so many blocks is likely to go on with the next
 _FIRST_HZ = const(400_000)  # until the card has started
 _POLLS = const(600)  # for an answer: 8 by the specification, hundreds with some cards
@@ -485,6 +486,8 @@ class SDCard:
             begun = None
             self._next += (end - address) // size
             try:
+                if taken > _LONGEST:
+                    raise OSError(_EIO, "card: a new command is due")
                 while address < end:
                     have = _MOST - receives[_COUNT] - taken
                     if have < least:

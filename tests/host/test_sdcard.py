@@ -196,3 +196,14 @@ def test_random_reads_and_writes_are_what_lies_on_the_card(insert, image: Path):
             assert read(driver, number, count) == expected[512 * number : 512 * (number + count)]
             number += count
     assert image.read_bytes() == expected
+
+
+def test_a_file_longer_than_the_receiver_can_count_is_read_with_several_commands(insert, monkeypatch):
+    monkeypatch.setattr(sdcard, "_LONGEST", 40_000)
+    driver, _ = insert()
+    starts = []
+    start = driver._bus.start
+    driver._bus.start = lambda size: (starts.append(size), start(size))
+    for number in range(0, 400, 4):
+        assert read(driver, number, 4) == part(number, 4)
+    assert 5 <= len(starts) <= 6

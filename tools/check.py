@@ -35,6 +35,7 @@ def run(arguments: argparse.Namespace) -> int:
         return 1 if differences else 0
     for name, text in sorted(differences):
         print(f"{printable(name)}: {text}")
-    more = f", {len(differences)} differences in all" if differences else ""
+    count = len(differences)
+    more = f", {count} difference{'' if count == 1 else 's'} in all" if count else ""
     print(f"{same} of {len(wanted)} files are the same{more}")
     return 1 if differences else 0

@@ -130,7 +130,7 @@ def listing(connection, method, target, fields):
     look = ""
     if "gzip" in fields.get("accept-encoding", ""):
         look = _STYLE % connection.http.nonce
-        if server.settings.get("made_files", True):  # page.js asks for tftpd/status.json
+        if server.settings["made_files"]:  # page.js asks for tftpd/status.json
             look += _SCRIPT % connection.http.nonce
     asked = components(name)
     base = "/" + "".join([part + "/" for part in asked])

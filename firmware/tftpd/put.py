@@ -35,7 +35,7 @@ def storing(connection, method, target, fields):
     host = connection.host
     if not uploads or host not in server.may[WRQ]:
         raise Refused(ACCESS, "this server takes no uploads from you")
-    password = settings.get("http_password")
+    password = settings["http_password"]
     if password and not _is_password(fields.get("authorization", ""), password):
         raise Failed(401, "the password is missing or wrong")
     size = _announced(fields, settings["write_limit"]) if method == b"PUT" else 0

@@ -55,16 +55,9 @@ def running(folder: Path, *arguments: str) -> Iterator[Addresses]:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("served")
-    make_files(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def board(folder: Path) -> Iterator[Addresses]:
+def board(files: Path) -> Iterator[Addresses]:
     """A board that nobody changes."""
-    with running(folder) as addresses:
+    with running(files) as addresses:
         yield addresses
 
 
@@ -107,14 +100,14 @@ def test_df_shows_the_room(board: Addresses, way: str):
     assert total == 8 << 20 and used + free == total and used > sum(map(len, SERVED.values()))
 
 
-def test_ls_df_and_check_as_json(board: Addresses, folder: Path):
+def test_ls_df_and_check_as_json(board: Addresses, files: Path):
     (entry,) = json.loads(tools("ls", board.http, "hello.txt", "--json"))
     data = SERVED["hello.txt"]
     assert entry == {"name": "hello.txt", "size": len(data), "crc32": f"{zlib.crc32(data):08x}", "from": None}
     room = json.loads(tools("df", board.http, "--json"))
     assert list(room) == ["/files", "heap"] and room["/files"]["bytes"] == 8 << 20 > room["/files"]["free"] > 0
-    assert json.loads(tools("check", board.http, folder, "--json")) == {"same": len(SERVED), "differences": {}}
-    told = json.loads(tools("check", board.http, folder / "folder", "--json", status=1))
+    assert json.loads(tools("check", board.http, files, "--json")) == {"same": len(SERVED), "differences": {}}
+    told = json.loads(tools("check", board.http, files / "folder", "--json", status=1))
     assert told["same"] == 0 and told["differences"]["hello.txt"] == "only on the board"
 
 
@@ -226,8 +219,8 @@ def test_a_name_that_leads_elsewhere_is_refused_here(writable: Addresses):
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_check_of_the_same_folder(board: Addresses, folder: Path, way: str):
-    assert tools("check", board.of(way), folder) == f"{len(SERVED)} of {len(SERVED)} files are the same\n"
+def test_check_of_the_same_folder(board: Addresses, files: Path, way: str):
+    assert tools("check", board.of(way), files) == f"{len(SERVED)} of {len(SERVED)} files are the same\n"
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -13,7 +13,10 @@ import struct
 import subprocess
 import threading
 import time
+from contextlib import ExitStack
 from typing import TypeVar
+
+import pytest
 
 SERVER, CLIENT = "192.0.2.1", "192.0.2.2"  # RFC 5737: addresses for documentation
 
@@ -141,3 +144,12 @@ class Machine:
     def __exit__(self, *_: object) -> None:
         self._process.kill()
         self._process.communicate()
+
+
+def plugged_in(namespace: ExitStack, cable: ExitStack) -> Cable:
+    """A cable in a network namespace of its own; each is undone by its stack. Skips the test where none can be had."""
+    try:
+        namespace.enter_context(Namespace())
+        return cable.enter_context(Cable())
+    except OSError as error:
+        pytest.skip(f"no network namespace with a tap device ({error}): it takes root and /dev/net/tun")

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from board import ROOT, Board
-from cable import SERVER, Cable, Namespace
+from cable import SERVER, plugged_in
 
 QEMU = "qemu-system-x86_64"
 MAC, CLIENT = "52:54:00:12:34:56", "192.0.2.50"
@@ -76,11 +76,7 @@ def boot(tmp_path: Path) -> Iterator[Callable[..., Machine]]:
                 (served / name).parent.mkdir(parents=True, exist_ok=True)
                 (served / name).write_bytes(content.read_bytes() if isinstance(content, Path) else content)
             console = tmp_path / "console"
-            try:
-                stack.enter_context(Namespace())
-                cable = stack.enter_context(Cable())
-            except OSError as error:
-                pytest.skip(f"no network namespace with a tap device ({error}): it takes root and /dev/net/tun")
+            cable = plugged_in(stack, stack)
             dhcp = ["--no-daemon", "--port=0", "--interface=tap0", "--bind-dynamic", "--conf-file=/dev/null"]
             dhcp += ["--no-hosts", "--leasefile-ro", "--user=root", f"--dhcp-range={CLIENT},{CLIENT},1h"]
             dhcp += [f"--dhcp-boot={boot_file},,{SERVER}"]

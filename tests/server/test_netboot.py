@@ -14,7 +14,7 @@ from typing import NamedTuple
 import pytest
 
 from board import Board
-from cable import CLIENT, SERVER, Cable, Machine, Namespace
+from cable import CLIENT, SERVER, Cable, Machine, plugged_in
 from served import content
 
 QEMU = "qemu-system-x86_64"
@@ -82,11 +82,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
     dhcp += [f"--dhcp-boot=tag:uefi,http://{SERVER}/ipxe.efi"]
     with ExitStack() as stack:
         with ExitStack() as inside:
-            try:
-                inside.enter_context(Namespace())
-                cable = stack.enter_context(Cable())
-            except OSError as error:
-                pytest.skip(f"no network namespace with a tap device ({error}): it takes root and /dev/net/tun")
+            cable = plugged_in(inside, stack)
             arguments = ["--host", SERVER, "--flash-size", "6M", "--set", "http_port=80", "--set", "log=debug"]
             board = stack.enter_context(Board(*arguments, files=folder, port=69))
             board.wait_for("http: port 80")

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import pytest
 
 from board import Board
-from cable import CLIENT, SERVER, Cable, Machine, Namespace
+from cable import CLIENT, SERVER, Cable, Machine, plugged_in
 from served import content
 
 QEMU = "qemu-system-aarch64"
@@ -85,11 +85,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
     (folder / "by-ip" / CLIENT / "boot.img").write_bytes(FILES["tiny.bin"])
     with ExitStack() as stack:
         with ExitStack() as inside:
-            try:
-                inside.enter_context(Namespace())
-                cable = stack.enter_context(Cable())
-            except OSError as error:
-                pytest.skip(f"no network namespace with a tap device ({error}): it takes root and /dev/net/tun")
+            cable = plugged_in(inside, stack)
             uboot = stack.enter_context(UBoot(cable))
             board = stack.enter_context(Board("--host", SERVER, "--flash-size", "4M", *SETTINGS, files=folder, port=69))
         uboot.interrupt_autoboot()

@@ -10,7 +10,6 @@ import contextlib
 import json
 import subprocess
 import sys
-import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -99,11 +98,9 @@ def _boot(
 
 def _fill(address: str, folder: Path) -> TftpBoard:
     from .. import remote  # its imports take a moment
+    from .stage import Stage
 
-    board = remote.connect(argparse.Namespace(address=remote.parse(f"tftp://{address}")))
-    there = {entry.name: entry.crc32 for entry in board.index()}
-    for name, data in remote.folder_files(folder).items():
-        if there.get(name) != zlib.crc32(data):
-            with (folder / name).open("rb") as file:
-                board.write(name, file, remote.quiet)
-    return TftpBoard(remote.parse(f"tftp://{address}")[1:], f"{board.url}/")
+    parsed = remote.parse(f"tftp://{address}")
+    board = remote.connect(argparse.Namespace(address=parsed))
+    Stage(board).store({name: folder / name for name in remote.folder_files(folder)})
+    return TftpBoard(parsed[1:], f"{board.url}/")

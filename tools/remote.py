@@ -4,6 +4,7 @@ What a board answers is not trusted: neither its names nor its sizes.
 """
 
 import argparse
+import errno
 import io
 import json
 import logging
@@ -242,7 +243,9 @@ class Tftp(_Board):
             client = tftpy.TftpClient(*self._where, options=options, flock=False)
             wait = {"timeout": min(self.repeat, self.patience), "retries": int(self.patience / self.repeat)}
             getattr(client, kind)(_checked(name).encode(), file, packethook=heard, **wait)
-        except socket.gaierror as error:
+        except OSError as error:
+            if not isinstance(error, socket.gaierror) and error.errno not in (errno.ENETUNREACH, errno.EHOSTUNREACH):
+                raise  # of the file
             raise ToolError(f"{self.url}: {error.strerror}") from None
         except tftpy.TftpShared.TftpTimeout:
             raise ToolError(f"{self.url} does not answer") from None

@@ -79,7 +79,7 @@ class Lab:
 
 
 @contextmanager
-def lab(folder: Path) -> Iterator[Lab]:
+def lab(folder: Path, *arguments: str) -> Iterator[Lab]:
     """A lab in a network of its own; all that is started meanwhile is in that network."""
     for program, package in (("qemu-system-aarch64", "qemu-system-arm"), ("ip", "iproute2")):
         if not shutil.which(program):
@@ -105,7 +105,7 @@ def lab(folder: Path) -> Iterator[Lab]:
             pytest.skip(f"no network namespace ({error}): it takes root")
         for words in ("link set lo up", f"addr add {BOARD}/32 dev lo"):
             subprocess.run(["ip", *words.split()], check=True)
-        options = ["--host", BOARD, "--set", 'write_from=["192.168.1.0/24"]']
+        options = ["--host", BOARD, "--set", 'write_from=["192.168.1.0/24"]', *arguments]
         board = stack.enter_context(board_with_http(folder / "served", *options, port=69, http_port=80))[0]
         yield Lab(folder, board, environment)
 

@@ -134,7 +134,7 @@ def test_a_board_that_does_not_answer_is_one_line(image: Path):
         ({"host": "tftp://192.168.1.5"}, "host 'tftp://192.168.1.5', port 69, http_port 0"),
         ({"host": BOARD, "port": "sixty-nine"}, f"host '{BOARD}', port 'sixty-nine', http_port 0"),
         ({"host": BOARD, "http_port": 65536}, f"host '{BOARD}', port 69, http_port 65536"),
-        ({"host": BOARD, "password": "secret"}, "TFTP has no passwords"),
+        ({"host": BOARD, "password": "secret"}, "a password needs http_port"),
     ],
 )
 def test_a_wrong_environment_file_is_one_line(settings: dict[str, Any], complaint: str):

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from board import ROOT, Board
+from cable import Namespace
 from command import complain
 from served import SERVED, content, make_files
 from tools import ToolError, compress, remote
@@ -279,6 +280,15 @@ def test_a_board_that_is_not_there():
         began = time.monotonic()
         assert complain("ls", f"127.0.0.1:{silent.getsockname()[1]}").endswith("does not answer")
         assert time.monotonic() - began < 30
+
+
+def test_a_board_that_no_route_leads_to():
+    try:
+        with Namespace():  # without any, not even to itself
+            lines = [complain("ls", f"{way}://127.0.0.1:6969") for way in WAYS]
+    except OSError as error:
+        pytest.skip(f"no network namespace ({error}): it takes root")
+    assert lines == [f"error: {way}://127.0.0.1:6969: Network is unreachable" for way in WAYS]
 
 
 def test_a_board_without_made_files(tmp_path: Path):

@@ -135,6 +135,12 @@ def test_pytest_finds_the_plugin_of_the_installed_package(run: Run, tmp_path: Pa
     assert "1 passed" in result.stdout, result
 
 
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="Jumpstarter needs Python 3.11")
+def test_jumpstarter_finds_the_driver_of_the_installed_package(run: Run):
+    code = "from importlib.metadata import entry_points as e; print(e(group='jumpstarter.drivers')['TftpBoard'].load())"
+    assert run("python", "-c", code).stdout == "<class 'mptftpd.labs.jumpstarter.TftpBoard'>\n"
+
+
 def test_help_and_messages_name_the_command_as_it_was_called(run: Run):
     # All in one process; the import of some modules takes long.
     code = "import contextlib, sys; sys.argv = [{!r}]\nfrom mptftpd.__main__ import COMMANDS, make_parser\n"

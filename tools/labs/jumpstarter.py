@@ -30,7 +30,7 @@ class Storage(Opendal):
 
     scheme: str = "fs"
     kwargs: dict[str, str] = field(default_factory=dict)
-    stage: stage.Stage
+    board: stage.Stage
     prefix: str
 
     file_close = export(_mirrored(Opendal.file_close))
@@ -50,9 +50,9 @@ class Storage(Opendal):
         root = Path(self._folder.name)
         files = [path for path in root.rglob("*") if path.is_file()]
         here = {stage.name(self.prefix, path.relative_to(root)): path for path in files}
-        problems = self.stage.remove(self.stage.stored - here.keys())  # makes room
+        problems = self.board.remove(self.board.stored - here.keys())  # makes room
         try:
-            self.stage.store(here)
+            self.board.store(here)
         except ToolError as error:
             raise TftpError(str(error)) from None
         if problems:
@@ -60,7 +60,7 @@ class Storage(Opendal):
 
     def close(self) -> None:
         if self.remove_created_on_close:
-            for problem in self.stage.remove(self.stage.stored):
+            for problem in self.board.remove(self.board.stored):
                 self.logger.warning(problem)
         super().close()
         self._folder.cleanup()
@@ -81,7 +81,7 @@ class TftpBoard(Driver):
     host: str = ""
     port: int = 69
     http_port: int = 0
-    password: str = ""
+    password: str = field(default="", repr=False)
     prefix: str = ""
     remove_created_on_close: bool = True
 
@@ -92,7 +92,7 @@ class TftpBoard(Driver):
         except ToolError as error:
             raise ConfigurationError(f"TftpBoard: {error}") from None
         self.storage = Storage(  # pyright: ignore[reportAbstractUsage]
-            stage=self._stage, prefix=self.prefix, remove_created_on_close=self.remove_created_on_close
+            board=self._stage, prefix=self.prefix, remove_created_on_close=self.remove_created_on_close
         )
         self.children["storage"] = self.storage
 

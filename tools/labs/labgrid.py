@@ -41,7 +41,7 @@ class TFTPBoard(Resource):
     host: str = attr.ib(default="", converter=_text)
     port: int = attr.ib(default=69)
     http_port: int = attr.ib(default=0)
-    password: str = attr.ib(default="", converter=_text)
+    password: str = attr.ib(default="", converter=_text, repr=False)
     external: str = attr.ib(default="", converter=_text)
 
     def __attrs_post_init__(self) -> None:

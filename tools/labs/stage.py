@@ -10,6 +10,8 @@ from .. import ToolError, remote
 
 def connect(host: str, port: int, http_port: int, password: str | None) -> "Stage":
     """The board at `host` with those settings (docs/settings.md). Raises ToolError."""
+    if password and not http_port:
+        raise ToolError("a password needs http_port: TFTP has none")
     scheme, number = ("http", http_port) if http_port else ("tftp", port)
     try:
         for one in (port, number):

@@ -1,5 +1,7 @@
 """The engine labgrid: resource, driver and exporter for a board (tools/labs/labgrid.py), and the examples for it."""
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +14,7 @@ from labgrid.exceptions import InvalidConfigError
 from labgrid.factory import target_factory
 from labgrid.util.proxy import sshmanager
 
-from board import Board
+from board import ROOT, Board
 from client import TftpError, fetch
 from command import until
 from engines import BOARD, Lab, board_with_http, lab
@@ -142,6 +144,15 @@ def test_a_wrong_environment_file_is_one_line(settings: dict[str, Any], complain
         target_factory.make_resource(None, "TFTPBoard", None, settings)
     assert complaint in str(raised.value) and "\n" not in str(raised.value)
     assert str(raised.value).startswith("TFTPBoard: ")
+
+
+def test_a_wrong_exporter_file_is_one_line(tmp_path: Path):
+    (tmp_path / "exporter.yaml").write_text("bench-1:\n  TFTPBoard:\n    host: 192.168.1.5:69\n")
+    command = [sys.executable, "-m", "tools.labs.labgrid", "-c", "127.0.0.1:1", tmp_path / "exporter.yaml"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: TFTPBoard: not the address of a board: host '192.168.1.5:69', "), done
+    assert done.stderr.count("\n") == 1
 
 
 def test_files_for_the_board_of_an_isolated_exporter_go_through_its_ssh(

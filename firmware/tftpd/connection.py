@@ -6,6 +6,7 @@ for. RFC 9110 (semantics), RFC 9112 (messages).
 """
 
 import os
+import socket
 import sys
 from errno import EAGAIN, ENOMEM
 from select import POLLIN, POLLOUT
@@ -31,10 +32,14 @@ _LINGER_MS = const(1000)  # after the answer to a client that may still send: se
 # as long as to send a third of it: it is not asked for full segments to the only client, while it
 # takes all at once, since TCP_SND_BUF has room for eight, and these fit.
 _PIECES = (3200, 1600, 400) if RP2 else ()
-_BESIDE = const(4800)  # is written at once beside TFTP: as much as a window of 4
-_WRITES = const(4)  # in one turn, while nobody else waits for it
+_BESIDE = const(4800)  # is written at once beside TFTP: it takes as long as a window of 4
+_WRITES = const(8)  # in one turn, while nobody else waits for it
 _SEGMENT = 800 if RP2 else 1440  # TCP_MSS
 _RESERVE = const(1900)  # a block of 1468, and what lwIP adds to it and to a piece
+# While a file is sent the last byte of the request stays unread: to close a socket that has some
+# resets the connection, and that memory is free at once. Else lwIP holds it for another 10 s.
+_PEEK = getattr(socket, "MSG_PEEK", 0) if RP2 else 0  # MicroPython 1.26
+_HOLDS_MS = const(3000)  # a client that has taken nothing for so long makes room for who needs it
 _SLOW_MS = const(20)  # until it takes more, of a client that does not take all at once
 _NOWHERE = ("127.0.0.1", 9)  # no route leads there: EHOSTUNREACH, or ENOMEM without room
 _TYPES = {
@@ -78,6 +83,7 @@ class Connection:
     """
 
     doing = None
+    blocked = False  # it waits for memory of the network stack
     NEXT = POLLOUT  # what a generator yields to be resumed in the next turn
 
     def __init__(self, http, sock, host, label):
@@ -92,6 +98,7 @@ class Connection:
         self.until = ticks_add(ticks_ms(), _REQUEST_MS)
         self._wanted = 0
         self._slow = False  # it does not take all at once
+        self._unread = False  # the last byte of its request, see _PEEK
         self._file = None
         self._talk = self._talking()
 
@@ -126,6 +133,13 @@ class Connection:
         if self.until and self._wanted == POLLIN and not self.idle:
             give_up(self.sock, "408 Request Timeout")
         self.close()
+
+    def holds_up(self, left_ms):
+        """Whether others wait for memory while it takes nothing. `left_ms`: until `until`."""
+        if not self._unread or self._wanted != POLLOUT or left_ms > _STALLED_MS - _HOLDS_MS:
+            return False
+        waiting = [one.blocked for one in self.http.connections if one is not self]
+        return any(waiting + [one.transfer.blocked for one in self.http.ports.sessions])
 
     def _release(self):
         if self._file:
@@ -202,19 +216,43 @@ class Connection:
 
     def _received(self):
         """What has come (bytes), b"" at the end, None for nothing. Raises OSError."""
+        sock = self.sock
         try:
-            return self.sock.recv(512)
+            self._read_all()
+            if not _PEEK:
+                return sock.recv(512)
+            more = sock.recv(512, _PEEK)
+            size = (self.data + more).find(b"\r\n\r\n") + 4 - len(self.data)
+            if size > 3 - len(self.data):
+                self._unread = True
+                sock.recv(size - 1)
+                return more[:size]
+            return sock.recv(512)
         except OSError as trouble:
             if trouble.errno == EAGAIN:
                 return None
             raise
 
+    def _read_all(self):
+        """Read the last byte of a request too."""
+        if self._unread:
+            self._unread = False
+            self.sock.recv(1)
+
+    def _fits(self, size):
+        """Whether lwIP has memory for so many bytes and for a block of TFTP."""
+        try:
+            view = self.http.ahead.view[: size + _RESERVE]
+            self.http.ports.listener.sock.sendto(view, _NOWHERE)
+        except OSError as trouble:
+            return trouble.errno != ENOMEM
+        return True
+
     def _write(self, data):
         """Write of `data` (memoryview) what can be: return how much (int), or None."""
         http = self.http
         ports = http.ports
-        probe = ports.listener.sock
-        if _PIECES and probe:
+        if _PIECES and ports.listener.sock:
             slow = self._slow
             for session in ports.sessions:
                 slow = slow or session.transfer.blocked
@@ -223,11 +261,9 @@ class Connection:
             if slow or len(data) % _SEGMENT or len(http.connections) > 1:
                 for piece in _PIECES:
                     data = data[:piece]
-                    try:
-                        probe.sendto(http.ahead.view[: len(data) + _RESERVE], _NOWHERE)
-                    except OSError as trouble:
-                        if trouble.errno != ENOMEM:
-                            break
+                    self.blocked = not self._fits(len(data))
+                    if not self.blocked:
+                        break
                 else:
                     return None
         return self.sock.write(data)
@@ -268,6 +304,7 @@ class Connection:
             else:
                 from .put import storing
 
+                self._read_all()
                 yield from storing(self, method, target, fields)
         except (Failed, Refused) as trouble:
             code = trouble.code
@@ -412,6 +449,8 @@ class Connection:
         view = ahead.view
         readinto = file.readinto
         full = len(view) // _SEGMENT * _SEGMENT or len(view)
+        beside = min(full, _BESIDE) if _PIECES else full
+        sessions = self.http.ports.sessions
         self._slow = bool(self.data)  # requests were sent ahead
         at = start - len(head)  # what has been sent; the head stands before `start`
         first = behind = at  # what is in the buffer
@@ -426,7 +465,8 @@ class Connection:
                 used = len(part)
                 view[:used] = part
                 behind = at + used
-                room = min(full - used, end - behind) if behind >= start else 0
+                room = (beside if sessions else full) - used
+                room = min(room, end - behind) if behind >= start else 0
                 if room:
                     if place != behind:
                         file.seek(behind)
@@ -448,5 +488,8 @@ class Connection:
                     taken = 0
                 now = ticks_ms()
                 yield POLLOUT
-                self._slow = self._slow or ticks_diff(ticks_ms(), now) > _SLOW_MS
+                if sent != size and ticks_diff(ticks_ms(), now) > _SLOW_MS:
+                    self._slow = True
                 writes = self._writes()
+        while self._unread and self.http.ports.listener.sock and not self._fits(0):
+            yield POLLOUT

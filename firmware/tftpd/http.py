@@ -78,7 +78,8 @@ class Http:
                     self.journal.log(ALWAYS, "http: can't listen: %s", trouble)
         now = ticks_ms()
         for connection in list(self.connections):
-            if ticks_diff(connection.until, now) <= 0:
+            left_ms = ticks_diff(connection.until, now)
+            if left_ms <= 0 or connection.holds_up(left_ms):
                 connection.expired()
 
     def tag(self, changed, size):
@@ -108,7 +109,7 @@ class Http:
         if events == POLLOUT:
             self._busy.add(sock)
             ports.needed.register(sock, events)
-        ports.active = len(self._busy)
+        ports.active = tuple(self._busy)
         ports.watch(ports.listener)
 
     def _listening(self, number):

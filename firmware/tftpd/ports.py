@@ -38,6 +38,7 @@ _ENDED = const(8)  # clients of finished transfers that are remembered
 _ROOM = const(64)  # bytes of a datagram that are received where no upload needs more
 _REQUEST_ROOM = const(1025)  # on the listening port: some clients fill their request with NULs
 _MORE = const(5)  # bytes of an upload's datagram: its header, and one to see that it is too long
+_ESP32 = sys.platform == "esp32"
 
 
 def host_port(address):
@@ -95,16 +96,17 @@ class Ports:
     twins     {socket: Session} of the connected sockets
     others    {socket: object} of sockets that are not of TFTP: go() is called when one is ready,
               close() when all are closed
-    active    how many of those are polled in each turn
+    active    (socket, ...): those that are polled in each turn
     poller    the poll set of all sockets
     needed    that of those that the transfers under way need
-    alone     what wait() gives where there is one twin and nothing else to do, else None
+    alone     what wait() gives without a poll: the only twin, if nothing else is to be done, and
+              on an ESP32 `active`; else None
     poll_all  set it to have the next wait() poll all sockets
     due       ticks_ms at which turn() must be back while transfers are under way
     """
 
     others = {}  # replaced by what has such sockets
-    active = 0
+    active = ()
 
     def __init__(self, server):
         """`server`: Server, whose `settings` give the address of this host to bind to and the
@@ -124,7 +126,7 @@ class Ports:
         self.needed = select.poll()
         self._eager = 0  # turns that are still to be made without waiting
         self._turns = _EAGER_TURNS  # as many the next time
-        self._least_turns = _EAGER_TURNS if sys.platform == "esp32" else 1
+        self._least_turns = _EAGER_TURNS if _ESP32 else 1
         self._generator = None
 
     def turn(self, timeout_ms):
@@ -170,7 +172,7 @@ class Ports:
             now = ticks_ms()
             until = None
             if self.sessions:
-                if self.alone:
+                if self.alone and not self.active:
                     until = ticks_add(now, min(timeout_ms, _ALONE_MS))
                 timeout_ms = max(0, min(timeout_ms, ticks_diff(self.due, now)))
             ready = self.wait(0 if pending else timeout_ms)
@@ -508,5 +510,7 @@ class Ports:
                 self.needed.register(port.sock, select.POLLIN)
             else:
                 self.needed.unregister(port.sock)
-        alone = len(self.sessions) == len(self.twins) == 1 and not self.active
-        self.alone = tuple([(twin, 0) for twin in self.twins]) if alone else None
+        alone = len(self.sessions) == len(self.twins) == 1 and (_ESP32 or not self.active)
+        self.alone = (
+            tuple([(sock, 0) for sock in list(self.twins) + list(self.active)]) if alone else None
+        )

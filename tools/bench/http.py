@@ -34,13 +34,14 @@ from .measures import OURS, Budget, Samples
 BOARDS = ("rpi_pico_w", "esp32_c3")
 _PORT = 8080
 _CONTENT = random.Random(1350).randbytes(96 << 10)
-_GET = b"GET /%s HTTP/1.1\r\nHost: tftpd\r\n\r\n" % flash.FILE.encode()
+_LONG = "long.bin"  # twice _CONTENT: a GET of it outlasts a transfer beside it
+_GET, _GET_LONG = (b"GET /%s HTTP/1.1\r\nHost: tftpd\r\n\r\n" % name.encode() for name in (flash.FILE, _LONG))
 # For bare_http.py. Large pieces make a Pico W wait for memory, and poll() lets an ESP32 sleep.
 _KINDS = (b"w1600", b"n3200", b"n5600", b"p3200")
 _BLKSIZE = 1468
 _WINDOWSIZE = 4
 _FAR_US = 5000  # a round trip
-_ROUNDS = 15  # on the ESP32-C3, whose waits depend on the host: the fastest count
+_ROUNDS = 25  # on the ESP32-C3, whose waits depend on the host: medians
 _PATIENCE_S = 60
 _RUN_S = 900
 _WEB_FILE, _TFTP_FILE = "many.bin", "many.bin"  # of measures.py
@@ -65,10 +66,10 @@ def _per_us(times: Times, since: float, until: float) -> float:
 
 
 class _Getter(tcp.Connection):
-    """Sends a request at once, and again after each answer until it is told to stop."""
+    """Sends a request at once."""
 
     def __init__(self, transmit: tcp.Transmit, request: bytes, size: int, now: Callable[[], float]) -> None:
-        self._request, self._size, self._now = request, size, now
+        self._size, self._now = size, now
         self.times: Times = []
         self.got = b""
         self.done: Callable[[], object] = self.finish  # what to do after an answer
@@ -83,14 +84,11 @@ class _Getter(tcp.Connection):
             self.got = b""
             self.done()
 
-    def ask(self) -> None:
-        self.send(self._request)
-
 
 class _Pico(pico._Bench):  # pyright: ignore[reportPrivateUsage]
     _content = _CONTENT
 
-    def _get(self, request: bytes, round_trip_us: int = 0) -> _Getter:
+    def _get(self, request: bytes, round_trip_us: int = 0, size: int = len(_CONTENT)) -> _Getter:
         self._port += 1
         made: list[_Getter] = []
 
@@ -98,7 +96,7 @@ class _Pico(pico._Bench):  # pyright: ignore[reportPrivateUsage]
             if round_trip_us:
                 at_once = transmit
                 transmit = lambda *segment: self._after(round_trip_us, lambda: at_once(*segment))  # noqa: E731
-            made.append(_Getter(transmit, request, len(_CONTENT), lambda: self.now))
+            made.append(_Getter(transmit, request, size, lambda: self.now))
             return made[0]
 
         self.wiring.bridge.connect(pico._CLIENT, self._port, _PORT, make)
@@ -128,9 +126,11 @@ class _Pico(pico._Bench):  # pyright: ignore[reportPrivateUsage]
         self._start(self._client(_BLKSIZE, _WINDOWSIZE, times), 0)
         yield None
         self.figures["tftp"] = times[-1] - times[0]
-        getter.times.clear()
-        getter.done = getter.ask
-        getter.ask()
+        getter.finish()
+        getter = self._get(_GET_LONG, size=1)
+        getter.done = self._next
+        yield "never"
+        getter.done = lambda: None
         times = []
         self._start(self._client(_BLKSIZE, _WINDOWSIZE, times), 0)
         yield None
@@ -149,14 +149,14 @@ def measure(name: str) -> dict[str, Any]:
     read                 the file, by a bare loop
     w1600, n3200, ...    the bare send of as many bytes, by the kind of loop (bare_http.py)
     http, tftp           a GET, and a transfer at blksize 1468 and windowsize 4, alone
-    tftp_beside          the same transfer beside GETs
+    tftp_beside          the same transfer beside a GET
     http_kept            part of its throughput alone that the GET has meanwhile
     http_far             a GET with _FAR_US of round trip (Pico W)
     """
     board = boards.load(name)
     with tempfile.TemporaryDirectory(prefix="http-") as folder:
         whole = Path(folder) / "flash"
-        served = {flash.FILE: _CONTENT}
+        served = {flash.FILE: _CONTENT, _LONG: 2 * _CONTENT}
         port = peers.free_port(socket.SOCK_STREAM) if name == gauge.BOARD else _PORT
         whole.write_bytes(flash.whole(board, "bare_http.py", served, settings={"http_port": port}))
         if name == gauge.BOARD:
@@ -195,7 +195,7 @@ def _esp32_c3(folder: Path, whole: Path, port: int) -> dict[str, Any]:
         )
     gets = answers[-_ROUNDS - 1 :]
     beside = gets.pop()
-    figures["http"] = min(map(_us, gets))
+    figures["http"] = statistics.median(map(_us, gets))
     alone = len(_CONTENT) / statistics.median(map(_us, gets))
     figures["tftp"] = statistics.median(last - first for first, last in transfers[:_ROUNDS])
     figures["tftp_beside"] = statistics.median(last - first for first, last in transfers[_ROUNDS:])

@@ -15,7 +15,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +74,16 @@ def load(name: str) -> dict[str, Any]:
     return json.loads((ROOT / "board" / name / "board.json").read_text())
 
 
+def check_chip(board: dict[str, Any], machine: str) -> None:
+    """Raises ToolError unless `machine`, MicroPython's name for what it runs on, has the chip of `board`."""
+    chip = machine.rpartition(" with ")[2].lower().replace("-", "")
+    known = {load(name)["mcu"] for name in names()}
+    if board["mcu"] != max((one for one in known if chip.startswith(one)), key=len, default=""):
+        raise ToolError(
+            f"the board is a {machine or 'unknown device'}, but the {board['product']} has the {board['mcu']}"
+        )
+
+
 # Options of several commands
 
 
@@ -92,6 +102,12 @@ def add_board(parser: argparse.ArgumentParser, required: bool = True, default: s
 def add_json(parser: argparse.ArgumentParser) -> None:
     """Add --json, for the result of a command that programs read."""
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """The end of a complaint about an unknown `name`: which of `names` was meant, "" if none is near."""
+    near = difflib.get_close_matches(name, names, 1)
+    return f"; did you mean {near[0]}?" if near else ""
 
 
 # Types for argparse. Each raises ArgumentTypeError, to which argparse adds the name of the option.
@@ -329,10 +345,8 @@ def check_settings(settings: dict[str, Any], pairs: list[str], source: object = 
     complaints = []
     for name, complaint in answer["complaints"]:
         if name not in answer["names"]:
-            near = difflib.get_close_matches(name, answer["names"], 1)
-            complaint = f"no setting is called {json.dumps(name, ensure_ascii=False)}" + (
-                f"; did you mean {near[0]}?" if near else " (docs/settings.md lists them)"
-            )
+            complaint = f"no setting is called {json.dumps(name, ensure_ascii=False)}"
+            complaint += nearest(name, answer["names"]) or " (docs/settings.md lists them)"
         complaints.append(complaint if name in by_hand or not source else f"{source}: {complaint}")
     if complaints:
         raise ToolError("; ".join(complaints))

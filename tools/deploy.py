@@ -8,17 +8,17 @@ import argparse
 import ast
 import contextlib
 import hashlib
-import io
 import json
+import math
 import struct
 from base64 import b64encode
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from mpremote import transport_serial
 from mpremote.transport import TransportError
-from mpremote.transport_serial import SerialTransport
 from rich import box
 from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -36,6 +36,9 @@ _SILENCE_S = 60  # time limit between two outputs of the board
 _SERVING_S = 120
 _SPARE_BLOCKS = 2  # for the filesystem itself
 _LOST = (TransportError, OSError, struct.error)  # raised by mpremote when the board does not answer as expected
+transport_serial.__dict__["print"] = lambda *_: None  # it prints unexpected output of a board
+
+Told = Callable[[str, int, int], None]  # is told the path of a file, bytes moved since the last call, bytes of all
 
 # Run once on the board. Its functions print Python literals, one a line.
 _HELPER = """
@@ -102,21 +105,18 @@ def run(arguments: argparse.Namespace) -> int:
         raise ToolError(f"{board['product']}: not for deploy; {PROGRAM} emulate copies --files at each start")
     settings = boards.read_settings(arguments.settings) if arguments.settings else None
     checked = boards.check_settings(settings or {}, arguments.set, arguments.settings)
-    filesystem.served(arguments.files, checked)
-    remote = _Remote(arguments.device or monitor.find_port(board["mcu"]))
-    try:
-        done = _fill(remote, board, arguments.files, settings, arguments.set, arguments.delete, arguments.compress)
-    except BaseException:
-        remote.reset().close()  # the previous server runs again
-        raise
-    port = remote.reset()
-    try:
-        if not arguments.json:
-            _summary(done)
-        with boards.waiting("waiting until it serves"):
-            url = monitor.wait_until_serving(port, _SERVING_S)
-    finally:
-        port.close()
+    for warning in filesystem.served(arguments.files, checked).warnings:
+        boards.warn(warning)
+    with Remote(arguments.device or monitor.find_port(board["mcu"])) as remote:
+        done = compare(remote, board, arguments.files, settings, arguments.set, arguments.delete, arguments.compress)
+        with _progress() as told:
+            carry_out(remote, done, told)
+    for note in done.notes:
+        boards.note(note)
+    if not arguments.json:
+        _summary(done)
+    with boards.waiting("waiting until it serves"):
+        url = remote.wait_until_serving()
     if arguments.json:
         boards.print_json({**monitor.facts(url), **_facts(done)})
     else:
@@ -124,8 +124,20 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
+@contextlib.contextmanager
+def _progress() -> Iterator[Told]:
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    with boards.progress(*columns) as shown:
+        task = shown.add_task("")
+
+        def told(path: str, moved: int, total: int) -> None:
+            shown.update(task, description=printable(PurePosixPath(path).name)[:40], advance=moved, total=total)
+
+        yield told
+
+
 @dataclass
-class _Plan:
+class Plan:
     """The changes to make, later the changes made: paths on the board and contents."""
 
     served: dict[str, bytes] = field(default_factory=dict)
@@ -135,23 +147,36 @@ class _Plan:
     replaced: dict[str, int] = field(default_factory=dict)  # files of an earlier server version, with sizes
     unpacked: dict[str, int] = field(default_factory=dict)  # plain files to be replaced by their .gz, with sizes
     folders: list[str] = field(default_factory=list)  # created even if they are empty
+    settings: list[str] = field(default_factory=list)  # names of those of the board's that change
     free: int = 0
     saved: str = ""  # by compressing them, in words
+    notes: list[str] = field(default_factory=list)  # on what carry_out() did, in words
+    kept: list[str] = field(default_factory=list)  # served files that are only on the board
+    root: str = ""  # the folder of the served files
+    there: dict[str, int | None] = field(default_factory=dict)  # on the board before: sizes, None for a folder
 
 
-def _fill(
-    remote: "_Remote",
+def compare(
+    remote: "Remote",
     board: dict[str, Any],
     folder: Path,
     settings: dict[str, Any] | None,
     pairs: list[str],
     delete: bool,
     compressed: str | None = None,
-) -> _Plan:
+) -> Plan:
+    """What carry_out() is to change; so far nothing is. Raises ToolError.
+
+    settings  the new settings; None to keep the board's
+    pairs     KEY=VALUE that override them
+    """
     remote.check(board)
     old = remote.settings() if settings is None else None
+    changed = []
     if settings is not None or pairs:
-        settings = boards.check_settings(settings or old or {}, pairs, f"the board's {_SETTINGS}" if old else None)
+        before = dict(old or {})
+        settings = boards.check_settings(settings or before, pairs, f"the board's {_SETTINGS}" if old else None)
+        changed = sorted(name for name, value in settings.items() if name not in before or before[name] != value)
     wanted = {name: value for name, value in (settings or old or {}).items() if name in _FOR_FILES}
     wanted = boards.check_settings(wanted, [], f"the board's {_SETTINGS}")
     root = filesystem.first_root(wanted)
@@ -160,27 +185,22 @@ def _fill(
     if settings is None:
         del server[_SETTINGS]
     served = filesystem.served(folder, wanted, compressed, board["filesystem"]["block_size"])
-    for warning in served.warnings:
-        boards.warn(warning)
-
-    remote.remove(path for path in remote.listing("/") if path.startswith(_PART))
     there = {**remote.listing("/"), **remote.listing("/lib", True), **remote.listing(root, True)}
     plan = _plan(remote, there, server, served, root, delete)
-    _check_room(plan, there, remote.space(), board["filesystem"])
-    _carry_out(remote, plan, there, root)
-    plan.free = remote.space()[1]
+    plan.settings = changed
+    _check_room(plan, remote.space(), board["filesystem"])
     return plan
 
 
 def _plan(
-    remote: "_Remote",
+    remote: "Remote",
     there: dict[str, int | None],
     server: dict[str, bytes],
     served: filesystem.Served,
     root: str,
     delete: bool,
-) -> _Plan:
-    plan = _Plan(folders=served.folders, saved=served.saved)
+) -> Plan:
+    plan = Plan(folders=served.folders, saved=served.saved, root=root, there=there)
     wanted = served.files | server
     same_size = [path for path, data in wanted.items() if there.get(path) == len(data)]
     hashes = remote.hashes(same_size)
@@ -201,15 +221,18 @@ def _plan(
             plan.replaced[path] = size
         elif path in served.packed:  # it would go before NAME.gz
             plan.unpacked[path] = size
-        elif delete and below != path and not any(part.startswith(".") for part in below.split("/")):
-            plan.removed[path] = size
-    _check_kinds(plan, there, served.files)
+        elif below != path and not any(part.startswith(".") for part in below.split("/")):
+            if delete:
+                plan.removed[path] = size
+            else:
+                plan.kept.append(path)
+    _check_kinds(plan, served.files)
     return plan
 
 
-def _check_kinds(plan: _Plan, there: dict[str, int | None], served: dict[str, bytes]) -> None:
+def _check_kinds(plan: Plan, served: dict[str, bytes]) -> None:
     # Refuse a path that would be both a file and a folder.
-    kept = {path for path, size in there.items() if size is not None and path not in plan.removed}
+    kept = {path for path, size in plan.there.items() if size is not None and path not in plan.removed}
     taken = {str(parent) for path in kept for parent in PurePosixPath(path).parents}
     for path in (*served, *plan.folders):
         above = {str(parent) for parent in PurePosixPath(path).parents}
@@ -217,7 +240,7 @@ def _check_kinds(plan: _Plan, there: dict[str, int | None], served: dict[str, by
             raise ToolError(f"{path} would be both a file and a folder: --delete removes the one on the board")
 
 
-def _check_room(plan: _Plan, there: dict[str, int | None], space: tuple[int, int], layout: dict[str, int]) -> None:
+def _check_room(plan: Plan, space: tuple[int, int], layout: dict[str, int]) -> None:
     """Raises ToolError unless the plan fits into `space`: bytes in a block, bytes free."""
     block, free = space
     inline = min(4 * max(layout["read_size"], layout["prog_size"]), block // 8)  # such a small file needs no block
@@ -228,9 +251,10 @@ def _check_room(plan: _Plan, there: dict[str, int | None], space: tuple[int, int
 
     coming = plan.served | plan.server
     inside = [*coming, *(f"{folder}/-" for folder in plan.folders)]
-    folders = {str(parent) for path in inside for parent in PurePosixPath(path).parents} - {"/", *there}
+    folders = {str(parent) for path in inside for parent in PurePosixPath(path).parents} - {"/", *plan.there}
     needed = sum(cost(len(data)) for data in coming.values()) + (2 * len(folders) + _SPARE_BLOCKS) * block
-    missing = needed - free - sum(cost(there.get(path)) for path in (*plan.served, *plan.removed, *plan.unpacked))
+    freed = (*plan.served, *plan.removed, *plan.unpacked, *_parts(plan))
+    missing = needed - free - sum(cost(plan.there.get(path)) for path in freed)
     if missing > 0:
         raise ToolError(
             f"the files need {missing:,} bytes more than the board has free: leave some out"
@@ -238,53 +262,55 @@ def _check_room(plan: _Plan, there: dict[str, int | None], space: tuple[int, int
         )
 
 
-def _carry_out(remote: "_Remote", plan: _Plan, there: dict[str, int | None], root: str) -> None:
-    remote.remove(plan.removed)
-    below = [path for path, size in there.items() if size is None and path.startswith(f"{root}/")]
+def _parts(plan: Plan) -> list[str]:
+    """Temporary files of an earlier run that was broken off."""
+    return [path for path in plan.there if path.startswith(_PART)]
+
+
+def carry_out(remote: "Remote", plan: Plan, told: Told) -> None:
+    """Make the changes. Raises ToolError; each file is then the old or the new one."""
+    there = plan.there
+    remote.remove([*_parts(plan), *plan.removed])
+    below = [path for path, size in there.items() if size is None and path.startswith(f"{plan.root}/")]
     useless = {str(parent) for path in plan.removed for parent in PurePosixPath(path).parents} | plan.served.keys()
     remote.remove_folders(sorted(useless & set(below), reverse=True))
     remote.make_folders([*plan.served, *plan.server, *(f"{folder}/-" for folder in plan.folders)])
-
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TimeRemainingColumn())
     total = sum(map(len, (plan.served | plan.server).values()))
-    with boards.progress(*columns) as progress:
-        task = progress.add_task("", total=total)
 
-        def put(path: str, data: bytes, part: str) -> None:
-            progress.update(task, description=printable(PurePosixPath(path).name)[:40])
-            for size in remote.write(part, data):
-                progress.advance(task, size)
+    def put(path: str, data: bytes, part: str) -> None:
+        told(path, 0, total)
+        for size in remote.write(part, data):
+            told(path, size, total)
 
-        def old(path: str) -> str:
-            plain = path.removesuffix(compress.SUFFIX)
-            return plain if plain in plan.unpacked else path
+    def old(path: str) -> str:
+        plain = path.removesuffix(compress.SUFFIX)
+        return plain if plain in plan.unpacked else path
 
-        # Files that shrink come first: they free space for those that grow.
-        for path, data in sorted(plan.served.items(), key=lambda item: len(item[1]) - (there.get(old(item[0])) or 0)):
-            block, free = remote.space()
-            if there.get(old(path)) and len(data) + _SPARE_BLOCKS * block > free:
-                progress.console.print(
-                    f"both versions of {printable(path)} don't fit: removing the old one first", markup=False
-                )
-                remote.remove([old(path)])
-                plan.unpacked.pop(old(path), None)
-            put(path, data, f"{_PART}file")
-            remote.rename([(f"{_PART}file", path)])
-        remote.remove(plan.unpacked)
-        parts = {path: f"{_PART}{number}" for number, path in enumerate(plan.server)}
-        for path, data in plan.server.items():
-            put(path, data, parts[path])
-        remote.rename([(part, path) for path, part in parts.items()])  # together: they are one version
-        remote.remove(plan.replaced)
+    # Files that shrink come first: they free space for those that grow.
+    for path, data in sorted(plan.served.items(), key=lambda item: len(item[1]) - (there.get(old(item[0])) or 0)):
+        block, free = remote.space()
+        if there.get(old(path)) and len(data) + _SPARE_BLOCKS * block > free:
+            plan.notes.append(f"both versions of {path} don't fit: removed the old one first")
+            remote.remove([old(path)])
+            plan.unpacked.pop(old(path), None)
+        put(path, data, f"{_PART}file")
+        remote.rename([(f"{_PART}file", path)])
+    remote.remove(plan.unpacked)
+    parts = {path: f"{_PART}{number}" for number, path in enumerate(plan.server)}
+    for path, data in plan.server.items():
+        put(path, data, parts[path])
+    remote.rename([(part, path) for path, part in parts.items()])  # together: they are one version
+    remote.remove(plan.replaced)
+    plan.free = remote.space()[1]
 
 
-def _facts(plan: _Plan) -> dict[str, Any]:
+def _facts(plan: Plan) -> dict[str, Any]:
     groups = {"served": plan.served, "server": plan.server, "unchanged": plan.unchanged}
     facts: dict[str, Any] = {what: {path: len(data) for path, data in group.items()} for what, group in groups.items()}
     return facts | {"removed": plan.removed | plan.replaced | plan.unpacked, "free": plan.free}
 
 
-def _summary(plan: _Plan) -> None:
+def _summary(plan: Plan) -> None:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for title in ("what", "files", "bytes"):
         table.add_column(title, justify="left" if title == "what" else "right")
@@ -301,13 +327,17 @@ def _summary(plan: _Plan) -> None:
         print(plan.saved)
 
 
-class _Remote:
-    """A board at its prompt, reached through mpremote. Its server is stopped."""
+class Remote:
+    """A board at its prompt, reached through mpremote. Its server is stopped, and started again at the end of `with`.
+
+    left  gives how many seconds this may still take, or raises ToolError to end it
+    """
 
     def __init__(self, device: str) -> None:
         """`device`: a serial port, or socket://HOST:PORT. Raises ToolError."""
+        self.left: Callable[[], float] = lambda: math.inf
         try:
-            self._transport = SerialTransport(device, timeout=_PROMPT_S)
+            self._transport = transport_serial.SerialTransport(device, timeout=_PROMPT_S)
         except (TransportError, OSError, ValueError):
             raise ToolError(
                 f"can't open {device}: is the board plugged in? Does another program use the port? "
@@ -323,7 +353,7 @@ class _Remote:
                     if attempt == _ATTEMPTS - 1:
                         raise
         except (*_LOST, ToolError) as error:
-            self._port().close()
+            self.close()
             raise ToolError(
                 f"the board at {device} shows no MicroPython prompt ({error}): "
                 "does it run MicroPython? Does another program use the port?"
@@ -333,14 +363,12 @@ class _Remote:
         return monitor.Port(lambda: self._transport.device_name, self._transport.serial)
 
     def _prompt(self) -> None:
-        with contextlib.redirect_stdout(io.StringIO()):  # mpremote prints unexpected output
-            # No soft reset: nothing would feed the watchdog after it.
-            self._transport.enter_raw_repl(soft_reset=False, timeout_overall=_PROMPT_S)
+        # No soft reset: nothing would feed the watchdog after it.
+        self._transport.enter_raw_repl(soft_reset=False, timeout_overall=_PROMPT_S)
 
     def _run(self, code: str) -> str:
         """Run `code` on the board and return its output. Raises ToolError if it raises an exception there."""
-        with contextlib.redirect_stdout(io.StringIO()):
-            said, failed = self._transport.exec_raw(code, timeout=_SILENCE_S)
+        said, failed = self._transport.exec_raw(code, timeout=_SILENCE_S)
         if failed:
             reason = failed.decode(errors="replace").strip().splitlines()[-1]
             full = " (its flash is full)" if reason in ("OSError: 28", "OSError: [Errno 28] ENOSPC") else ""
@@ -348,11 +376,12 @@ class _Remote:
         return said.decode()
 
     def _do(self, code: str) -> str:
+        self.left()
         try:
             return self._run(code)
         except _LOST as error:
             raise ToolError(
-                f"lost the board during the update ({error}); files that were copied whole stay on it: run deploy again"
+                f"lost the board during the update ({error}); files that were copied whole stay on it: run it again"
             ) from None
 
     def _literals(self, code: str) -> Iterator[Any]:
@@ -363,12 +392,7 @@ class _Remote:
         [(machine, version, mpy)] = self._literals(
             "i = sys.implementation\nprint((getattr(i, '_machine', ''), i.version[:3], getattr(i, '_mpy', 0)))"
         )
-        chip = machine.rpartition(" with ")[2].lower().replace("-", "")
-        known = {boards.load(name)["mcu"] for name in boards.names()}
-        if board["mcu"] != max((one for one in known if chip.startswith(one)), key=len, default=""):
-            raise ToolError(
-                f"the board is a {machine or 'unknown device'}, but the {board['product']} has the {board['mcu']}"
-            )
+        boards.check_chip(board, machine)
         if mpy & 0xFF != 6:
             number = ".".join(map(str, version))
             raise ToolError(f"MicroPython {number} on the board can't read our compiled modules: flash v1.23 or later")
@@ -430,9 +454,24 @@ class _Remote:
         lines = ["for p in %r:", " try:", "  os.stat(p)", " except OSError:", "  os.mkdir(p)"]
         self._do("\n".join(lines) % sorted(folders))
 
-    def reset(self) -> monitor.Port:
-        """Restart the board, so that the server runs again, and return its console. Never fails."""
+    def __enter__(self) -> "Remote":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         with contextlib.suppress(*_LOST):
             self._prompt()  # ends whatever is running
             self._transport.exec_raw_no_follow("import machine, time\ntime.sleep_ms(100)\nmachine.reset()")
-        return self._port()
+        if kind:
+            self.close()
+
+    def wait_until_serving(self) -> str:
+        """After `with`: as monitor.wait_until_serving(), and closes the port. Raises ToolError."""
+        port = self._port()
+        try:
+            return monitor.wait_until_serving(port, min(_SERVING_S, self.left()))
+        finally:
+            port.close()
+
+    def close(self) -> None:
+        """Close the port."""
+        self._port().close()

@@ -2,11 +2,9 @@
 command on the genuine firmware of an emulated ESP32-C3."""
 
 import argparse
-import hashlib
 import json
 import os
 import re
-import select
 import signal
 import socket
 import subprocess
@@ -16,89 +14,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from mpremote.transport import TransportError
 
 from board import ROOT, Board, missing
 from client import fetch
 from command import complain, until
+from prompt import FACTS, Prompt, sha256
 from served import content
-from tools import ToolError, boards, deploy, filesystem
-
-# A flash of 512 KiB, and a prompt that runs the code it is sent: a line with its length, then the code.
-PROMPT = """
-import os, sys, vfs
-class Flash:
-    data = bytearray(128 * 4096)
-    def readblocks(self, block, buffer, offset=0):
-        start = block * 4096 + offset
-        buffer[:] = self.data[start : start + len(buffer)]
-    def writeblocks(self, block, buffer, offset=0):
-        start = block * 4096 + offset
-        self.data[start : start + len(buffer)] = buffer
-    def ioctl(self, operation, argument):
-        return {4: 128, 5: 4096}.get(operation, 0)
-vfs.VfsLfs2.mkfs(Flash(), progsize=32, readsize=32)
-vfs.umount("/")
-vfs.mount(vfs.VfsLfs2(Flash(), progsize=32, readsize=32), "/")
-names = {}
-while True:
-    length = sys.stdin.readline()
-    if not length:
-        break
-    try:
-        exec(sys.stdin.read(int(length)), names)
-        print("\\x04", end="")
-    except Exception as error:
-        print("\\x04%s: %s" % (type(error).__name__, error), end="")
-    print("\\x04", end="")
-"""
-# As esp32_c3, with files that were on the board before.
-FACTS = {"settings": {}, "filesystem": {"block_size": 4096, "prog_size": 32, "read_size": 32}}
-
-
-class Prompt(deploy._Remote):
-    """A board at its prompt. It disconnects after `pieces` more commands; None: never."""
-
-    def __init__(self, files: dict[str, bytes]) -> None:
-        command = [boards.micropython(), "-X", "heapsize=4M", "-c", PROMPT]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0)
-        self.connect()
-        self.make_folders(files)
-        for path, data in files.items():
-            list(self.write(path, data))
-
-    def connect(self) -> None:
-        self.pieces: int | None = None
-        self._run(deploy._HELPER)
-
-    def check(self, board: object) -> None:
-        pass
-
-    def _run(self, code: str) -> str:
-        if self.pieces is not None:
-            self.pieces -= 1
-            if self.pieces < 0:
-                raise TransportError("gone")
-        assert self._process.stdin and self._process.stdout
-        self._process.stdin.write(b"%d\n%s" % (len(code), code.encode()))
-        said = b""
-        while said.count(b"\4") < 2:
-            assert select.select([self._process.stdout], [], [], 10)[0], (code, said)
-            said += os.read(self._process.stdout.fileno(), 65536)
-        answer, failed, _ = said.split(b"\4")
-        if failed:
-            raise ToolError(f"the board can't do it: {failed.decode()}")
-        return answer.decode()
-
-    def tree(self) -> dict[str, str]:
-        """The SHA-256 of every file on the board."""
-        return self.hashes([path for path, size in self.listing("/", True).items() if size is not None])
-
-    def close(self) -> None:
-        assert self._process.stdin and self._process.stdout
-        self._process.stdin.close()
-        self._process.wait(10)
-        self._process.stdout.close()
+from tools import ToolError, deploy, filesystem
 
 
 @pytest.fixture(scope="module")
@@ -136,10 +58,6 @@ def folder(tmp_path: Path) -> Callable[[dict[str, bytes]], Path]:
     return make
 
 
-def sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
-
-
 def fill(
     on: Prompt,
     where: Path,
@@ -147,8 +65,10 @@ def fill(
     settings: dict | None = None,
     delete: bool = False,
     compressed: str | None = None,
-) -> deploy._Plan:
-    return deploy._fill(on, FACTS, where, settings, list(pairs), delete, compressed)
+) -> deploy.Plan:
+    done = deploy.compare(on, FACTS, where, settings, list(pairs), delete, compressed)
+    deploy.carry_out(on, done, lambda *_: None)
+    return done
 
 
 # On the flash
@@ -200,7 +120,7 @@ def test_a_compressed_file_takes_the_place_of_the_plain_one(prompt, folder):
     assert set(done.removed) == {"/files/text.gz", "/files/sub/more.gz", "/files/other"}
 
 
-def test_a_plain_file_goes_first_where_the_compressed_one_does_not_fit_beside_it(prompt, folder, capsys):
+def test_a_plain_file_goes_first_where_the_compressed_one_does_not_fit_beside_it(prompt, folder):
     half = content(120_000, 1)
     where = folder({"large": half + half[:100] * 1400})
     board = prompt({"/files/large": content(270_000, 2)})
@@ -309,10 +229,10 @@ def test_files_that_do_not_fit_are_refused_before_any_change(prompt, folder):
     assert size > 250_000 and board.tree()["/files/c"] == sha256(content(size))
 
 
-def test_a_file_too_large_beside_its_old_version_replaces_it_in_place(prompt, folder, capsys):
+def test_a_file_too_large_beside_its_old_version_replaces_it_in_place(prompt, folder):
     board = prompt({"/files/shrinks": content(90_000), "/files/large": content(200_000)})
     done = fill(board, folder({"shrinks": b"", "large": content(265_000, 2)}), settings={})
-    assert "both versions of /files/large don't fit" in capsys.readouterr().err.replace("\n", " ")
+    assert done.notes == ["both versions of /files/large don't fit: removed the old one first"]
     tree = board.tree()
     assert tree["/files/large"] == sha256(content(265_000, 2)) and tree["/files/shrinks"] == sha256(b"")
     assert done.free < 150_000
@@ -361,7 +281,7 @@ def test_a_port_that_is_not_a_board_is_reported(monkeypatch):
     with socket.create_server(("127.0.0.1", 0)) as server:
         device = f"socket://127.0.0.1:{server.getsockname()[1]}"
         with pytest.raises(ToolError, match=f"{device} shows no MicroPython prompt .*does it run MicroPython"):
-            deploy._Remote(device)
+            deploy.Remote(device)
 
 
 # On genuine firmware

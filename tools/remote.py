@@ -8,8 +8,10 @@ import errno
 import io
 import json
 import logging
+import math
 import os
 import socket
+import zlib
 from base64 import b64encode
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -54,6 +56,59 @@ class Entry:
     origin: str | None = None
 
 
+class Lost(ToolError):
+    """The board does not answer, or the connection broke: it may be starting anew."""
+
+
+class Busy(Lost):
+    """The board can't just now."""
+
+
+MISSING, OTHER, EXTRA = "missing on the board", "differs", "only on the board"
+
+
+@dataclass
+class Difference:
+    """A file that differs between a board and this computer: its name; MISSING, OTHER or EXTRA; that in words; bytes on
+    the board."""
+
+    name: str
+    kind: str
+    text: str
+    there: int = 0
+
+
+def differences(wanted: dict[str, bytes], entries: list[Entry]) -> list[Difference]:
+    """What differs between a board with these `entries` and the `wanted` files. Names in another case are the same, as
+    the board has it: a file stored as README replaces its readme."""
+    there = {_folded(entry.name): entry for entry in entries} | {entry.name: entry for entry in entries}
+    found, matched = [], []
+    for name, data in wanted.items():
+        entry = there.get(name) or there.get(_folded(name))
+        if not entry:
+            found.append(Difference(name, MISSING, MISSING))
+            continue
+        matched.append(entry)
+        if entry.size != len(data):
+            text = f"{OTHER}: {entry.size:,} bytes on the board, {len(data):,} here"
+            found.append(Difference(name, OTHER, text, entry.size))
+        elif entry.crc32 != (crc := zlib.crc32(data)):
+            text = f"{OTHER}: CRC32 {entry.crc32:08x} on the board, {crc:08x} here"
+            found.append(Difference(name, OTHER, text, entry.size))
+    # A wanted file may be stored compressed; what is inflated from a wanted file is no file of its own.
+    names = {entry.name for entry in matched}
+    mine = names | {entry.origin for entry in matched}
+    for entry in entries:
+        if entry.name not in mine and entry.origin not in names:
+            found.append(Difference(entry.name, EXTRA, EXTRA, entry.size))
+    return sorted(found, key=lambda one: one.name)
+
+
+def _folded(name: str) -> str:
+    """`name` as the board compares names: without regard to the case of ASCII letters."""
+    return name.encode(errors="surrogatepass").lower().decode(errors="surrogatepass")
+
+
 def add_arguments(parser: argparse.ArgumentParser, password: bool = False) -> None:
     parser.add_argument("address", type=parse, metavar="ADDRESS", help=f"of the board: {_FORMS}")
     if password:
@@ -75,13 +130,16 @@ def parse(text: str) -> tuple[str, str, int]:
 
 def connect(arguments: argparse.Namespace) -> "Http | Tftp":
     """The board at the command's ADDRESS. Raises ToolError."""
-    scheme, host, port = arguments.address
     password = getattr(arguments, "password", None)
-    if scheme == "http":
-        return Http(host, port, password)
-    if password is not None:
+    if arguments.address[0] != "http" and password is not None:
         raise ToolError("TFTP has no passwords: --password is for http:// addresses")
-    return Tftp(host, port)
+    return at(arguments.address, password)
+
+
+def at(address: tuple[str, str, int], password: str | None = None) -> "Http | Tftp":
+    """The board at an address as of parse(). `password`: for HTTP only."""
+    scheme, host, port = address
+    return Http(host, port, password) if scheme == "http" else Tftp(host, port)
 
 
 class _Board:
@@ -89,10 +147,17 @@ class _Board:
 
     url       as it is shown
     patience  seconds without an answer after which it is given up
+    left      gives how many seconds all that is asked of it may still take, or raises ToolError to end it
     """
 
     url: str
     patience: float = _SILENCE_S
+
+    def __init__(self) -> None:
+        self.left: Callable[[], float] = lambda: math.inf
+
+    def _patience(self) -> float:
+        return min(self.patience, self.left())
 
     def read(self, name: str, output: BinaryIO, told: Told) -> None:
         """Write the file `name` of the board to `output`. Raises ToolError."""
@@ -111,7 +176,7 @@ class _Board:
         try:
             self.read(f"tftpd/{name}", output, told)
             return json.loads(output.getvalue())
-        except _NotThere:
+        except NotThere:
             raise ToolError(f"{self.url} has no tftpd/{name}: its made_files is off, or it is another server") from None
         except ValueError:
             raise ToolError(f"{self.url}: tftpd/{name} is no JSON, it is another server") from None
@@ -139,12 +204,13 @@ class _Board:
         return sorted(entries, key=lambda entry: entry.name)
 
 
-class _NotThere(ToolError):
+class NotThere(ToolError):
     """The board has no such file."""
 
 
 class Http(_Board):
     def __init__(self, host: str, port: int, password: str | None) -> None:
+        super().__init__()
         self.url = f"http://{host}:{port}" if port != 80 else f"http://{host}"
         self._session = requests.Session()
         self._session.trust_env = False  # no proxy leads to a board, and no .netrc has its password
@@ -156,30 +222,31 @@ class Http(_Board):
         url = f"{self.url}/{quote(_checked(name))}"
         try:
             with self._session.request(
-                method, url, timeout=(_CONNECT_S, self.patience), allow_redirects=False, stream=True, **more
+                method, url, timeout=(_CONNECT_S, self._patience()), allow_redirects=False, stream=True, **more
             ) as answer:
                 code = answer.status_code
                 if code not in (200, 201, 204):
                     text = next(answer.iter_content(200), b"").decode(errors="replace").strip()
-                    kind = _NotThere if code == 404 else ToolError
-                    raise kind(f"{name}: {_STATUS.get(code, 'refused')} ({code}{text and f', {text}'})")
+                    problem = {404: NotThere, 409: Busy, 503: Busy}.get(code, ToolError)
+                    raise problem(f"{name}: {_STATUS.get(code, 'refused')} ({code}{text and f', {text}'})")
                 yield answer
         except requests.Timeout:
-            raise ToolError(f"{self.url} does not answer") from None
+            raise Lost(f"{self.url} does not answer") from None
         except requests.RequestException as error:
-            raise ToolError(f"{self.url}: {_reason(error)}") from None
+            raise Lost(f"{self.url}: {_reason(error)}") from None
 
     def read(self, name: str, output: BinaryIO, told: Told) -> None:
         with self._asking("GET", name) as answer:
             length = answer.headers.get("Content-Length", "")
             total = int(length) if length.isdecimal() else None
             for piece in answer.iter_content(_PIECE_BYTES):
+                self.left()
                 output.write(piece)
                 told(len(piece), total)
 
     def write(self, name: str, file: BinaryIO, told: Told) -> None:
         """Store what is in `file` as `name` on the board. Raises ToolError, OSError."""
-        body = _Told(file, told)
+        body = _Told(file, told, self.left)
         with self._asking("PUT", name, data=body if len(body) else b""):  # or requests would send it in chunks
             pass
 
@@ -190,18 +257,25 @@ class Http(_Board):
 
 
 class _Told:
-    """A file that tells what was read of it."""
+    """A file that tells what was read of it. `left`: as of _Board."""
 
-    def __init__(self, file: BinaryIO, told: Told) -> None:
-        self._file, self._told, self._size = file, told, os.fstat(file.fileno()).st_size
+    def __init__(self, file: BinaryIO, told: Told, left: Callable[[], float]) -> None:
+        self._file, self._told, self._left, self._size = file, told, left, _size(file)
 
     def __len__(self) -> int:
         return self._size
 
     def read(self, size: int = -1) -> bytes:
+        self._left()
         piece = self._file.read(size)
         self._told(len(piece), self._size)
         return piece
+
+
+def _size(file: BinaryIO) -> int:
+    size = file.seek(0, os.SEEK_END)
+    file.seek(0)
+    return size
 
 
 def _reason(error: BaseException) -> str:
@@ -222,6 +296,7 @@ class Tftp(_Board):
     options = True
 
     def __init__(self, host: str, port: int) -> None:
+        super().__init__()
         self.url = f"tftp://{host}:{port}" if port != 69 else f"tftp://{host}"
         self._where = host, port
         logging.getLogger("tftpy").setLevel(logging.CRITICAL)  # it logs what it raises
@@ -231,6 +306,7 @@ class Tftp(_Board):
 
         def heard(packet: Any) -> None:
             nonlocal total
+            self.left()
             if isinstance(packet, tftpy.TftpPacketTypes.TftpPacketERR):
                 refusal.append(packet)
             elif isinstance(packet, tftpy.TftpPacketTypes.TftpPacketOACK):
@@ -241,26 +317,28 @@ class Tftp(_Board):
         try:
             options = {"blksize": 1428, "tsize": total or 0} if self.options else {}
             client = tftpy.TftpClient(*self._where, options=options, flock=False)
-            wait = {"timeout": min(self.repeat, self.patience), "retries": int(self.patience / self.repeat)}
+            patience = self._patience()
+            wait = {"timeout": min(self.repeat, patience), "retries": int(patience / self.repeat)}
             getattr(client, kind)(_checked(name).encode(), file, packethook=heard, **wait)
         except OSError as error:
             if not isinstance(error, socket.gaierror) and error.errno not in (errno.ENETUNREACH, errno.EHOSTUNREACH):
                 raise  # of the file
             raise ToolError(f"{self.url}: {error.strerror}") from None
         except tftpy.TftpShared.TftpTimeout:
-            raise ToolError(f"{self.url} does not answer") from None
+            raise Lost(f"{self.url} does not answer") from None
         except (tftpy.TftpShared.TftpException, AssertionError) as error:
             if not refusal:
                 raise ToolError(f"{name}: {error}") from None
             code, text = refusal[-1].errorcode, (refusal[-1].errmsg or b"").decode(errors="replace")
-            raise (_NotThere if code == 1 else ToolError)(f"{name}: {text or 'refused'} (ERROR {code})") from None
+            problem = {0: Busy, 1: NotThere}.get(code, ToolError)
+            raise problem(f"{name}: {text or 'refused'} (ERROR {code})") from None
 
     def read(self, name: str, output: BinaryIO, told: Told) -> None:
         self._move("download", name, output, told, None)
 
     def write(self, name: str, file: BinaryIO, told: Told) -> None:
         """As Http."""
-        self._move("upload", name, file, told, os.fstat(file.fileno()).st_size)
+        self._move("upload", name, file, told, _size(file))
 
     def remove(self, name: str) -> None:
         """Raises ToolError."""

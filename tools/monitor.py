@@ -33,13 +33,14 @@ def add_device(parser: argparse.ArgumentParser) -> None:
     """Add --device, an option of several commands."""
     parser.add_argument(
         "--device",
-        type=_parse_device,
+        type=parse_device,
         metavar="PORT",
         help="serial port, or socket://HOST:PORT (default: that of the connected board)",
     )
 
 
-def _parse_device(text: str) -> str:
+def parse_device(text: str) -> str:
+    """A serial port, or socket://HOST:PORT. Raises argparse.ArgumentTypeError."""
     address = re.fullmatch(r"socket://[^/:]+:([0-9]{1,5})", text)
     if not text or (text.startswith("socket:") and not (address and int(address[1]) < 65536)):
         raise argparse.ArgumentTypeError(f"expected a serial port, or socket://HOST:PORT, not {text!r}")

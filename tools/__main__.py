@@ -22,6 +22,7 @@ COMMANDS = {
     "rm": "remove files from a running board",
     "df": "show how much room a running board has",
     "check": "compare a running board with a folder",
+    "fleet": "bring many boards to the state that a file describes",
     "monitor": "show a board's console live",
     "try-rules": "show what the rules for names make of a name, step by step",
     "doctor": "say what this computer lacks, and how to mend it",

@@ -182,7 +182,7 @@ def compare(
     root = filesystem.first_root(wanted)
 
     server = filesystem.board_files(settings or {}, board["settings"])
-    if settings is None:
+    if settings in (None, old):  # in no other order of its keys either
         del server[_SETTINGS]
     served = filesystem.served(folder, wanted, compressed, board["filesystem"]["block_size"])
     there = {**remote.listing("/"), **remote.listing("/lib", True), **remote.listing(root, True)}
@@ -458,11 +458,15 @@ class Remote:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._reset()
+        if kind:
+            self.close()
+
+    def _reset(self) -> None:
+        """Restart the board. Never fails."""
         with contextlib.suppress(*_LOST):
             self._prompt()  # ends whatever is running
             self._transport.exec_raw_no_follow("import machine, time\ntime.sleep_ms(100)\nmachine.reset()")
-        if kind:
-            self.close()
 
     def wait_until_serving(self) -> str:
         """After `with`: as monitor.wait_until_serving(), and closes the port. Raises ToolError."""

@@ -327,8 +327,8 @@ class Tftp(_Board):
         except tftpy.TftpShared.TftpTimeout:
             raise Lost(f"{self.url} does not answer") from None
         except (tftpy.TftpShared.TftpException, AssertionError) as error:
-            if not refusal:
-                raise ToolError(f"{name}: {error}") from None
+            if not refusal:  # tftpy takes a repeated OACK for an error: the packet before came late
+                raise Lost(f"{name}: {error}") from None
             code, text = refusal[-1].errorcode, (refusal[-1].errmsg or b"").decode(errors="replace")
             problem = {0: Busy, 1: NotThere}.get(code, ToolError)
             raise problem(f"{name}: {text or 'refused'} (ERROR {code})") from None

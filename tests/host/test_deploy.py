@@ -18,7 +18,7 @@ import pytest
 from board import ROOT, Board, missing
 from client import fetch
 from command import complain, until
-from prompt import FACTS, Prompt, sha256
+from prompt import FACTS, Prompt, console_loses, sha256
 from served import content
 from tools import ToolError, deploy, filesystem
 
@@ -40,7 +40,7 @@ def prompt(compiled: dict[str, bytes], monkeypatch: pytest.MonkeyPatch) -> Itera
 
     yield make
     for one in made:
-        one.close()
+        one.end()
 
 
 @pytest.fixture
@@ -331,14 +331,6 @@ class Live:
         command = [sys.executable, "-m", "mpremote", "connect", self.device, "resume", *arguments]
         return subprocess.run(command, capture_output=True, text=True, timeout=seconds, check=True).stdout
 
-    def console_loses(self) -> bool:
-        """Whether bytes are lost from 22,500 bytes of output without a pause."""
-        try:
-            said = self.mpremote("exec", "for _ in range(300): print('x' * 73)", seconds=10)
-        except subprocess.TimeoutExpired:  # the end is lost
-            return True
-        return said.count("x") < 300 * 73
-
 
 @pytest.fixture(scope="module")
 def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
@@ -349,7 +341,7 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
     (where / "same").write_bytes(b"same")
     one = Live(where, where.with_name("console.log"))
     with one.board:
-        if one.console_loses():
+        if console_loses(one.device):
             pytest.skip("the emulated console loses what the board says fast, so no command can rely on it")
         yield one
 

@@ -6,6 +6,7 @@ import functools
 import io
 import json
 import queue
+import signal
 import threading
 import time
 from collections import Counter, deque
@@ -27,13 +28,14 @@ _RETURN_S = 60  # in which it must be back: it may have restarted
 _START_S = 4  # in which a board must answer for the first time: one that starts has HTTP later than TFTP
 _PASSES = 2  # that may be needed: a file that is stored plain uncovers the compressed one
 _NO_FOLDER = "it has no such folder, and the network makes none: use its serial port, or its setting write_to"
-_GRACE_S = 90  # past its limit, for what can't be broken off; a board by wire gets its server back
+_GRACE_S = 2  # past its limit, before a board is given up that can't be stopped
+_WIRE_GRACE_S = 90  # the same by wire, where the board gets its server back
 _ATTENTION_S = 0.2
 _VISIBLE = ("hostname", "overwrite")  # settings that status.json tells
 _DONE = {remote.MISSING: "stored", remote.OTHER: "replaced", remote.EXTRA: "removed"}
 _SAID = "{hostname}, version {version}, up {uptime} s, {free:,} bytes free, {transfers} transfers"
 _ANOTHER = "its tftpd/status.json is not as it should be, it is another server"
-_BY_WIRE = "not over the network, as nothing brings back a board that does not start with it: use its serial port"
+_BY_WIRE = "firmware and settings change by wire only, as nothing brings back a board that does not start with them"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -52,8 +54,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     chosen, parallel = fleet_file.load(arguments.file, arguments.names)
     if arguments.action != "status":
-        for warning in dict.fromkeys(warning for board in chosen for warning in _served(*_folder(board)).warnings):
-            boards.warn(warning)
+        for folder, compressed in dict.fromkeys((board.files, board.compress) for board in chosen):
+            for warning in _served(folder, compressed).warnings:
+                boards.warn(f"{folder}: {warning}")
     fleet = _Fleet(chosen, arguments.action)
     fleet.run(parallel)
     states = Counter(turn.state for turn in fleet.turns)
@@ -115,7 +118,8 @@ class _Turn:
             self.show(state, visible=state in ("failed", "stopped"))
 
     def is_overdue(self) -> bool:
-        return time.monotonic() > self._began + self.board.limit + _GRACE_S
+        grace = _WIRE_GRACE_S if self.board.device else _GRACE_S
+        return time.monotonic() > self._began + self.board.limit + grace
 
     def left(self) -> float:
         """Seconds until the limit. Raises _Ended."""
@@ -186,6 +190,7 @@ class _Fleet:
 
     def run(self, parallel: int) -> None:
         """Work on so many boards at once, until all are done or Ctrl-C comes."""
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: a board by wire gets its server back
         waiting, running = deque(self.turns), set[_Turn]()
         with self.live:
             try:
@@ -196,7 +201,7 @@ class _Fleet:
                     self._collect(running)
             except KeyboardInterrupt:
                 self.stop.set()
-                end = time.monotonic() + _GRACE_S
+                end = time.monotonic() + _WIRE_GRACE_S
                 # Whoever is at a board's serial port starts its server again. A second Ctrl-C does not wait for that.
                 while any(turn.board.device for turn in running) and time.monotonic() < end:
                     self._collect(running)
@@ -208,13 +213,14 @@ class _Fleet:
             turn = self.ended.get(timeout=_ATTENTION_S)
         except queue.Empty:
             for turn in [turn for turn in running if turn.is_overdue()]:
-                turn.end("failed", f"not done within its limit of {turn.board.limit} s, and not to be stopped")
+                turn.end("failed", f"not done within its limit of {turn.board.limit} s, and it does not end")
                 running.remove(turn)
             return
         running.discard(turn)
         if self.live.disable:  # no terminal
             self._told += 1
-            boards.note(f"{self._told}/{len(self.turns)} {turn.board.name}: {turn.state} {turn.line()}")
+            text = "; ".join(filter(None, (turn.state, turn.line())))
+            boards.note(f"{self._told}/{len(self.turns)} {turn.board.name}: {text}")
 
 
 def _print(turns: list[_Turn], states: Counter[str], action: str) -> None:
@@ -233,13 +239,8 @@ def _print(turns: list[_Turn], states: Counter[str], action: str) -> None:
 
 
 @functools.cache
-def _served(folder: Path, compressed: str | None, block_size: int) -> filesystem.Served:
-    return filesystem.served(folder, {}, compressed, block_size)
-
-
-def _folder(board: fleet_file.Board) -> tuple[Path, str | None, int]:
-    layout = (board.facts or boards.load("unix"))["filesystem"]
-    return board.files, board.compress, layout["block_size"]
+def _served(folder: Path, compressed: str | None) -> filesystem.Served:
+    return filesystem.served(folder, {}, compressed)
 
 
 def _bring(change: bool, turn: _Turn) -> str:
@@ -302,7 +303,7 @@ def _changes(plan: deploy.Plan) -> list[remote.Difference]:
 def _over_network(change: bool, turn: _Turn) -> None:
     board = turn.board
     link, _ = _reach(turn)
-    served = _served(*_folder(board))
+    served = _served(board.files, board.compress)
     wanted = {path.removeprefix(f"{filesystem.SERVED}/"): data for path, data in served.files.items()}
     packed = {path.removeprefix(f"{filesystem.SERVED}/") for path in served.packed}
     passes, stored, troubled = 0, 0, 0.0
@@ -313,10 +314,10 @@ def _over_network(change: bool, turn: _Turn) -> None:
             _check(board, told)
             differences = remote.differences(wanted, link.index())
             ours = [one for one in differences if one.kind != remote.EXTRA or board.delete or one.name in packed]
-            turn.kept = [one.name for one in differences if one not in ours]
+            turn.kept = sorted({one.name for one in differences} - {one.name for one in ours})
             if not change:
                 turn.changes = ours
-            if ours:
+            if ours and not passes and not stored:
                 _check_may(told, ours, wanted)
             if not change or not ours:
                 break
@@ -324,7 +325,7 @@ def _over_network(change: bool, turn: _Turn) -> None:
                 raise ToolError(f"it does not serve what was stored: {ours[0].name}: {ours[0].text}")
             _change(turn, link, ours, wanted, packed)
             passes += 1
-        except remote.Lost as error:
+        except (remote.Lost, OSError) as error:
             if len(turn.changes) > stored or not troubled:
                 stored, troubled = len(turn.changes), time.monotonic()
             elif time.monotonic() > troubled + _RETURN_S:
@@ -345,7 +346,7 @@ def _reach(turn: _Turn) -> tuple[remote.Http | remote.Tftp, dict[str, Any]]:
     while True:
         try:
             return link, link.status()
-        except remote.Lost as error:
+        except (remote.Lost, OSError) as error:
             if time.monotonic() > began + (_RETURN_S if isinstance(error, remote.Busy) else _START_S):
                 raise
             turn.wait(_PAUSE_S)
@@ -358,7 +359,7 @@ def _check(board: fleet_file.Board, told: dict[str, Any]) -> None:
     for name in _VISIBLE:
         if name in board.settings and name in told and told[name] != board.settings[name]:
             there, here = (json.dumps(value, ensure_ascii=False) for value in (told[name], board.settings[name]))
-            raise ToolError(f"its setting {name} is {there}, not {here}: another board? Settings change {_BY_WIRE}")
+            raise ToolError(f"its setting {name} is {there}, not {here}: is it another board? ({_BY_WIRE})")
 
 
 def _check_may(told: dict[str, Any], todo: list[remote.Difference], wanted: dict[str, bytes]) -> None:

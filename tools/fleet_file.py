@@ -51,7 +51,7 @@ class Board:
 
     @property
     def where(self) -> str:
-        return self.device or (remote.at(self.address).url if self.address else "")
+        return self.device or (remote.url_of(*self.address) if self.address else "")
 
 
 def _text(value: Any) -> str:

@@ -30,6 +30,7 @@ _CONNECT_S = 5
 _PIECE_BYTES = 65536
 _MOST_BYTES = 64 << 20  # of a file that is kept in memory
 _FORMS = "HOST, HOST:PORT (TFTP), tftp://HOST[:PORT] or http://HOST[:PORT]"
+_PORTS = {"tftp": 69, "http": 80}
 _SILENCE_S = 20  # longest wait for an answer,
 _INDEX_S = 110  # and for the index, for which a board may read all its files
 _REPEAT_S = 6  # tftpy asks again; 20 times at most
@@ -123,9 +124,14 @@ def parse(text: str) -> tuple[str, str, int]:
     except ValueError:
         port = 0
     odd = url.path.strip("/") or url.query or url.fragment or url.username or port == 0
-    if url.scheme not in ("tftp", "http") or not url.hostname or odd:
+    if url.scheme not in _PORTS or not url.hostname or odd:
         raise argparse.ArgumentTypeError(f"not the address of a board: {text}; it is {_FORMS}")
-    return url.scheme, url.hostname, port or {"tftp": 69, "http": 80}[url.scheme]
+    return url.scheme, url.hostname, port or _PORTS[url.scheme]
+
+
+def url_of(scheme: str, host: str, port: int) -> str:
+    """An address as parse() has it, as it is shown."""
+    return f"{scheme}://{host}" if port == _PORTS[scheme] else f"{scheme}://{host}:{port}"
 
 
 def connect(arguments: argparse.Namespace) -> "Http | Tftp":
@@ -211,7 +217,7 @@ class NotThere(ToolError):
 class Http(_Board):
     def __init__(self, host: str, port: int, password: str | None) -> None:
         super().__init__()
-        self.url = f"http://{host}:{port}" if port != 80 else f"http://{host}"
+        self.url = url_of("http", host, port)
         self._session = requests.Session()
         self._session.trust_env = False  # no proxy leads to a board, and no .netrc has its password
         if password is not None:
@@ -297,7 +303,7 @@ class Tftp(_Board):
 
     def __init__(self, host: str, port: int) -> None:
         super().__init__()
-        self.url = f"tftp://{host}:{port}" if port != 69 else f"tftp://{host}"
+        self.url = url_of("tftp", host, port)
         self._where = host, port
         logging.getLogger("tftpy").setLevel(logging.CRITICAL)  # it logs what it raises
 

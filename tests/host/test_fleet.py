@@ -10,6 +10,8 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
+import time
 import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -225,7 +227,7 @@ def test_twenty_boards_at_once_of_which_some_are_off_full_slow_hung_or_die(lab: 
     assert failed["slow"].startswith("not done within its limit of 3 s")
     assert failed["hung"].endswith("does not answer") or "limit of 3 s" in failed["hung"]
     assert failed["dies"].startswith("not done within its limit of 3 s; http://127.0.0.1:")
-    assert re.search(r"^\d+/20 off: failed ", notes, re.MULTILINE)
+    assert re.search(r"^\d+/20 off: failed; ", notes, re.MULTILINE)
     for name in lab.WELL:
         assert servers[name].index() == lab.wanted(name), name
     assert servers["full"].index() == before["full"], "it was asked before anything was changed"
@@ -313,7 +315,10 @@ def test_a_board_that_takes_no_such_changes_is_told_before_any(server: Callable[
     before = board.index()
     for more, reason in (
         ({}, "its setting overwrite is off, and 1 of its files would be replaced"),
-        ({"settings": {"hostname": "bench"}}, 'its setting hostname is "tftpd", not "bench": another board? Settings'),
+        (
+            {"settings": {"hostname": "bench"}},
+            'its setting hostname is "tftpd", not "bench": is it another board? (firmware',
+        ),
     ):
         result = told(one(tmp_path, board, FILES, **more), "apply", status=1)["one"]
         assert result["state"] == "failed" and reason in result["error"], result
@@ -367,7 +372,26 @@ def test_a_board_with_another_version_is_told_that_only_its_serial_port_brings_a
     file = one(tmp_path, server(FILES), FILES)
     assert fleet.run(argparse.Namespace(file=file, action="plan", names=[], json=True)) == 0
     (note,) = json.loads(capsys.readouterr().out)["boards"]["one"]["notes"]
-    assert re.fullmatch(r"runs version \S+, this is 9.9.9: not over the network, .*: use its serial port", note)
+    assert re.fullmatch(r"runs version \S+, this is 9.9.9: firmware and settings change by wire only, .*", note)
+
+
+def test_a_board_whose_answer_never_ends_is_given_up_at_its_limit(tmp_path: Path):
+    with socket.create_server(("127.0.0.1", 0)) as trickling:
+
+        def trickle() -> None:
+            client, _ = trickling.accept()
+            with client, contextlib.suppress(OSError):
+                client.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+                while True:
+                    client.sendall(b" ")
+                    time.sleep(0.1)
+
+        threading.Thread(target=trickle, daemon=True).start()
+        write(tmp_path / "files", FILES)
+        address = f"http://127.0.0.1:{trickling.getsockname()[1]}"
+        file = toml(tmp_path / "lab.toml", {"evil": {"address": address, "limit": 1}}, {"files": "files"})
+        result = told(file, "apply", status=1)["evil"]
+    assert result["error"] == "not done within its limit of 1 s, and it does not end" and result["seconds"] < 6
 
 
 def test_a_terminal_sees_a_live_table_but_not_with_quiet(server: Callable[..., Server], tmp_path: Path):

@@ -49,7 +49,6 @@ class Prompt(deploy.Remote):
     def __init__(self, files: dict[str, bytes]) -> None:
         command = [boards.micropython(), "-X", "heapsize=4M", "-c", PROMPT]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0)
-        self.left = lambda: math.inf
         self.connect()
         self.make_folders(files)
         for path, data in files.items():
@@ -58,6 +57,7 @@ class Prompt(deploy.Remote):
     def connect(self) -> None:
         self.pieces: int | None = None
         self.resets = 0
+        self.left = lambda: math.inf
         self._run(deploy._HELPER)
 
     def check(self, board: object) -> None:

@@ -284,6 +284,23 @@ def one(folder: Path, where: Server, contents: dict[str, bytes], **keys: Any) ->
     return toml(folder / "one.toml", {"one": {"address": where.url, **keys}}, {"files": "files", "limit": 40})
 
 
+def test_the_example_of_the_document(server: Callable[..., Server], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (text,) = re.findall(r"```toml\n(.+?)```", (ROOT / "docs/fleet.md").read_text(), re.DOTALL)
+    racks = {"rack1": server({"old": b"x"}, "http_password=sesame"), "rack2": server({}, web=False)}
+    text = text.replace("http://192.168.1.21", racks["rack1"].url).replace("192.168.1.22", racks["rack2"].url)
+    (tmp_path / "lab.toml").write_text(text)
+    write(tmp_path / "files", FILES)
+    write(tmp_path / "bench", {})
+    monkeypatch.setenv("LAB_WIFI", "secret123")
+    monkeypatch.setenv("LAB_HTTP", "sesame")
+    assert states(told(tmp_path / "lab.toml", "apply", "rack*")) == {"rack1": "changed", "rack2": "changed"}
+    assert all(board.index() == sums(FILES) for board in racks.values())
+    (bench,), parallel = fleet_file.load(tmp_path / "lab.toml", ["bench"])
+    assert parallel == 8 and bench.settings.keys() == {
+        *("ssid", "hostname", "write_from", "overwrite", "password", "http_password")
+    }
+
+
 def test_a_board_that_restarts_in_the_middle_is_waited_for(server: Callable[..., Server], tmp_path: Path):
     board = server({})
     file = one(tmp_path, board, MANY)
@@ -485,6 +502,33 @@ def test_boards_by_wire(
     assert set(states(bring("plan", 0)).values()) == {"same"}
     assert {name: one.tree() for name, one in ports.items()} == trees
     assert bring("status", 0)["new"]["state"] == "not asked"
+
+
+def test_ctrl_c_gives_a_board_by_wire_its_server_back(
+    wired: Callable[..., Prompt], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    board = wired("/dev/one", {})
+    write(tmp_path / "files", FILES)
+    boards_of = {"one": {"device": "/dev/one", "board": "esp32_c3", "files": "files"}}
+    arguments = argparse.Namespace(
+        file=toml(tmp_path / "lab.toml", boards_of, {}), action="apply", names=[], json=False
+    )
+
+    def interrupt(code: str) -> str:
+        if "/.deploy-0" in code:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.5)
+        return Prompt._run(board, code)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(board, "_run", interrupt)
+        assert fleet.run(arguments) == 130
+    assert "1 board, 1 stopped" in capsys.readouterr().out and board.resets == 1
+    board.connect()
+    tree = board.tree()
+    assert all(tree[f"/files/{path}"] == sha256(data) for path, data in FILES.items()), "these were copied whole"
+    assert "/boot.py" not in tree and fleet.run(arguments) == 0
+    assert "/boot.py" in board.tree() and not [path for path in board.tree() if ".deploy-" in path]
 
 
 # -- a genuine board ---------------------------------------------------------------------------------------------------

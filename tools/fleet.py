@@ -426,7 +426,8 @@ def _ask(turn: _Turn) -> str:
     _, told = _reach(turn)
     try:
         turn.facts = {name: str(told[name]) for name in ("hostname", "version")}
-        turn.facts |= {"uptime": int(told["uptime"]) // 1000, "free": _free(told), "transfers": len(told["now"])}
-    except (KeyError, TypeError, ValueError):
+        others = [one for one in told["now"] if not one["name"].lower().lstrip("/").startswith("tftpd/")]
+        turn.facts |= {"uptime": int(told["uptime"]) // 1000, "free": _free(told), "transfers": len(others)}
+    except (AttributeError, KeyError, TypeError, ValueError):
         raise ToolError(_ANOTHER) from None
     return "serves"

@@ -165,7 +165,7 @@ def compare(
     delete: bool,
     compressed: str | None = None,
 ) -> Plan:
-    """What carry_out() is to change; so far nothing is. Raises ToolError.
+    """Compare the board with what it should have: the Plan for carry_out(). Changes nothing. Raises ToolError.
 
     settings  the new settings; None to keep the board's
     pairs     KEY=VALUE that override them
@@ -174,7 +174,7 @@ def compare(
     old = remote.settings() if settings is None else None
     changed = []
     if settings is not None or pairs:
-        before = dict(old or {})
+        before = old or {}
         settings = boards.check_settings(settings or before, pairs, f"the board's {_SETTINGS}" if old else None)
         changed = sorted(name for name, value in settings.items() if name not in before or before[name] != value)
     wanted = {name: value for name, value in (settings or old or {}).items() if name in _FOR_FILES}
@@ -182,7 +182,7 @@ def compare(
     root = filesystem.first_root(wanted)
 
     server = filesystem.board_files(settings or {}, board["settings"])
-    if settings in (None, old):  # in no other order of its keys either
+    if settings in (None, old):  # a mere change of the order of its keys is none
         del server[_SETTINGS]
     served = filesystem.served(folder, wanted, compressed, board["filesystem"]["block_size"])
     there = {**remote.listing("/"), **remote.listing("/lib", True), **remote.listing(root, True)}

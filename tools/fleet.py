@@ -263,12 +263,7 @@ def _by_wire(change: bool, turn: _Turn) -> None:
         plan = deploy.compare(at_prompt, board.facts, board.files, None, pairs, board.delete, board.compress)
         turn.kept = [path.removeprefix(f"{plan.root}/") for path in plan.kept]
         if change:
-            turn.show("copying", completed=0)
-            deploy.carry_out(
-                at_prompt,
-                plan,
-                lambda path, moved, total: turn.show(path, advance=moved, total=total),
-            )
+            deploy.carry_out(at_prompt, plan, lambda path, moved, size: turn.show(path, advance=moved, total=size))
         turn.changes = _changes(plan)
         turn.notes += plan.notes
     if not change:

@@ -213,6 +213,8 @@ def _board(name: str, board: dict[str, Any], path: Path) -> Board:
     folder = path.parent / board["files"]
     if not folder.is_dir():
         raise ToolError(f"{path}: boards.{name}.files: {folder} is not a folder")
+    if board.get("delete") and not any(folder.iterdir()):  # as after a build that failed
+        raise ToolError(f"{path}: boards.{name}.delete: {folder} is empty, so this would remove all from the board")
     return Board(
         name,
         device,

@@ -411,21 +411,20 @@ def test_a_board_whose_answer_never_ends_is_given_up_at_its_limit(tmp_path: Path
     assert result["error"] == "not done within its limit of 1 s, and it does not end" and result["seconds"] < 6
 
 
-def test_a_terminal_sees_a_live_table_but_not_with_quiet(server: Callable[..., Server], tmp_path: Path):
+def test_a_terminal_sees_a_live_table(server: Callable[..., Server], tmp_path: Path):
     file = one(tmp_path, server({}), MANY)
-    for quiet in (False, True):
-        ours, theirs = pty.openpty()
-        command = [sys.executable, "-m", "tools", "fleet", str(file), "apply", *["--quiet"] * quiet]
-        environment = {**os.environ, "TERM": "xterm", "COLUMNS": "120"}
-        with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=theirs, env=environment) as process:
-            os.close(theirs)
-            shown = b""
-            with contextlib.suppress(OSError):
-                while data := os.read(ours, 65536):
-                    shown += data
-            os.close(ours)
-            assert process.stdout and b"1 board, 1 " in process.stdout.read() and process.wait(20) == 0
-        assert shown == b"" if quiet else b"one" in shown and b"many-" in shown and b"1/1" not in shown
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "tools", "fleet", str(file), "apply"]
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "120"}
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=theirs, env=environment) as process:
+        os.close(theirs)
+        shown = b""
+        with contextlib.suppress(OSError):
+            while data := os.read(ours, 65536):
+                shown += data
+        os.close(ours)
+        assert process.stdout and b"1 board, 1 changed" in process.stdout.read() and process.wait(20) == 0
+    assert b"one" in shown and b"many-" in shown and b"1/1" not in shown
 
 
 # -- by wire -----------------------------------------------------------------------------------------------------------
@@ -594,6 +593,10 @@ def test_a_genuine_c3_by_wire(c3: Server, tmp_path: Path):
         ("[boards.a]\ndevice = '/dev/a'\nfiles = 'x'\nboard = 'unix'", "boards.a: with a device it needs board"),
         ("[boards.a]\naddress = 'b'\nfiles = 'x'", "boards.a.files: .*x is not a folder"),
         ("[boards.a]\naddress = 'b'\nfiles = '.'\ndelete = true", "boards.a.delete: TFTP can't remove files"),
+        (
+            "[boards.a]\naddress = 'http://b'\nfiles = 'empty'\ndelete = true",
+            "boards.a.delete: .*empty is empty, so this",
+        ),
         ("[boards.a]\ndelete = 'yes'", 'boards.a.delete: must be true or false, not "yes"'),
         ("[boards.a]\ncompress = true", 'boards.a.compress: must be "auto" or "all", not true'),
         ("[boards.a]\nlimit = '5 s'", "boards.a.limit: must be a whole number from 1 to 86400"),
@@ -618,6 +621,7 @@ def test_a_genuine_c3_by_wire(c3: Server, tmp_path: Path):
 )
 def test_a_bad_file_is_one_line_that_names_the_board_and_the_key(tmp_path: Path, text: str, complaint: str):
     (tmp_path / "lab.toml").write_text(text)
+    (tmp_path / "empty").mkdir()
     with pytest.raises(ToolError, match=complaint) as raised:
         fleet_file.load(tmp_path / "lab.toml", [])
     assert str(raised.value).startswith(str(tmp_path / "lab.toml")) and "\n" not in str(raised.value)

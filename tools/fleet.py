@@ -297,7 +297,8 @@ def _changes(plan: deploy.Plan) -> list[remote.Difference]:
 
 def _over_network(change: bool, turn: _Turn) -> None:
     board = turn.board
-    link, _ = _reach(turn)
+    link, told = _reach(turn)
+    _check(board, told)
     served = _served(board.files, board.compress)
     wanted = {path.removeprefix(f"{filesystem.SERVED}/"): data for path, data in served.files.items()}
     packed = {path.removeprefix(f"{filesystem.SERVED}/") for path in served.packed}
@@ -305,8 +306,6 @@ def _over_network(change: bool, turn: _Turn) -> None:
     while True:
         try:
             turn.show("comparing", total=None)
-            told = link.status()
-            _check(board, told)
             differences = remote.differences(wanted, link.index())
             ours = [one for one in differences if one.kind != remote.EXTRA or board.delete or one.name in packed]
             turn.kept = sorted({one.name for one in differences} - {one.name for one in ours})

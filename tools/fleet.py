@@ -319,7 +319,7 @@ def _over_network(change: bool, turn: _Turn) -> None:
                 raise ToolError(f"it does not serve what was stored: {ours[0].name}: {ours[0].text}")
             _change(turn, link, ours, wanted, packed)
             passes += 1
-        except (remote.Lost, OSError) as error:
+        except remote.Lost as error:
             if len(turn.changes) > stored or not troubled:
                 stored, troubled = len(turn.changes), time.monotonic()
             elif time.monotonic() > troubled + _RETURN_S:
@@ -340,7 +340,7 @@ def _reach(turn: _Turn) -> tuple[remote.Http | remote.Tftp, dict[str, Any]]:
     while True:
         try:
             return link, link.status()
-        except (remote.Lost, OSError) as error:
+        except remote.Lost as error:
             if time.monotonic() > began + (_RETURN_S if isinstance(error, remote.Busy) else _START_S):
                 raise
             turn.wait(_PAUSE_S)

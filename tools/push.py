@@ -52,19 +52,18 @@ def run(arguments: argparse.Namespace) -> int:
     device.options = False
     device.repeat = arguments.every
     end = time.monotonic() + arguments.until
-    try:
-        file = arguments.file.open("rb")
-    except OSError as error:
-        raise ToolError(f"can't read {arguments.file}: {error.strerror}") from None
     name = arguments.name or arguments.file.name
-    with file, remote.progress() as begin:
+    with remote.progress() as begin:
         told = begin(name)
         while True:
             device.patience = max(arguments.every, end - time.monotonic())
             try:
-                device.write(name, file, told)
+                with arguments.file.open("rb") as file:
+                    device.write(name, file, told)
                 return 0
-            except OSError as error:  # the network is down while the device starts
-                if time.monotonic() >= end:
-                    raise ToolError(f"{device.url}: {error.strerror}") from None
+            except OSError as error:
+                raise ToolError(f"can't read {arguments.file}: {error.strerror}") from None
+            except remote.Lost as error:  # the network is down while the device starts
+                if isinstance(error, remote.Busy) or time.monotonic() + arguments.every >= end:
+                    raise
                 time.sleep(arguments.every)

@@ -31,6 +31,7 @@ _PIECE_BYTES = 65536
 _MOST_BYTES = 64 << 20  # of a file that is kept in memory
 _FORMS = "HOST, HOST:PORT (TFTP), tftp://HOST[:PORT] or http://HOST[:PORT]"
 _PORTS = {"tftp": 69, "http": 80}
+_UNREACHABLE = (errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTUNREACH)
 _SILENCE_S = 20  # longest wait for an answer,
 _INDEX_S = 110  # and for the index, for which a board may read all its files
 _REPEAT_S = 6  # tftpy asks again; 20 times at most
@@ -327,9 +328,9 @@ class Tftp(_Board):
             wait = {"timeout": min(self.repeat, patience), "retries": int(patience / self.repeat)}
             getattr(client, kind)(_checked(name).encode(), file, packethook=heard, **wait)
         except OSError as error:
-            if not isinstance(error, socket.gaierror) and error.errno not in (errno.ENETUNREACH, errno.EHOSTUNREACH):
+            if not isinstance(error, socket.gaierror) and error.errno not in _UNREACHABLE:
                 raise  # of the file
-            raise ToolError(f"{self.url}: {error.strerror}") from None
+            raise Lost(f"{self.url}: {error.strerror}") from None
         except tftpy.TftpShared.TftpTimeout:
             raise Lost(f"{self.url} does not answer") from None
         except (tftpy.TftpShared.TftpException, AssertionError) as error:

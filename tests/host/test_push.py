@@ -1,18 +1,23 @@
 """`python -m tools push`: to tftpd-hpa, atftpd and the everyday board, through loss; to one who is late, to nobody."""
 
+import argparse
+import errno
 import socket
 import subprocess
 import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import pytest
+import tftpy
 
 from board import ROOT, Board
 from command import complain
 from receivers import Serve, atftpd, hpa
 from served import content
+from tools import push
 from tools.relay import Relay
 
 IMAGE = content(60_000)
@@ -101,6 +106,23 @@ def test_nobody_answers(image: Path):
                 break
             asked += 1
         assert 4 <= asked <= 6
+
+
+def test_a_network_that_is_down_at_first_is_waited_for(image: Path, target: Path, monkeypatch: pytest.MonkeyPatch):
+    upload, tries = tftpy.TftpClient.upload, []
+
+    def down(self: tftpy.TftpClient, name: str, file: BinaryIO, **more: Any) -> None:
+        tries.append(name)
+        if len(tries) < 3:
+            file.close()  # as tftpy does
+            raise OSError(errno.ENETUNREACH, "Network is unreachable")
+        upload(self, name, file, **more)
+
+    monkeypatch.setattr(tftpy.TftpClient, "upload", down)
+    with Board("--writable", files=target) as board:
+        arguments = argparse.Namespace(file=image, address=board.address, name=None, every=0.1, until=20.0)
+        assert push.run(arguments) == 0
+        board.wait_for('WRQ "/netgear.img" octet: done, 60000 bytes')
 
 
 def test_a_refusal_is_told(image: Path, target: Path):

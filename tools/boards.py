@@ -293,16 +293,20 @@ def everyday(
 
 def read_settings(path: Path) -> dict[str, Any]:
     """The user's settings in a JSON file, not yet checked. Raises ToolError."""
-    raw = read_bytes(path, _MAX_SETTINGS_BYTES)
+    return parse_settings(read_bytes(path, _MAX_SETTINGS_BYTES), path)
+
+
+def parse_settings(raw: bytes, source: object) -> dict[str, Any]:
+    """The settings in the bytes of a JSON file, not yet checked. `source`: for messages. Raises ToolError."""
     try:
         settings = json.loads(raw.decode("utf-8-sig"), object_pairs_hook=_without_repeats, parse_constant=_no_json)
         to_json(settings)  # raises on half a surrogate pair
     except UnicodeError:
-        raise ToolError(f"the settings in {path} are not UTF-8 text") from None
+        raise ToolError(f"the settings in {source} are not UTF-8 text") from None
     except (ValueError, RecursionError) as error:
-        raise ToolError(f"the settings in {path} are not JSON: {error}") from None
+        raise ToolError(f"the settings in {source} are not JSON: {error}") from None
     if not isinstance(settings, dict):
-        raise ToolError(f'the settings in {path} are not a JSON object such as {{"ssid": "lab"}}')
+        raise ToolError(f'the settings in {source} are not a JSON object such as {{"ssid": "lab"}}')
     return settings
 
 

@@ -115,6 +115,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="MicroPython's file (default: the board's, from the cache)",
     )
     parser.add_argument(
+        "--image",
+        type=boards.parse_path,
+        metavar="FILE",
+        help=f"boot a file of {PROGRAM} image as it is, with its own files and settings (not the everyday board)",
+    )
+    parser.add_argument(
         "--set",
         action="append",
         default=[],
@@ -216,7 +222,7 @@ def _settings(arguments: argparse.Namespace, settings: dict[str, Any], local: st
 
 
 def _everyday(arguments: argparse.Namespace, board: dict[str, Any], folder: Path, port: int) -> _Machine:
-    _only(arguments, board, "serial", "mdns", "dhcp", "pcap", "base", "card_as")
+    _only(arguments, board, "serial", "mdns", "dhcp", "pcap", "base", "card_as", "image")
     for pair in arguments.set:
         if pair.startswith(("port=", "address=")):
             raise ToolError(f"--set {pair}: on the everyday board, use --port and --host for that")
@@ -247,25 +253,11 @@ def _genuine(arguments: argparse.Namespace, board: dict[str, Any], folder: Path,
     emulator = board["emulator"]
     modelled = emulator["program"] == "picow"  # its card is tools/emulators/sdcard.py
     _only(arguments, board, "heap", "sockets", *(() if modelled else ("card_as",)))
-    own = {"ssid": emulator["ssid"], **emulator["settings"], **_card(arguments, board)}
-    settings = _settings(arguments, own, "10.0.0.0/8")
-    base = arguments.base or firmware.base_image(board)
-    kept = None
-    if arguments.save and arguments.save.exists():
-        offset, size = image.place(board, firmware.read_base(boards.read_bytes(base), base), arguments.flash_size)
-        kept = boards.read_bytes(arguments.save)[offset : offset + size]
     start, flash = folder / "start.img", folder / "flash.img"
-    made = image.make(
-        board,
-        arguments.files,
-        settings,
-        base=base,
-        flash_size=arguments.flash_size,
-        whole=True,
-        kept=kept,
-        compressed=arguments.compress,
-    )
-    start.write_bytes(made.data)
+    if arguments.image:
+        settings, warnings, saved = _as_it_is(arguments, board, start), [], ""
+    else:
+        settings, warnings, saved = _built(arguments, board, start)
     command = [sys.executable, "-m", f"{PACKAGE}.emulators.{emulator['program']}", str(start), *emulator["arguments"]]
     command += ["--host", arguments.host, "--port", str(port), "--board-port", str(settings.get("port", 69))]
     command += ["--save-flash", str(flash)]
@@ -288,7 +280,43 @@ def _genuine(arguments: argparse.Namespace, board: dict[str, Any], folder: Path,
     if arguments.pcap:
         command += ["--pcap", str(arguments.pcap.resolve())]
     seconds = emulator["boot_seconds"], emulator["stop_seconds"]
-    return _Machine(command, flash, made.warnings, *seconds, saved=made.saved)
+    return _Machine(command, flash, warnings, *seconds, saved=saved)
+
+
+def _as_it_is(arguments: argparse.Namespace, board: dict[str, Any], start: Path) -> dict[str, Any]:
+    """Put --image in the file `start`; returns its settings. Raises ToolError."""
+    for name in ("set", "writable", "flash_size", "compress", "base", "card"):
+        if getattr(arguments, name):
+            option = f"--{name.replace('_', '-')}"
+            raise ToolError(f"{option} does not apply to --image, which has its own files and settings")
+    data = boards.read_bytes(arguments.image)
+    firmware.read_base(data, arguments.image)
+    start.write_bytes(data)
+    return image.read_earlier(board, arguments.image).settings
+
+
+def _built(arguments: argparse.Namespace, board: dict[str, Any], start: Path) -> tuple[dict[str, Any], list[str], str]:
+    """Build an image in the file `start`; returns its settings, warnings, and what --compress did. Raises ToolError."""
+    emulator = board["emulator"]
+    own = {"ssid": emulator["ssid"], **emulator["settings"], **_card(arguments, board)}
+    settings = _settings(arguments, own, "10.0.0.0/8")
+    base = arguments.base or firmware.base_image(board)
+    kept = None
+    if arguments.save and arguments.save.exists():
+        offset, size = image.place(board, firmware.read_base(boards.read_bytes(base), base), arguments.flash_size)
+        kept = boards.read_bytes(arguments.save)[offset : offset + size]
+    made = image.make(
+        board,
+        arguments.files,
+        settings,
+        base=base,
+        flash_size=arguments.flash_size,
+        whole=True,
+        kept=kept,
+        compressed=arguments.compress,
+    )
+    start.write_bytes(made.data)
+    return settings, made.warnings, made.saved
 
 
 class _Board:

@@ -78,18 +78,22 @@ class Served:
     saved: str = ""
 
 
-def served(folder: Path, settings: dict[str, Any], compressed: str | None = None, block_size: int = 4096) -> Served:
+def served(
+    folder: Path | None, settings: dict[str, Any], compressed: str | None = None, block_size: int = 4096
+) -> Served:
     """The files below `folder` that a board with these `settings` serves. Raises ToolError.
 
+    folder      None for no files
     compressed  which files to store as NAME.gz (compress.shrink); None for none
     block_size  of the flash, in bytes
     """
-    if not folder.is_dir():
+    if folder and not folder.is_dir():
         raise ToolError(f"{folder} is not a folder: give the folder with the files to serve, --files DIR")
     root = first_root(settings)
-    result, found = Served(), _Found(folder)
+    result, found = Served(), _Found(folder or Path())
     try:
-        found.search(folder, "")
+        if folder:
+            found.search(folder, "")
         result.files = {f"{root}/{name}": path.read_bytes() for name, path in found.files.items()}
     except OSError as error:
         raise ToolError(f"can't read {error.filename}: {error.strerror}") from None
@@ -281,10 +285,10 @@ def build(
     try:
         filesystem = _open(layout, size, image)
         _fill(filesystem, files, folders)
-    except LittleFSError as error:
-        if error.code in _IN_THE_WAY:
+    except (FileExistsError, IsADirectoryError, LittleFSError) as error:
+        if not isinstance(error, LittleFSError) or error.code in _IN_THE_WAY:
             raise ToolError(
-                "the saved flash has a file where a folder should be, or the reverse: start without it"
+                "the earlier flash has a file where a folder should be, or the reverse: start without it"
             ) from None
         if error.code != _NO_SPACE:
             raise ToolError(f"the saved flash can't be used: {error}") from None
@@ -317,8 +321,14 @@ def contents(layout: dict[str, int], image: bytes, size: int | None = None) -> d
 
     size  bytes in the filesystem, if the image holds only its first part
     """
+    found = tree(layout, image, size)
+    return found and found[0]
+
+
+def tree(layout: dict[str, int], image: bytes, size: int | None = None) -> tuple[dict[str, bytes], list[str]] | None:
+    """As contents(), with the absolute paths of all folders, empty ones too."""
     read = _read(layout, image.ljust(size or 0, b"\xff"))
-    return read[0] if read and (max(read[1]) + 1) * layout["block_size"] <= len(image) else None
+    return read[:2] if read and (max(read[2]) + 1) * layout["block_size"] <= len(image) else None
 
 
 def used_blocks(layout: dict[str, int], image: bytes) -> set[int]:
@@ -330,17 +340,19 @@ def used_blocks(layout: dict[str, int], image: bytes) -> set[int]:
     """
     read = _read(layout, image)
     assert read, "not a filesystem that build() made"
-    return read[1]
+    return read[2]
 
 
-def _read(layout: dict[str, int], image: bytes) -> tuple[dict[str, bytes], set[int]] | None:
+def _read(layout: dict[str, int], image: bytes) -> tuple[dict[str, bytes], list[str], set[int]] | None:
     recorder = _Recorder(image)
     files: dict[str, bytes] = {}
+    folders: list[str] = []
     room = len(image)  # a limit, since a damaged filesystem may contain loops
     try:
         filesystem = _open(layout, len(image), image, recorder)
         for folder, _, names in filesystem.walk("/"):
             room -= layout["block_size"]
+            folders.append(folder)
             for name in names:
                 path = f"{folder.rstrip('/')}/{name}"
                 room -= filesystem.stat(path).size
@@ -350,4 +362,4 @@ def _read(layout: dict[str, int], image: bytes) -> tuple[dict[str, bytes], set[i
                     files[path] = file.read()
     except (LittleFSError, UnicodeDecodeError, RecursionError):
         return None
-    return files, recorder.blocks
+    return files, folders, recorder.blocks

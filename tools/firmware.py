@@ -124,8 +124,10 @@ def base_image(
     return _download(board, url, path, expected)
 
 
-def read_base(data: bytes, name: object) -> Base:
+def read_base(data: bytes, name: object, copied: bool = False) -> Base:
     """Parse a firmware file (.uf2, or .bin for an ESP32) or an image built from one.
+
+    copied  it may also be a copy of the whole flash of an RP2 board
 
     Raises ToolError, also if its program is incomplete.
     """
@@ -134,6 +136,8 @@ def read_base(data: bytes, name: object) -> Base:
         chip, flash = uf2.CHIPS.get(uf2.main_family(blocks)), uf2.flash(blocks)
     else:
         chip, flash = _read_esp(data)
+    if copied and not chip and (named := re.search(rb" with (RP2\d+)\0", data)):
+        chip, flash = named[1].decode().lower(), data
     if chip is None:
         raise ToolError(f"{name} is not firmware for any supported board (a .uf2 for RP2, a .bin for ESP32)")
     if chip.startswith("esp"):

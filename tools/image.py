@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import PROGRAM, ToolError, boards, card, compress, esp, filesystem, firmware, printable, uf2
+from . import PROGRAM, ToolError, boards, card, compress, earlier, esp, filesystem, firmware, printable, uf2
+from .earlier import Earlier
 from .firmware import Base
 
 _SECTOR_BYTES = esp.SECTOR_BYTES  # also a block of the filesystem
@@ -31,7 +32,7 @@ _LAYOUT = {"block_size": _SECTOR_BYTES, "prog_size": 256, "read_size": 256}
 @dataclass(frozen=True)
 class Image:
     """An image and the facts in its summary: sizes and offsets in bytes, `files` by absolute path on the board, what
-    compression `saved` in words."""
+    compression `saved` in words, the paths that were `kept` of an earlier image."""
 
     data: bytes
     base: Base
@@ -42,11 +43,18 @@ class Image:
     size: int
     used: int
     saved: str
+    kept: list[str]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     boards.add_board(parser, required=False)
     parser.add_argument("--files", type=boards.parse_path, metavar="DIR", help="the folder to serve")
+    parser.add_argument(
+        "--update",
+        type=boards.parse_path,
+        metavar="OLD",
+        help="keep the files and settings of an earlier image, or of a copy of a board's flash; --files adds to them",
+    )
     parser.add_argument(
         "-o", dest="output", type=boards.parse_path, metavar="OUT", help="the file to write, .uf2 or .bin"
     )
@@ -90,17 +98,18 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.device:
         raise ToolError(f"--device is for --card DIR; {PROGRAM} flash writes a board")
     for option in ("board", "files", "output"):
-        if getattr(arguments, option) is None:
+        if getattr(arguments, option) is None and not (option == "files" and arguments.update):
             raise ToolError(f"{'-o' if option == 'output' else '--' + option} is missing (see --help)")
     board = boards.load(arguments.board)
     output: Path = arguments.output
     boards.check_target(output)
     _check_suffix(board, output)
-    settings = boards.read_settings(arguments.settings) if arguments.settings else {}
+    old = read_earlier(board, arguments.update, bool(arguments.settings)) if arguments.update else None
+    settings = boards.read_settings(arguments.settings) if arguments.settings else old.settings if old else {}
     settings = boards.check_settings(settings, arguments.set, arguments.settings)
     chosen = board["settings"] | settings
     sets_up = "WiFi" in board["features"] and not chosen.get("ssid") and not chosen.get("wired")
-    if sets_up and settings.get("setup_password") is None:
+    if sets_up and "setup_password" not in settings:
         settings["setup_password"] = "".join(secrets.choice(_LETTERS) for _ in range(10))
     image = make(
         board,
@@ -111,6 +120,7 @@ def run(arguments: argparse.Namespace) -> int:
         flash_size=arguments.flash_size,
         whole=arguments.whole,
         compressed=arguments.compress,
+        old=old,
     )
     boards.write_whole(output, image.data, private=any(_SECRET in name for name in settings))
     if arguments.json:
@@ -120,6 +130,9 @@ def run(arguments: argparse.Namespace) -> int:
         _summary(image, output, bool(settings.get("write_from")))
         if image.saved:
             print(image.saved)
+        if old:
+            names = ", ".join(sorted(old.settings)) or "none"
+            print(f"kept of {arguments.update}: files {len(image.kept)}, settings {names}")
     for warning in image.warnings:
         boards.warn(warning)
     if arguments.json:
@@ -127,9 +140,10 @@ def run(arguments: argparse.Namespace) -> int:
     print(f"To flash it: {how_to_flash(board, output)}")
     if sets_up:
         password = settings["setup_password"]
+        how = "with a password that it shows on its console" if password is None else "without a password"
         print(
             "There is no Wi-Fi in it, so the board opens one of its own, tftpd-XXXX, "
-            f"{f'with the password {printable(password)}' if password else 'without a password'}. Join that with a "
+            f"{f'with the password {printable(password)}' if password else how}. Join that with a "
             "phone and open http://192.168.4.1/ to choose yours (docs/setup.md), or give --settings FILE here."
         )
     return 0
@@ -143,7 +157,7 @@ def _check_suffix(board: dict[str, Any], output: Path) -> None:
 
 def make(
     board: dict[str, Any],
-    folder: Path,
+    folder: Path | None,
     settings: dict[str, Any],
     *,
     base: Path | None = None,
@@ -152,11 +166,12 @@ def make(
     whole: bool = False,
     kept: bytes | None = None,
     compressed: str | None = None,
+    old: Earlier | None = None,
 ) -> Image:
     """The flashable image of a board. Raises ToolError.
 
     board       its board.json (boards.load)
-    folder      the files to serve
+    folder      the files to serve, None for none
     settings    for its /settings.json, checked (boards.check_settings)
     base        MicroPython's file; None for that of `version` in the cache
     version     None for the board's default
@@ -164,6 +179,7 @@ def make(
     whole       include all of the filesystem, not only its used blocks
     kept        an earlier filesystem of this board (at place()); its files win over those of `folder`
     compressed  which files to store as NAME.gz (compress.shrink); None for none
+    old         an earlier image (read_earlier()); the files of `folder` win over its files
     """
     if "firmware" not in board:
         raise ToolError(f"{board['product']}: there is nothing to flash; {PROGRAM} emulate runs it")
@@ -176,13 +192,16 @@ def make(
     served = filesystem.served(folder, settings, compressed, layout["block_size"])
     files, warnings = served.files, served.warnings
     if kept is not None:
-        old = filesystem.names(layout, kept)  # a file on the earlier filesystem wins
-        files = filesystem.without(files, old)
-    files |= filesystem.board_files(settings, board["settings"])
+        files = filesystem.without(files, filesystem.names(layout, kept))  # a file on the earlier filesystem wins
+    server = filesystem.board_files(settings, board["settings"])
+    users = old.kept(server) if old else {}
+    users = {path: data for path, data in users.items() if path not in {*files, *served.packed}}
+    files = users | files | server
     rp2 = original.chip.startswith("rp2")
     fixed = rp2 or _vfs(original)  # whatever the size of the flash
     advice = ("" if compressed else "try --compress auto, or ") + ("leave some out" if fixed else _ADVICE)
-    lfs = filesystem.build(layout, size, files, kept, advice, served.folders)
+    folders = [*served.folders, *(old.folders if old else ())]
+    lfs = filesystem.build(layout, size, files, kept, advice, folders)
     used = filesystem.used_blocks(layout, lfs)
     blocks = set(range(size // _SECTOR_BYTES)) if whole else used
     if rp2:
@@ -197,7 +216,18 @@ def make(
             )
     if not any(entry["sha256"] == hashlib.sha256(raw).hexdigest() for entry in board["firmware"]):
         warnings.append(f"board.json does not list the SHA-256 of {path}, which claims to be {original}")
-    return Image(data, original, len(raw), files, warnings, offset, size, len(used) * _SECTOR_BYTES, served.saved)
+    taken = len(used) * _SECTOR_BYTES
+    return Image(data, original, len(raw), files, warnings, offset, size, taken, served.saved, sorted(users))
+
+
+def read_earlier(board: dict[str, Any], path: Path, other_settings: bool = False) -> Earlier:
+    """The user's files and settings in an earlier image of a board, or in a copy of its flash. Raises ToolError.
+
+    other_settings  leave out the settings, which may then be wrong
+    """
+    base = firmware.read_base(boards.read_bytes(path), path, copied=True)
+    firmware.check_chip(board, base)
+    return earlier.sort(path, *_tree(base, board), other_settings)
 
 
 def place(board: dict[str, Any], base: Base, flash_size: int | None = None) -> tuple[int, int]:
@@ -326,6 +356,7 @@ def _facts(image: Image, board: str, output: Path) -> dict[str, Any]:
         "base": {"version": image.base.version, "machine": image.base.machine, "bytes": image.firmware_size},
         "filesystem": place,
         "files": {name: len(data) for name, data in sorted(image.files.items())},
+        "kept": image.kept,
     }
 
 
@@ -390,17 +421,25 @@ def _inspect(path: Path, as_json: bool = False) -> int:
 
 def files_in(base: Base) -> dict[str, bytes]:
     """The files in an image, absolute paths and contents; none in a base. Raises ToolError if they are incomplete."""
-    offset, size = _find(base) or (0, 0)
+    return _tree(base)[0]
+
+
+def _tree(base: Base, board: dict[str, Any] | None = None) -> tuple[dict[str, bytes], list[str]]:
+    # Files and folders, as filesystem.tree(). An RP2 whose firmware does not state the place has it from its `board`.
+    facts = board["filesystem"] if board else {"offset": 0, "size": 0}
+    offset, size = _find(base) or (facts["offset"], facts["size"])
     lfs = base.flash[offset : offset + size]
-    files = filesystem.contents(_LAYOUT, lfs, size) if lfs.strip(b"\xff") else {}
-    if files is None:
+    found = filesystem.tree(_LAYOUT, lfs, size) if lfs.strip(b"\xff") else ({}, [])
+    if found is None:
         raise ToolError(f"{base.name} is truncated or damaged: its filesystem is not whole")
-    return files
+    return found
 
 
 def _find(base: Base) -> tuple[int, int] | None:
-    # As place(), but only from the file itself.
-    return _place_rp2(base) if base.chip.startswith("rp2") else _place_esp(base, _header_size(base))
+    # As place(), but only from the file itself; a copy of a flash may be larger than its header says.
+    if base.chip.startswith("rp2"):
+        return _place_rp2(base)
+    return _place_esp(base, max(_header_size(base), len(base.flash)))
 
 
 def _header_size(base: Base) -> int:

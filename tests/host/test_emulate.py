@@ -184,7 +184,7 @@ def test_a_saved_file_in_the_place_of_a_folder_is_reported(tmp_path: Path):
     (served / "a").mkdir()
     (served / "a" / "b").write_bytes(b"in a folder")
     said = complain("emulate", "--files", served, "--save", saved, "--port", 0)
-    assert "the saved flash has a file where a folder should be" in said
+    assert "the earlier flash has a file where a folder should be" in said
 
 
 def test_files_that_are_not_served_cause_a_warning(tmp_path: Path):

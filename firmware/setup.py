@@ -19,6 +19,7 @@ import settings as rules
 from micropython import const
 
 _UNUSED_MS = const(600_000)  # then the access point closes
+_SAY_MS = const(10_000)  # until the console shows again how to join: it may be opened late
 _JOIN_MS = const(25_000)  # for the network that was chosen
 _SETTLED_MS = const(3_000)  # an RP2 may have the address of the network before, for a moment
 _SHOWN_MS = const(30_000)  # from then on to the restart, so that the page can show the address
@@ -90,22 +91,47 @@ def _style():
             return _answer("200 OK", file.read(), "css")
 
 
-def _keep(wanted, wired):
-    """Write what has worked to /settings.json, whole or not at all; other settings stay. Raises
-    OSError."""
+def _kept():
+    """The settings in /settings.json, {} if there is none. Raises ValueError or TypeError if it is
+    damaged."""
     try:
         with open(_KEPT) as file:
-            kept = dict(json.load(file))
-    except (OSError, ValueError, TypeError):  # there is none, or it is damaged
+            return dict(json.load(file))
+    except OSError:
+        return {}
+
+
+def _keep(kept):
+    """Write /settings.json, whole or not at all. Raises OSError."""
+    with open(_KEPT + ".new", "w") as file:
+        json.dump(kept, file)
+    os.rename(_KEPT + ".new", _KEPT)
+
+
+def _join(wanted, wired):
+    """Keep what has worked; other settings stay. Raises OSError."""
+    try:
+        kept = _kept()
+    except (ValueError, TypeError):
         kept = {}
     for name in _STATIC:
         kept.pop(name, None)
     kept.update(wanted)
     if wired:
         kept["wired"] = None
-    with open(_KEPT + ".new", "w") as file:
-        json.dump(kept, file)
-    os.rename(_KEPT + ".new", _KEPT)
+    _keep(kept)
+
+
+def _password():
+    """Make the password of this board's access point, and keep it for the next time."""
+    key = "".join([_LETTERS[one % 32] for one in os.urandom(10)])
+    try:
+        kept = _kept()
+        kept["setup_password"] = key
+        _keep(kept)
+    except (OSError, ValueError, TypeError) as trouble:  # damaged: its user may want to mend it
+        print("set-up: the password is not kept: %r" % trouble)
+    return key
 
 
 def run(settings):
@@ -226,7 +252,7 @@ def run(settings):
     name = "tftpd-%02X%02X" % tuple(ap.config("mac")[-2:])
     key = settings["setup_password"]
     if key is None:
-        key = "".join([_LETTERS[one % 32] for one in os.urandom(10)])
+        key = _password()
     access = {"ssid": name, "security": 0}
     if key:
         access["key"] = key
@@ -244,7 +270,9 @@ def run(settings):
     poller = select.poll()
     poller.register(listener, select.POLLIN)
     heard = []  # [socket, what it has sent so far] of the connections, the oldest first
-    print("set-up: join Wi-Fi %s, password %s, open http://%s/" % (name, key or "none", host))
+    how = "set-up: join Wi-Fi %s, password %s, open http://%s/" % (name, key or "none", host)
+    print(how)
+    said = ticks_ms()
 
     def close(one):
         heard.remove(one)
@@ -280,6 +308,9 @@ def run(settings):
                 if one[0] is sock:
                     hear(one)
                     break
+        if not wanted and ticks_diff(ticks_ms(), said) > _SAY_MS:
+            print(how)
+            said = ticks_ms()
         passed = ticks_diff(ticks_ms(), since)
         if address:
             if passed > _SHOWN_MS:
@@ -288,7 +319,7 @@ def run(settings):
             status = sta.status()
             if passed > _SETTLED_MS and sta.isconnected():
                 try:
-                    _keep(wanted, settings["wired"])
+                    _join(wanted, settings["wired"])
                     address = sta.ifconfig()[0]
                     since = ticks_ms()
                     print("set-up: joined, the address is %s" % address)

@@ -352,7 +352,7 @@ class _Board:
             if b" ready on " in line:
                 ready = True
                 self._tell(f"ready {url}")
-            elif line.startswith(b"set-up: join "):
+            elif line.startswith(b"set-up: join ") and self._held is not None:  # it says so again and again
                 self._tell(f"set-up {self._machine.page}")
             elif self._held is not None and time.monotonic() - started > self._machine.boot_seconds:
                 self._power_off()

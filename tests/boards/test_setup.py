@@ -341,17 +341,46 @@ def test_it_closes_when_nobody_has_used_it_for_ten_minutes(set_up: Callable[...,
     assert "set-up: not used for ten minutes, closed" in new.board.console and new.board.stop() == 0
 
 
+def password_of(board: Board) -> str:
+    match = re.search(r"password ([a-z2-8]{10}|none),", board.wait_for("set-up: join"))
+    assert match
+    return match[1]
+
+
 @everyday
-def test_its_password(set_up: Callable[..., SettingUp]):
-    said = set_up("--set", "setup_password=").board.wait_for("set-up: join")
-    assert "password none," in said
-    secrets = set()
-    for _ in range(2):
-        said = set_up().board.wait_for("set-up: join")
-        match = re.search(r"password ([a-z2-8]{10}),", said)
-        assert match, said
-        secrets.add(match[1])
-    assert len(secrets) == 2, "a new one at each start"
+def test_each_board_makes_its_own_password_and_keeps_it(set_up: Callable[..., SettingUp], tmp_path: Path):
+    assert password_of(set_up("--set", "setup_password=").board) == "none"
+    saved = tmp_path / "flash"
+    first = set_up("--save", str(saved), "--set", "windowsize=7").board
+    made = password_of(first)
+    assert made != password_of(set_up().board)
+    assert first.stop() == 0
+    kept = json.loads(flash_files(saved)["/settings.json"])
+    assert kept["setup_password"] == made and kept["windowsize"] == 7
+
+
+def test_damaged_settings_are_not_replaced_by_a_password(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+):
+    for name in ("machine", "network"):
+        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+    setup = importlib.import_module("setup")
+    monkeypatch.setattr(setup, "_KEPT", str(tmp_path / "settings.json"))
+    for damaged in ('{"ssid": "lab"', "7"):
+        (tmp_path / "settings.json").write_text(damaged)
+        assert len(setup._password()) == 10
+        assert (tmp_path / "settings.json").read_text() == damaged
+        assert "set-up: the password is not kept: " in capsys.readouterr().out
+    (tmp_path / "settings.json").unlink()
+    made = setup._password()
+    assert json.loads((tmp_path / "settings.json").read_text()) == {"setup_password": made}
+
+
+@everyday
+def test_a_console_that_is_opened_late_shows_how_to_join(set_up: Callable[..., SettingUp]):
+    board = set_up().board
+    first = board.wait_for("set-up: join")
+    assert board.wait_for("set-up: join", after=board.console.index(first) + 1) == first  # ticks run ten times as fast
 
 
 @everyday

@@ -778,6 +778,7 @@ def test_bad_input_is_one_line_and_leaves_no_file(folder: Path, tmp_path: Path):
         ("esp32_c3", ["ssid=lab"], None),
         ("esp32_c3", ["setup_password=a phone knows it"], "with the password a phone knows it."),
         ("esp32_c3", ["setup_password="], "without a password."),
+        ("esp32_c3", ["setup_password=null"], "with a password that it shows on its console."),
         ("wt32_eth01", [], None),
         ("wt32_eth01", ["wired=null"], "with the password "),
     ],

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 
 import tools
 from board import ROOT
@@ -178,3 +179,65 @@ def test_a_shell_completes_commands_options_boards_and_files(run: Run, home: Pat
     assert result.stdout.split() == ["monitor", "--inspect", "rpi_pico2_w", "firmware-x/"], result
     for shell in ("zsh", "fish", "tcsh", "powershell"):
         assert "mptftpd" in run("mptftpd", "completion", shell).stdout
+
+
+# The recipes of docs/ci.md
+
+CI = (ROOT / "docs/ci.md").read_text()
+
+
+def steps(job: str) -> list[str]:
+    """The shell lines of a job of docs/ci.md, in order."""
+    found: dict[str, list[str]] = {}
+    for text in re.findall(r"```yaml\n(.*?)```", CI, re.DOTALL):
+        for name, one in yaml.safe_load(text).get("jobs", yaml.safe_load(text)).items():
+            found[name] = one.get("script") or [step["run"] for step in one["steps"] if "run" in step]
+    return found[job]
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """What the recipes test: a project with the test of docs/ci.md."""
+    (code,) = re.findall(r"```python\n(.*?)```", CI, re.DOTALL)
+    (tmp_path / "tests").mkdir()
+    (tmp_path / "tests/test_boot.py").write_text(code)
+    make = "out/u-boot.bin:\n\tmkdir -p out; head -c 50000 /dev/urandom >$@\n"
+    (tmp_path / "Makefile").write_text(make)
+    return tmp_path
+
+
+def run_steps(job: str, project: Path, home: Path, wheel: Path, **environment: str) -> str:
+    """Run them all; returns what the last has printed."""
+    said = ""
+    path = f"{home / 'bin'}{os.pathsep}{os.environ['PATH']}"
+    everything = {**os.environ, "PATH": path, "TFTPD": f"micropython-tftpd[pytest] @ {wheel.as_uri()}", **environment}
+    for step in steps(job):
+        result = subprocess.run(
+            ["bash", "-e", "-c", step], cwd=project, capture_output=True, text=True, env=everything, timeout=600
+        )
+        assert result.returncode == 0, f"{step}\n{result.stdout}\n{result.stderr}"
+        said = result.stdout
+    return said
+
+
+@pytest.mark.skipif(not shutil.which("curl"), reason="curl is missing")
+def test_the_recipes_for_ci_run_as_they_stand(project: Path, wheel: Path, tmp_path: Path):
+    assert (
+        steps("everyday") == steps("tftp") and len(steps("genuine")) == 4 and steps("genuine") == steps("tftp-genuine")
+    )
+    home = tmp_path / "venv"
+    venv.create(home, symlinks=True, with_pip=True)
+    # The dependencies are those of this Python, so pip has to install no more than the wheel.
+    (packages,) = home.glob("lib/python3*/site-packages")
+    (packages / "dependencies.pth").write_text(sysconfig.get_path("purelib"))
+    (home / "bin/pytest").write_text(f'#!/bin/sh\nexec {home}/bin/python -m pytest "$@"\n')
+    (home / "bin/pytest").chmod(0o755)
+    assert "1 passed" in run_steps("everyday", project, home, wheel, PIP_NO_INDEX="1")
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.skipif(not os.environ.get("SOAK"), reason="downloads all dependencies and boots a Pico W: SOAK=1 runs it")
+@pytest.mark.parametrize("job", ["everyday", "genuine"])
+def test_the_recipes_for_ci_run_in_an_empty_environment(job: str, project: Path, wheel: Path, tmp_path: Path):
+    venv.create(tmp_path / "venv", symlinks=True, with_pip=True)
+    assert "1 passed" in run_steps(job, project, tmp_path / "venv", wheel)

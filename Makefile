@@ -4,6 +4,7 @@ BOARD ?=
 FILES ?=
 PORT ?=
 FLASH ?=
+NOT_BOOTED ?=
 
 # $(call option,--name,value): the option with its quoted value; nothing if the value is empty.
 option = $(if $(2),$(1)='$(subst ','\'',$(2))')
@@ -17,6 +18,7 @@ help:
 	@echo 'make soak   a million datagrams and 10,000 transfers (15 minutes)'
 	@echo 'make bench  measure the server against its budgets and other servers (20 minutes)'
 	@echo 'make lint   ruff and the type checkers'
+	@echo 'make release  build a release in build/release and boot its images in their emulators  (NOT_BOOTED=)'
 	@echo 'make setup  only create .venv with what the other targets need'
 	@echo 'make clean  remove .venv, build/ and all caches'
 
@@ -62,9 +64,12 @@ lint: $(STAMP)
 	@$(VENV)/bin/basedpyright
 	@$(VENV)/bin/basedpyright -p firmware
 
+release: $(STAMP)
+	@exec $(VENV)/bin/python -m tools.release --not-booted $(NOT_BOOTED)
+
 clean:
 	@rm -rf $(VENV) build .pytest_cache .ruff_cache .hypothesis
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 
-.PHONY: help setup run test soak bench lint clean
+.PHONY: help setup run test soak bench lint release clean

@@ -7,6 +7,7 @@ import io
 import json
 import subprocess
 import threading
+import zipfile
 from collections.abc import Iterator
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -16,7 +17,7 @@ import pytest
 
 import tools
 from board import ROOT
-from tools import boards, filesystem
+from tools import boards, filesystem, release
 
 FIRMWARE = ROOT / "firmware"
 MODULES = {
@@ -27,6 +28,15 @@ MODULES = {
 ASSETS = {f"tftpd/page.{kind}": (FIRMWARE / f"tftpd/page.{kind}").read_bytes() for kind in ("css", "js")}
 INSTALLED = MODULES | ASSETS
 PACKAGE = json.loads((ROOT / "package.json").read_text())
+
+
+# Runs a server with the modules in the folders of a list.
+SERVER = """import sys; sys.path[:0] = {!r}; import link, panel, settings, tftpd
+chosen = settings.defaults()
+chosen.update({{'address': '127.0.0.1', 'port': 0, 'ssid': 'x', 'root': '/'}})
+server = tftpd.Server(chosen)
+server.poll(0)
+server.stop()"""
 
 
 def test_package_json_names_every_module_of_the_firmware_and_what_its_page_needs():
@@ -84,6 +94,25 @@ def test_mpremote_installs_from_github(tmp_path: Path, monkeypatch: pytest.Monke
     assert installed(tmp_path / "lib") == INSTALLED and len(asked) == len(INSTALLED) + 1
 
 
+def test_mpremote_installs_the_compiled_modules_of_a_release(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    release._write_mip(tmp_path / "bundle.zip", 1_700_000_000)
+    with zipfile.ZipFile(tmp_path / "bundle.zip") as archive:
+        archive.extractall(tmp_path)
+    monkeypatch.chdir(tmp_path / "bundle")
+    for name in ("boot.py", "main.py"):
+        assert Path(name).read_bytes() == (ROOT / name).read_bytes()
+    flash = tmp_path / "flash"
+    flash.mkdir()
+    mpremote.mip._install_package(Flash(flash), "./package.json", "index", "/lib", None, True)
+    compiled = filesystem.compile_firmware(tmp_path)
+    assert installed(flash / "lib") == compiled
+    paths = [str(flash / "lib"), str(ROOT / "board/unix/shims")]
+    result = subprocess.run(
+        [boards.micropython(), "-c", SERVER.format(paths)], capture_output=True, text=True, timeout=20
+    )
+    assert " ready on 127.0.0.1:" in result.stdout, result
+
+
 @pytest.fixture
 def web() -> Iterator[str]:
     """URL of a web server with the repository."""
@@ -110,10 +139,7 @@ def test_mip_of_micropython_installs_a_server_that_runs(web: str, tmp_path: Path
     run(f"import mip; mip.install('{web}/package.json', target='{tmp_path}/lib')")
     assert installed(tmp_path / "lib") == INSTALLED
     paths = [str(tmp_path / "lib"), str(ROOT / "board/unix/shims")]
-    code = f"import sys; sys.path[:0] = {paths!r}; import link, panel, settings, tftpd\nchosen = settings.defaults()\n"
-    code += "chosen.update({'address': '127.0.0.1', 'port': 0, 'ssid': 'x', 'root': '/'})\n"
-    code += "server = tftpd.Server(chosen)\nserver.poll(0)\nserver.stop()"
-    assert " ready on 127.0.0.1:" in run(code)
+    assert " ready on 127.0.0.1:" in run(SERVER.format(paths))
     # The page gets its script as it was installed.
     code = f"import sys; sys.path[:0] = {paths!r}; from tftpd import page\nclass Connection:\n"
     code += " def head(self, *fields): return fields[-1].encode()\n def sending(self, data): yield data\n"

@@ -11,7 +11,6 @@ import time
 import zipfile
 from pathlib import Path
 
-import mpremote.mip
 import pytest
 
 import tools
@@ -177,42 +176,6 @@ def test_a_board_whose_emulator_is_missing_must_be_left_out_by_name(
     monkeypatch.setattr(release, "_notes", lambda *_: "")
     assert release.main(["--output", str(tmp_path / "out"), "--not-booted", "um_pros3"]) == 1
     assert "--not-booted um_pros3: that board has no emulator" in capsys.readouterr().err
-
-
-class Flash:
-    """The operations that mpremote's mip needs of a board, in a folder."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-
-    def fs_exists(self, path: str) -> bool:
-        return (self._folder / path.lstrip("/")).exists()
-
-    def fs_mkdir(self, path: str) -> None:
-        (self._folder / path.lstrip("/")).mkdir()
-
-    def fs_writefile(self, path: str, data: bytes, progress_callback: object) -> None:
-        (self._folder / path.lstrip("/")).write_bytes(data)
-
-
-def test_mip_installs_the_compiled_modules_and_the_server_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    release._write_mip(tmp_path / "bundle.zip", TIME)
-    with zipfile.ZipFile(tmp_path / "bundle.zip") as archive:
-        archive.extractall(tmp_path)
-    for name in ("boot.py", "main.py"):
-        assert (tmp_path / "bundle" / name).read_bytes() == (ROOT / name).read_bytes()
-    monkeypatch.chdir(tmp_path / "bundle")
-    flash = tmp_path / "flash"
-    flash.mkdir()
-    mpremote.mip._install_package(Flash(flash), "./package.json", "index", "/lib", None, True)
-    kinds = {path.suffix for path in flash.rglob("*") if path.is_file()}
-    assert kinds == {".mpy", ".gz"}
-    code = f"import sys; sys.path[:0] = {[str(flash / 'lib'), str(ROOT / 'board/unix/shims')]!r}\n"
-    code += "import settings, tftpd; chosen = settings.defaults()\n"
-    code += "chosen.update({'address': '127.0.0.1', 'port': 0, 'ssid': 'x', 'root': '/'})\n"
-    code += "server = tftpd.Server(chosen); server.poll(0); server.stop()\n"
-    said = subprocess.run([boards.micropython(), "-c", code], capture_output=True, text=True, timeout=20)
-    assert " ready on 127.0.0.1:" in said.stdout, said
 
 
 @pytest.mark.skipif(bool(missing("esp32_c3")), reason=missing("esp32_c3"))

@@ -27,6 +27,7 @@ from board import Board, flash_files
 from browsing import DESK, PHONE
 from client import Wire, fetch
 from served import SERVED
+from tools import boards, image
 
 pytestmark = pytest.mark.timeout(300)
 everyday = pytest.mark.everyday_only("its access point is a port of this computer")
@@ -389,16 +390,19 @@ def test_ctrl_c_ends_it(set_up: Callable[..., SettingUp]):
 
 
 @pytest.mark.genuine("esp32_c3", "rpi_pico_w")
-def test_the_genuine_firmware_opens_its_access_point(start: Callable[..., Board], board_name: str):
+def test_the_genuine_firmware_opens_its_access_point(start: Callable[..., Board], board_name: str, tmp_path: Path):
     """The emulated Pico W finds a network, the C3 none; nobody can join either."""
-    board = start("--set", "ssid=null", "--set", "setup_password=a phone knows it")
+    saved = tmp_path / "flash"
+    board = start("--set", "ssid=null", "--save", str(saved))
     assert board.ready == "set-up http://192.168.4.1/"
     said = board.wait_for("set-up: join", 120)
-    assert re.fullmatch(
-        r"set-up: join Wi-Fi tftpd-[0-9A-F]{4}, password a phone knows it, open http://192\.168\.4\.1/", said
+    shown = re.fullmatch(
+        r"set-up: join Wi-Fi tftpd-[0-9A-F]{4}, password ([a-z2-8]{10}), open http://192\.168\.4\.1/", said
     )
+    assert shown, said
     assert not any("scan" in line or "Traceback" in line for line in board.console), board.console
     assert board.stop() == 0
+    assert image.read_earlier(boards.load(board_name), saved).settings["setup_password"] == shown[1]
 
 
 # -- mode.py, with a simulated button

@@ -229,6 +229,7 @@ def test_a_bad_foreign_or_too_large_earlier_image_is_one_line(tmp_path: Path):
         run("--board", "esp32", "--update", tmp_path / "bad")
 
 
+@pytest.mark.timeout(600)
 @pytest.mark.genuine("esp32_c3", "rpi_pico_w")
 def test_what_a_client_has_uploaded_is_served_after_the_update(
     start: Callable[..., Board], board_name: str, tmp_path: Path

@@ -16,7 +16,7 @@ _PART = "/.deploy-"  # as in deploy.py
 @dataclass(frozen=True)
 class Earlier:
     """`files`: contents by absolute path, without those of the server at fixed places; `folders`: absolute paths, empty
-    ones too; `settings`: not yet checked."""
+    ones too; `settings`: checked."""
 
     files: dict[str, bytes]
     folders: list[str]

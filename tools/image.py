@@ -194,8 +194,8 @@ def make(
     if kept is not None:
         files = filesystem.without(files, filesystem.names(layout, kept))  # a file on the earlier filesystem wins
     server = filesystem.board_files(settings, board["settings"])
-    users = old.kept(server) if old else {}
-    users = {path: data for path, data in users.items() if path not in {*files, *served.packed}}
+    replaced = {*files, *served.packed}
+    users = {path: data for path, data in (old.kept(server) if old else {}).items() if path not in replaced}
     files = users | files | server
     rp2 = original.chip.startswith("rp2")
     fixed = rp2 or _vfs(original)  # whatever the size of the flash
@@ -427,19 +427,19 @@ def files_in(base: Base) -> dict[str, bytes]:
 def _tree(base: Base, board: dict[str, Any] | None = None) -> tuple[dict[str, bytes], list[str]]:
     # Files and folders, as filesystem.tree(). An RP2 whose firmware does not state the place has it from its `board`.
     facts = board["filesystem"] if board else {"offset": 0, "size": 0}
-    offset, size = _find(base) or (facts["offset"], facts["size"])
-    lfs = base.flash[offset : offset + size]
-    found = filesystem.tree(_LAYOUT, lfs, size) if lfs.strip(b"\xff") else ({}, [])
-    if found is None:
-        raise ToolError(f"{base.name} is truncated or damaged: its filesystem is not whole")
-    return found
+    places = [_find(base) or (facts["offset"], facts["size"])]
+    if base.chip.startswith("esp") and len(base.flash) > _header_size(base):
+        places.append(_place_esp(base, len(base.flash)))  # in a copy of a flash: MicroPython may detect its size
+    for offset, size in places:
+        lfs = base.flash[offset : offset + size]
+        if found := filesystem.tree(_LAYOUT, lfs, size) if lfs.strip(b"\xff") else ({}, []):
+            return found
+    raise ToolError(f"{base.name} is truncated or damaged: its filesystem is not whole")
 
 
 def _find(base: Base) -> tuple[int, int] | None:
-    # As place(), but only from the file itself; a copy of a flash may be larger than its header says.
-    if base.chip.startswith("rp2"):
-        return _place_rp2(base)
-    return _place_esp(base, max(_header_size(base), len(base.flash)))
+    # As place(), but only from the file itself.
+    return _place_rp2(base) if base.chip.startswith("rp2") else _place_esp(base, _header_size(base))
 
 
 def _header_size(base: Base) -> int:

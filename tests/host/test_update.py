@@ -134,13 +134,14 @@ def test_the_new_micropython_may_have_its_files_elsewhere(board: str, larger: Ca
     check(files, USERS, board, SETTINGS)
 
 
-def test_a_larger_flash_than_its_header_says_is_read_whole(tmp_path: Path):
+@pytest.mark.parametrize("seen", [4 << 20, 16 << 20], ids=["header", "detected"])
+def test_a_flash_may_be_larger_than_its_header_says(seen: int, tmp_path: Path):
     facts = boards.load("esp32_c3")
     base = firmware.read_base(BASES["esp32_c3"](), "made")
-    offset, size = image.place(facts, base, 16 << 20)
+    offset, size = image.place(facts, base, seen)
     lfs = filesystem.build(facts["filesystem"], size, OLD | USERS)
     old = tmp_path / "old"
-    old.write_bytes(base.flash.ljust(offset, b"\xff") + lfs)
+    old.write_bytes((base.flash.ljust(offset, b"\xff") + lfs).ljust(16 << 20, b"\xff"))
     files, _ = update("esp32_c3", BASES["esp32_c3"](), old, tmp_path / "new", "--flash-size", "16M")
     check(files, USERS, "esp32_c3", SETTINGS)
 

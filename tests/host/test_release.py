@@ -20,6 +20,7 @@ from tools import ToolError, boards, firmware, image, release
 
 VERSION = tools.version()
 BASES = {"rpi_pico_w": made_uf2(), "esp32_c3": made_esp("esp32c3", table(NVS, FACTORY, VFS))}
+NEW = f"## {VERSION} - 2030-01-01\n\n### Added\n\n- This."
 TIME = 1_700_000_001  # of the commit
 
 
@@ -47,9 +48,7 @@ def origin(tmp_path_factory: pytest.TempPathFactory) -> Path:
         facts["firmware"] = [{**facts["firmware"][0], "sha256": hashlib.sha256(base).hexdigest()}]
         del facts["emulator"]
         (tree / f"board/{name}/board.json").write_text(json.dumps(facts))
-    changelog = (tree / "CHANGELOG.md").read_text()
-    assert "## Unreleased\n" in changelog, "the notes of the next version"
-    (tree / "CHANGELOG.md").write_text(changelog.replace("## Unreleased", f"## {VERSION} - 2030-01-01"))
+    (tree / "CHANGELOG.md").write_text(f"# Changelog\n\n{NEW}\n\n## {VERSION}9 - 2029-01-01\n\n- Old.\n")
     git(tree, "init", "-q")
     git(tree, "add", "-A")
     git(tree, "commit", "-qm", "Release")
@@ -112,7 +111,7 @@ def test_two_builds_give_the_same_bytes(origin: Path, tmp_path: Path):
         files = image.files_in(firmware.read_base(path.read_bytes(), path))
         assert files["/settings.json"] == b"{}" and files["/files/hello.txt"], f"{board}: no settings, so no secrets"
     notes = first["NOTES.md"].decode()
-    assert notes.startswith(f"## {VERSION} - 2030-01-01\n\n### Added") and "Unreleased" not in notes
+    assert notes.startswith(f"{NEW}\n\n## The images\n") and "Old" not in notes
     assert "| rpi_pico_w | v1.26.1 | not booted |" in notes
     assert "| sparkfun_thingplus_rp2350 | | no image: the SHA-256 of MicroPython v1.26.1 for it is not known |" in notes
     assert re.search(r"\bhatchling==\S+ .*\bmpy-cross==\S+ ", notes)

@@ -229,14 +229,17 @@ def _is_served(files, name, host, layers, layer, inflated):
 
 
 def _is_there(names, path):
-    """In any case, if the hashes of all names are known."""
-    if names.indexed:
-        return names._may_be(path)
+    """In any case, if the hashes of all names are known; these may be of files that are gone."""
+    if not names._may_be(path):
+        return False
     try:
         os.stat(path)
         return True
     except OSError:
-        return False
+        pass
+    folder, _, name = path.rpartition("/")
+    name = name.lower()
+    return bool(names.indexed and [1 for one in names.entries(folder) if one[0].lower() == name])
 
 
 def _sum(files, path, entry, view):

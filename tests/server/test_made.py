@@ -290,6 +290,17 @@ def test_a_compressed_file_appears_under_both_names(start: Callable[..., Board],
 
 
 @everyday
+def test_a_compressed_file_appears_once_the_plain_one_is_gone(reach: Callable[..., tuple[Board, str]], tmp_path: Path):
+    plain = content(300) * 40
+    files = {"a": b"goes before", "a.gz": compress.pack(plain), "B": b"too", "b.gz": compress.pack(plain)}
+    board, url = reach("--writable", "--set", "overwrite=true", files=put(tmp_path, files))
+    assert index(board) == sums(files)
+    assert requests.delete(f"{url}/a").status_code == 204
+    files["a"] = plain
+    assert index(board) == sums(files) and fetch(board.address, "a", ("blksize", 1468)) == plain
+
+
+@everyday
 def test_the_index_follows_the_rules_for_names(start: Callable[..., Board], tmp_path: Path):
     files = {"a": b"a", "b": b"b", "private/key": b"key", "private/open": b"open", "x.gz": compress.pack(b"x")}
     rules = [

@@ -482,7 +482,7 @@ class Connection:
                 taken += sent
                 self.moved = max(at - start, 0)
             writes -= 1
-            if sent != size or writes < 0:
+            if not sent or writes < 0:
                 if taken:
                     self._lives(taken)
                     taken = 0

@@ -34,7 +34,7 @@ from .measures import OURS, Budget, Samples
 BOARDS = ("rpi_pico_w", "esp32_c3")
 _PORT = 8080
 _CONTENT = random.Random(1350).randbytes(96 << 10)
-_LONG = "long.bin"  # twice _CONTENT: a GET of it outlasts a transfer beside it
+_LONG, _TIMES = "long.bin", 4  # as long as _CONTENT: a GET of it outlasts a transfer beside it
 _GET, _GET_LONG = (b"GET /%s HTTP/1.1\r\nHost: tftpd\r\n\r\n" % name.encode() for name in (flash.FILE, _LONG))
 # For bare_http.py. Large pieces make a Pico W wait for memory, and poll() lets an ESP32 sleep.
 _KINDS = (b"w1600", b"n3200", b"n5600", b"p3200")
@@ -156,7 +156,7 @@ def measure(name: str) -> dict[str, Any]:
     board = boards.load(name)
     with tempfile.TemporaryDirectory(prefix="http-") as folder:
         whole = Path(folder) / "flash"
-        served = {flash.FILE: _CONTENT, _LONG: 2 * _CONTENT}
+        served = {flash.FILE: _CONTENT, _LONG: _TIMES * _CONTENT}
         port = peers.free_port(socket.SOCK_STREAM) if name == gauge.BOARD else _PORT
         whole.write_bytes(flash.whole(board, "bare_http.py", served, settings={"http_port": port}))
         if name == gauge.BOARD:
@@ -185,7 +185,7 @@ def _esp32_c3(folder: Path, whole: Path, port: int) -> dict[str, Any]:
         for _ in rounds:
             _get(port, _GET, len(_CONTENT))
             client.fetch(udp, flash.FILE, blksize=_BLKSIZE, windowsize=_WINDOWSIZE)
-        with _gets(port):
+        with _gets(port, _GET_LONG, _TIMES * len(_CONTENT)):
             for _ in rounds:
                 client.fetch(udp, flash.FILE, blksize=_BLKSIZE, windowsize=_WINDOWSIZE)
     answers, transfers = _answers(record), _transfers(record)

@@ -19,6 +19,7 @@ MODULES = (
     "objects",
     "panel",
     "proxydhcp",
+    "pxe",
     "rulebook",
     "settings",
     "setup",

@@ -50,8 +50,8 @@ def _keeping(server):
             sock.setblocking(False)
             sock.connect(address)
             sock.send(b"\x23" + bytes(39) + request)  # version 4, a client
-        except OSError:  # no link, or no socket left
-            pass
+        except OSError:  # no link, for one
+            text = text if sock else "no socket is left"
         for _ in range(_SECONDS):
             yield
             try:

@@ -82,8 +82,10 @@ class Push:
             self.unheard += 1
             address = socket.getaddrinfo(self.host, int(port or "69"))[0][-1]
             self.sock.sendto(packet + b"\0octet\0", address)
-        except (Refused, OSError) as trouble:  # no such file, no socket, no way to that address
+        except Refused as trouble:
             self.say(trouble)
+        except OSError as trouble:  # no way to that address, for one
+            self.say(trouble if self.sock else "no socket is left; tried again each second")
 
     def ways(self):
         """As Files.place(), for the file. Raises Refused where there is none."""

@@ -98,8 +98,8 @@ def given(rules, opcode, name, host):
     return None
 
 
-def _ruled(place, rules, opcode):
-    """`place`, the method of Files or Uploads, under `rules`."""
+def ruled(place, rules, opcode):
+    """`place`, the method of Files or Uploads, under `rules`. `opcode`: RRQ or WRQ."""
 
     def chosen(name, host, found):
         if opcode == WRQ and name[-1:] in b"/\\":
@@ -121,11 +121,9 @@ def _ruled(place, rules, opcode):
     return chosen
 
 
-def rule(rules, files, uploads):
-    """Have `files` (Files) and `uploads` (Uploads, or None) follow the `rules` (rulebook.py)."""
-    files.place = _ruled(files.place, rules, RRQ)
-    if uploads:
-        uploads.place = _ruled(uploads.place, rules, WRQ)
+def rule(rules, files):
+    """Have `files` (Files) follow the `rules` (rulebook.py)."""
+    files.place = ruled(files.place, rules, RRQ)
     served = files.names.served
 
     def told(path, asked):

@@ -37,7 +37,7 @@ def start(server):
     if settings["rules"]:
         from .rules import rule
 
-        rule(settings["rules"], files, uploads)
+        rule(settings["rules"], files)
     index(files.names)
     return ahead, files, uploads
 
@@ -118,12 +118,18 @@ def _load_uploads(settings, files, journal):
             pass
     if not allowed and not left:
         return None
-    from .uploads import Uploads
+    from .waiting import Uploads
 
     uploads = Uploads(settings, files)
-    uploads.recover()
+    try:
+        for folder in settings["write_to"]:
+            os.stat((files.names.roots[0] + folder).rstrip("/"))
+    except OSError:  # it is to be made
+        left.append("")
+    if left:
+        uploads.recover()
     if not allowed:
         return None
-    for trouble in uploads.make_folders():
+    for trouble in uploads.make_folders() if left else ():
         journal.log(ALWAYS, trouble)
     return uploads

@@ -20,6 +20,7 @@ class Link:
 _before = sys.modules.get("link")
 sys.modules["link"] = Link  # type: ignore[assignment]  # pyright: ignore[reportArgumentType]
 import proxydhcp  # noqa: E402
+import pxe  # noqa: E402
 
 if _before:
     sys.modules["link"] = _before
@@ -31,26 +32,26 @@ OWN = b"\xc0\0\2\1"
 
 
 def kind(request, files=None):
-    return proxydhcp.choose(proxydhcp.parse(request), FILES if files is None else files)
+    return pxe.choose(pxe.parse(request), FILES if files is None else files)
 
 
 class Bench:
     """A proxy with sockets and a journal that keep what they are given. It is the server, too."""
 
-    def __init__(self, full=False, **settings):
+    def __init__(self, closed=(), **settings):
         self.settings = {"dhcp_proxy": FILES, "http_port": None}
         self.settings.update(settings)
         self.ports = self.poller = self.journal = self
         self.others = {}
-        self.full = full  # no socket is left
+        self.closed = dict(closed)  # {port: number of the OSError} of what can't be opened
         self.lines = []
         self.sent = []  # (port of ours, packet, address)
         self.queues = {67: [], 4011: []}
         self.tend = proxydhcp.also(lambda server: None)
 
     def socket(self, number):
-        if self.full and number == 4011:
-            raise OSError(12)
+        if number in self.closed:
+            raise OSError(self.closed[number], "as on a board")
         return Sock(self, number)
 
     def log(self, level, text, *values):
@@ -122,10 +123,10 @@ def checked(packet, request):
     assert packet[20:24] == OWN
     assert packet[24:44] == request[24:44]
     assert packet[236:240] == b"\x63\x82\x53\x63"
-    options = proxydhcp.parse(packet)
+    options = pxe.parse(packet)
     assert options[54] == OWN
     assert 51 not in options and 1 not in options and 3 not in options  # lease, netmask, router
-    assert options[97] == proxydhcp.parse(request).get(97, b"")
+    assert options[97] == pxe.parse(request).get(97, b"")
     return options
 
 
@@ -240,12 +241,58 @@ def test_a_rom_is_answered_at_its_port_after_an_offer():
     assert bench.open() == [67]
 
 
-def test_without_a_socket_for_that_port_the_offer_stands():
-    bench = ready(full=True)
+def test_without_a_socket_for_that_port_the_offer_stands_and_the_journal_says_so_once():
+    bench = ready(closed={4011: 12})
     assert len(bench.hear(discover())) == 1
+    for _ in range(5):
+        bench.tend(bench)
     assert bench.open() == [67]
+    assert bench.lines[2:] == ["dhcp: no socket is left for port 4011; tried again each second"]
+    bench.closed.clear()
+    bench.tend(bench)
+    assert bench.open() == [67, 4011]
     for _ in range(20):
         bench.tend(bench)
+    assert bench.open() == [67] and len(bench.lines) == 3
+
+
+def test_a_port_that_is_taken_is_told_once_and_tried_again():
+    for number, text in (
+        (98, "port 67 is taken: stop the other DHCP server on this machine"),
+        (112, "port 67 is taken: stop the other DHCP server on this machine"),  # an ESP32's number
+        (13, "port 67 can only be opened by root"),
+        (5, "can't open port 67: "),
+    ):
+        bench = Bench(closed={67: number})
+        for _ in range(3):
+            bench.tend(bench)
+        assert len(bench.lines) == 1 and not bench.others and not bench.sent
+        assert bench.lines[0].startswith("dhcp: " + text) and bench.lines[0].endswith("; tried again each second")
+        bench.closed.clear()
+        bench.tend(bench)
+        assert bench.open() == [67] and bench.lines[1:] == ["dhcp: port 67"] and len(bench.sent) == 1
+
+
+def test_what_does_not_boot_loads_no_code():
+    bench = ready()
+    bench.tend(bench)
+    sys.modules.pop("pxe", None)
+    for request in (
+        message((53, b"\1")),
+        message((53, b"\1"), (60, b"MSFT 5.0"), (97, GUID)),
+        message((53, b"\3"), (60, b"android-dhcp-14"), (50, OWN)),
+        message((53, b"\2"), (54, OWN), op=2),
+        b"x" * 300,
+    ):
+        assert bench.hear(request) == [] and "pxe" not in sys.modules
+    bench.hear(discover(7))
+    assert "pxe" in sys.modules
+    bench.tend(bench)
+    assert "pxe" in sys.modules  # the machine may still tell its address
+    bench.hear(message((53, b"\3"), (50, OWN)))
+    bench.tend(bench)
+    assert "pxe" not in sys.modules
+    sys.modules["pxe"] = pxe
 
 
 def test_a_request_for_an_address_is_not_answered_and_tells_it():
@@ -317,17 +364,17 @@ def test_an_empty_datagram_opens_the_port_anew():
 
 
 def test_options_are_read_to_the_end_and_no_further():
-    assert proxydhcp.parse(message()) == {}
-    assert proxydhcp.parse(message((1, b""), (2, b"x"))) == {1: b"", 2: b"x"}
+    assert pxe.parse(message()) == {}
+    assert pxe.parse(message((1, b""), (2, b"x"))) == {1: b"", 2: b"x"}
     whole = message((53, b"\1"), (60, PXE))
     for end in range(len(whole)):
-        found = proxydhcp.parse(whole[:end])
+        found = pxe.parse(whole[:end])
         assert set(found) <= {53, 60}
         assert PXE.startswith(found.get(60, b""))
-    assert proxydhcp.parse(whole[:240] + b"\0\0\0" + whole[240:]) == {53: b"\1", 60: PXE}
-    assert proxydhcp.parse(whole + b"\1\1\1") == {53: b"\1", 60: PXE}
-    assert proxydhcp.parse(b"\1\6\6" + whole[3:]) == {}  # not Ethernet
-    assert proxydhcp.parse(whole[:236] + b"\0\0\0\0" + whole[240:]) == {}  # BOOTP
+    assert pxe.parse(whole[:240] + b"\0\0\0" + whole[240:]) == {53: b"\1", 60: PXE}
+    assert pxe.parse(whole + b"\1\1\1") == {53: b"\1", 60: PXE}
+    assert pxe.parse(b"\1\6\6" + whole[3:]) == {}  # not Ethernet
+    assert pxe.parse(whole[:236] + b"\0\0\0\0" + whole[240:]) == {}  # BOOTP
 
 
 def test_10000_mutated_messages_do_no_harm():

@@ -3,7 +3,7 @@
 
 import settings
 from tftpd.packet import ACCESS, NOT_FOUND, RRQ, WRQ, Refused
-from tftpd.rules import _plain, given, rule, span
+from tftpd.rules import _plain, given, rule, ruled, span
 
 HOST = "192.168.1.50"
 
@@ -235,7 +235,9 @@ class Store:
 
 def test_a_list_gives_those_that_are_there_and_an_upload_the_first():
     files, uploads = Store(b"b", b"c", b"z"), Store(b"a", b"z", b"z/")
-    rule(packed({"name": "x", "give": ["a", "b", "c", "d"]}, {"name": "y", "give": ["e", "f"]}), files, uploads)
+    rules = packed({"name": "x", "give": ["a", "b", "c", "d"]}, {"name": "y", "give": ["e", "f"]})
+    rule(rules, files)
+    uploads.place = ruled(uploads.place, rules, WRQ)  # as waiting.py does
     assert files.place(b"/x", HOST, {}) == [b"b", b"c"]
     assert uploads.place(b"/x", HOST, {}) == [b"a"]
     assert files.place(b"z", HOST, {}) == uploads.place(b"z", HOST, {}) == [b"z"]
@@ -250,7 +252,7 @@ def test_a_list_gives_those_that_are_there_and_an_upload_the_first():
 
 def test_the_journal_shows_what_was_given_where_it_is_another_name():
     files = Store()
-    rule(packed(GOOD), files, None)
+    rule(packed(GOOD), files)
     assert files.served(b"/b/x", b"B\\X\xff") == b"/b/x"
     assert files.served(b"/b/x", b"/c/x") == '"/c/x" -> "/b/x"'
     assert files.served(b"/b", b'a" -> "b') == '"a\\" -> \\"b" -> "/b"'

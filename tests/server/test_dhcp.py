@@ -7,6 +7,7 @@ Real boot ROMs: SeaBIOS with iPXE's option ROM, edk2 for x64 and arm64 by PXE an
 import json
 import shutil
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import NamedTuple
 import pytest
 
 from board import Board
+from client import fetch
 from dhcp_messages import GUID, PIS, PXE, discover, message
 from lab import Machine, Switch, dnsmasq, need
 
@@ -208,6 +210,21 @@ def test_two_boards_know_of_each_other(folder: Path):
         with Board("--host", "0.0.0.0", *words, files=folder, port=69) as second:
             second.wait_for(f"dhcp: {BOARD} answers PXE, too")
             assert second.stop() == 0
+
+
+def test_while_its_port_is_taken_the_board_says_so_once_and_serves(folder: Path):
+    words = ["--host", "0.0.0.0", "--set", f"ip={BOARD}", "--set", "dhcp_proxy=" + json.dumps(FILES)]
+    with Switch() as switch, switch.host(BOARD), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
+        other.bind(("", 67))
+        with Board(*words, "--flash-size", "8M", files=folder, port=69) as board:
+            board.wait_for("dhcp: port 67 is taken: stop the other DHCP server on this machine")
+            assert fetch(board.address, "boot.ipxe") == SCRIPT.encode()
+            time.sleep(2.5)
+            other.close()
+            board.wait_for("dhcp: port 67", after=len(board.console))
+            assert len([line for line in board.console if "taken" in line]) == 1
+            assert not [line for line in board.console if "tick" in line]
+            assert board.stop() == 0
 
 
 @pytest.fixture

@@ -208,7 +208,7 @@ def heap(port: int) -> list[Budget]:
     idle = figures["code"] + figures["data"]
     with tempfile.TemporaryDirectory() as folder:
         compiled = filesystem.compile_firmware(Path(folder))
-    loaded = [data for path, data in compiled.items() if _module(path) in figures["modules"]]
+    loaded = [data for path, data in compiled.items() if module(path) in figures["modules"]]
     everything, code = sum(map(len, compiled.values())), "mpy-cross, {} .mpy files"
     return [
         Budget(
@@ -223,7 +223,7 @@ def heap(port: int) -> list[Budget]:
     ]
 
 
-def _module(path: str) -> str:
+def module(path: str) -> str:
     """The name by which `/lib/tftpd/ports.mpy` is imported."""
     return path.removeprefix("/lib/").removesuffix(".mpy").removesuffix("/__init__").replace("/", ".")
 

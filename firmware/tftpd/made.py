@@ -15,11 +15,12 @@ status.json  one object:
              name: as in the journal, bytes: delivered so far, size: in all or null, ms: since the
              start}
   last       the last lines of the journal, the newest at the end
+  boots      what machines have booted, as far as the kept lines tell: see stories.py
 
 Over HTTP the journal and its counters leave out who got one of these files, as the page asks for
 one each second.
 
-With client_folders a client gets only those transfers and lines that are its own.
+With client_folders a client gets only those transfers, lines and boots that are its own.
 """
 
 import gc
@@ -209,9 +210,20 @@ def _lines(files, mine):
     return lines
 
 
+def _boots(files, mine):
+    """The boots, as in stories.py."""
+    from .stories import stories
+
+    return [one for one in stories(_lines(files, None)) if mine in (None, one["client"])]
+
+
 def _status(files, made, host, mine):
     lead = text(_facts(files, host))[:-1]
-    for name, items in (("now", _now(files, mine)), ("last", _lines(files, mine)[-_LINES:])):
+    for name, items in (
+        ("now", _now(files, mine)),
+        ("last", _lines(files, mine)[-_LINES:]),
+        ("boots", _boots(files, mine)),
+    ):
         made.write('%s,"%s":' % (lead, name))
         lead = "["
         for item in items:  # one by one: together they need much heap in one piece

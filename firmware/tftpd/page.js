@@ -52,6 +52,7 @@
   const now = make("ul");
   const facts = make("dl");
   const last = make("ol");
+  const booted = make("ul");
   const part = (title, content) => {
     const brief = make("small");
     const details = make("details", { brief }, make("summary", {}, make("h2", {}, title), brief), content);
@@ -60,13 +61,14 @@
   };
   const board = part("Board", facts);
   const journal = part("Journal", last);
+  const boots = part("Boots", booted);
   const picker = make("input", { type: "file", multiple: true, hidden: true });
   const upload = make("button", { onclick: () => picker.click() }, "Upload files");
   const filter = make("input", { type: "search", placeholder: "Filter", ariaLabel: "Filter" });
   const results = make("ul", { ariaLive: "polite" });
   main.before(
     make("header", {}, host, state),
-    make("aside", { ariaLabel: "Board" }, make("h2", {}, "Now"), quiet, now, board, journal),
+    make("aside", { ariaLabel: "Board" }, make("h2", {}, "Now"), quiet, now, boots, board, journal),
   );
   main.firstChild.after(
     make("p", {}, make("span", { className: "w" }, upload, picker, " or drop them here"), filter),
@@ -188,7 +190,9 @@
   // A line of the journal: seconds since the start; client, operation, name, options; outcome.
   const LINE = /^(?:([\d.]+) )?(?:(\S+) ([A-Z]+) "((?:\\.|[^"\\])*)"(.*?): )?(.*)/;
   let newest;
-  const showLast = (lines, started) => {
+  const bad = (outcome) => (/^(done|probed)/.test(outcome) ? "" : "bad");
+  const showLast = (lines, started, stories) => {
+    boots.hidden = !stories[0];
     if (lines.at(-1) == newest) return;
     changed ||= newest && / (WRQ|PUT|DELETE) ".*: done/.test(lines.at(-1));
     newest = lines.at(-1);
@@ -197,12 +201,29 @@
         const [, seconds, client, op, name, , outcome] = LINE.exec(line);
         return make(
           "li",
-          { className: op && !/^(done|probed)/.test(outcome) ? "bad" : "" },
+          { className: op ? bad(outcome) : "" },
           make("time", {}, seconds ? clock(started + seconds * 1000) : ""),
           make("b", {}, name || ""),
           make("span", {}, op ? `${op} ${client}: ${outcome}` : outcome),
         );
       }),
+    );
+    booted.replaceChildren(
+      ...stories.reverse().map(({ client, mac, steps }) =>
+        make(
+          "li",
+          {},
+          make("b", {}, [client, mac].join(" ")),
+          ...steps.map(([ms, name, outcome, given]) =>
+            make(
+              "span",
+              { className: name && bad(outcome) },
+              make("time", {}, clock(started + ms)),
+              `${name || "told to boot"}${given ? " → " + given : ""}: ${outcome}`,
+            ),
+          ),
+        ),
+      ),
     );
   };
 
@@ -226,7 +247,7 @@
     host.textContent = hostname;
     document.title = hostname + ": " + folder;
     showNow(status.now);
-    showLast(status.last, Date.now() - status.uptime);
+    showLast(status.last, Date.now() - status.uptime, status.boots);
     for (const { root, free, size } of volumes) room(root, free, size);
     room("Heap", heap[0], heap[0] + heap[1]);
     if (rssi) fact("Wi-Fi", rssi + " dBm");

@@ -143,7 +143,7 @@ def test_script_and_style_are_compressed_and_for_who_can_inflate_them(still: Web
         sizes.append(len(got.data))
         head = still.ask(link.decode(), "HEAD")
         assert head.field["Content-Length"] == str(len(got.data)) and not head.data
-    assert sum(sizes) < 4608, "script and style of the page, compressed"
+    assert sum(sizes) < 4864, "script and style of the page, compressed"
     for other in (still.ask("/"), still.ask("/", Accept_Encoding="br")):
         assert b"page.js" not in other.data and b"page.css" not in other.data and b"u-boot.bin" in other.data
     assert still.ask("/?page.html").data == still.ask("/").data
@@ -336,6 +336,25 @@ def test_a_board_goes_away_and_comes_back(folder: Path, board_name: str, visit: 
     with Board(*arguments, files=folder):
         online(page)
         expect(page.get_by_role("link", name="new")).to_be_visible()
+
+
+def test_each_boot_is_one_story(serve: Callable[..., Web], tmp_path: Path, visit: Visit):
+    for name in ("pxelinux.0", "default"):
+        (tmp_path / name).write_bytes(b"x")
+    web = serve("--set", 'rules=[{"name": "pxelinux.cfg/*", "give": "default"}]', files=tmp_path)
+    page = visit.open(web.url)
+    online(page)
+    boots = page.locator("details", has=page.get_by_role("heading", name="Boots", include_hidden=True))
+    expect(boots).to_be_hidden()
+    fetch(web.board.address, "pxelinux.0")
+    with pytest.raises(TftpError):
+        fetch(web.board.address, "<b>.c32")
+    fetch(web.board.address, "pxelinux.cfg/01-52-54")
+    expect(boots.locator("li")).to_have_count(1)
+    expect(boots.locator("li")).to_contain_text("pxelinux.cfg/01-52-54 → /default: done, 1 bytes")
+    expect(boots.locator("li b")).to_have_text("127.0.0.1")
+    expect(boots.locator(".bad")).to_contain_text("<b>.c32: refused, file not found")
+    assert visit.told == []
 
 
 def test_a_page_that_is_not_seen_asks_nothing(still: Web, visit: Visit):

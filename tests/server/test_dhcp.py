@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -116,6 +116,12 @@ def no_address_was_given(lab: Lab) -> bool:
     return bool(lab.answers()) and all(message[16:20] == bytes(4) for message in lab.answers())
 
 
+def boots(lab: Lab) -> list[dict[str, Any]]:
+    """What the board's status.json tells of boots."""
+    with lab.switch.host("192.0.2.8"):
+        return json.loads(fetch((BOARD, 69), "tftpd/status.json"))["boots"]
+
+
 def test_ipxe_of_a_pc_with_a_bios_boots_a_script(folder: Path):
     need_pc()
     with laid(folder, FILES) as lab, pc(lab) as machine:
@@ -125,6 +131,10 @@ def test_ipxe_of_a_pc_with_a_bios_boots_a_script(folder: Path):
         address = line.split()[1].partition(":")[0]
         assert lab.dhcp() == [f"dhcp: {MAC} boots as ipxe: boot.ipxe", f"dhcp: {MAC} is {address}"]
         assert address.startswith("192.0.2.1") and no_address_was_given(lab)
+        (story,) = boots(lab)
+        assert (story["client"], story["mac"]) == (address, MAC)
+        assert [step[1:] for step in story["steps"]][:1] == [["", "ipxe: boot.ipxe"]]
+        assert story["steps"][-1][1:] == ["/boot.ipxe", f"done, {len(SCRIPT)} bytes"]
 
 
 def test_a_bios_loads_the_file_for_it(folder: Path):
@@ -148,6 +158,13 @@ def test_edk2_boots_by_pxe(folder: Path, tmp_path: Path, arm: bool):
         assert no_address_was_given(lab)
         if not arm:  # Debian's ipxe.efi is for x64; it asks again, and gets its script
             machine.wait_for(SAID, 60)
+            (story,) = boots(lab)
+            assert story["mac"] == MAC and story["client"].startswith("192.0.2.1")
+            whole = f"done, {(folder / 'ipxe.efi').stat().st_size} bytes"
+            steps = [tuple(step[1:]) for step in story["steps"]]
+            wanted = [("", "efi64: ipxe.efi"), ("/ipxe.efi", whole), ("", "ipxe: boot.ipxe")]
+            wanted.append(("/boot.ipxe", f"done, {len(SCRIPT)} bytes"))
+            assert [step for step in dict.fromkeys(steps) if step in wanted] == wanted, steps
             assert [line for line in lab.dhcp() if "boots" in line][1:] == [f"dhcp: {MAC} boots as ipxe: boot.ipxe"]
 
 

@@ -414,7 +414,7 @@ def test_uploads_leave_free_what_they_shall(start, tmp_path: Path, size: int, co
     (tmp_path / "files").mkdir()
     (tmp_path / "files/hello.txt").write_bytes(b"hello")
     image = tmp_path / "flash"
-    arguments = ("--flash-size", "368K", "--save", str(image), "--writable")
+    arguments = ("--flash-size", "384K", "--save", str(image), "--writable")
     with start(*arguments, "--set", "keep_free=65536", files=tmp_path / "files") as board:
         stored = 0
         for number in range(count):

@@ -4,13 +4,13 @@ from tftpd.stories import stories
 
 MAC = "52:54:00:12:34:56"
 UEFI = [
-    "14.160 dhcp: %s boots as efi64: ipxe.efi" % MAC,
-    "19.950 dhcp: %s is 192.168.1.111" % MAC,
+    f"14.160 dhcp: {MAC} boots as efi64: ipxe.efi",
+    f"19.950 dhcp: {MAC} is 192.168.1.111",
     '19.993 192.168.1.111:1326 RRQ "/ipxe.efi" octet tsize=850528 blksize=1468: probed, no data wanted, ERROR 8, '
     "0 bytes in 0.000 s, 0 KB/s, 0 resent",
     '20.670 192.168.1.111:1327 RRQ "/ipxe.efi" octet blksize=1468: done, 850528 bytes in 0.677 s, 1256 KB/s, 4 resent',
-    "27.790 dhcp: %s boots as ipxe: boot.ipxe" % MAC,
-    "27.791 dhcp: %s is 192.168.1.111" % MAC,
+    f"27.790 dhcp: {MAC} boots as ipxe: boot.ipxe",
+    f"27.791 dhcp: {MAC} is 192.168.1.111",
     '51.548 192.168.1.111:14088 RRQ "/boot.ipxe" octet tsize=36: done, 36 bytes in 0.013 s, 2 KB/s, 0 resent',
     '51.600 192.168.1.111:14089 GET "/vmlinuz": done, 5000 bytes in 0.013 s, 2 KB/s',
 ]
@@ -31,8 +31,11 @@ STORY = {
 
 def later(lines, seconds):
     """The same lines at a later time."""
-    pairs = [line.split(" ", 1) for line in lines]
-    return ["%d.%s %s" % (int(when.split(".")[0]) + seconds, when.split(".")[1], text) for when, text in pairs]
+    moved = []
+    for line in lines:
+        second, _, rest = line.partition(".")
+        moved.append(f"{int(second) + seconds}.{rest}")
+    return moved
 
 
 def test_a_boot_is_one_story():
@@ -41,7 +44,9 @@ def test_a_boot_is_one_story():
 
 def test_two_machines_have_two_stories_though_their_lines_are_mixed():
     other = [line.replace("34:56", "34:57").replace("1.111", "1.112") for line in UEFI]
-    mixed = [line for pair in zip(UEFI, other) for line in pair]
+    mixed = []
+    for number in range(len(UEFI)):
+        mixed += [UEFI[number], other[number]]
     first, second = stories(mixed)
     assert first == STORY
     assert second["client"] == "192.168.1.112" and second["steps"] == STORY["steps"]
@@ -63,7 +68,8 @@ def test_offers_that_are_repeated_are_of_one_boot():
 def test_without_dhcp_a_story_begins_with_a_read_over_tftp():
     lines = [
         '2.387 10.0.0.9:42270 RRQ "pxelinux.cfg/01-52" octet tsize=0: refused, file not found',
-        '2.400 10.0.0.9:42271 RRQ "pxelinux.cfg/default" -> "/pxe/default" octet tsize=8: done, 8 bytes in 0.001 s, 8 KB/s',
+        '2.400 10.0.0.9:42271 RRQ "pxelinux.cfg/default" -> "/pxe/default" octet tsize=8: done, 8 bytes in 0.001 s, '
+        "8 KB/s, 0 resent",
         '2.500 10.0.0.9:42272 RRQ "private/key" octet: refused, denied by rule 3',
         '2.600 10.0.0.9:42273 RRQ "/big" octet: nobody answers, 512 bytes in 9.000 s, 0 KB/s, 7 resent',
     ]
@@ -107,6 +113,6 @@ def test_browsers_uploads_and_other_lines_have_no_story():
 
 def test_names_that_look_like_the_journal_forge_nothing():
     name = '\\\\\\": done, 9 bytes -> \\"x'  # as quoted() writes it
-    (story,) = stories(['1.000 10.0.0.9:3 RRQ "%s" octet: refused, file not found' % name])
+    (story,) = stories([f'1.000 10.0.0.9:3 RRQ "{name}" octet: refused, file not found'])
     assert story["steps"] == [[1000, name, "refused, file not found"]]
     assert stories(['1.000 10.0.0.9:3 RRQ "cut'])[0]["steps"] == [[1000, "cut", ""]]

@@ -49,7 +49,7 @@ def stories(lines):
     for line in lines:
         when, _, text = line.partition(" ")
         ms = int(when.replace(".", ""))
-        step = mac = client = None
+        step = mac = client = op = None
         words = text.split(" ", 3)
         read = _read(text)
         if read:
@@ -77,7 +77,7 @@ def stories(lines):
                 and steps[-1][1]
             ):
                 story = None
-        elif read and op == "GET":  # a browser, for one
+        elif op == "GET":  # a browser, for one
             continue
         else:
             story = None

@@ -13,6 +13,7 @@ from select import POLLIN
 import link
 from micropython import const
 from tftpd.journal import ALWAYS
+from tftpd.ports import Ports
 
 SERVER = const(67)  # ports: RFC 2131 section 4.1, and PXE 2.1
 CLIENT = const(68)
@@ -91,6 +92,7 @@ class Proxy:
                 ports.poller.register(sock, POLLIN)
                 if number == SERVER:
                     self.server.journal.log(ALWAYS, "dhcp: port 67")
+                    ports.new = self.new
 
     def close(self, *numbers):
         """Close these ports, and by default all."""
@@ -101,6 +103,16 @@ class Proxy:
                 ports.poller.unregister(sock)
                 del ports.others[sock]
                 sock.close()
+
+    def new(self):
+        """In place of Ports.new(): where no socket is left a transfer goes before port 4011."""
+        ports = self.server.ports
+        port = Ports.new(ports)
+        if _BOOT_SERVER in self.socks and (port.users or port is ports.listener):
+            self.seconds = 0
+            self.close(_BOOT_SERVER)
+            port = Ports.new(ports)
+        return port
 
     def send(self, packet, port, host="255.255.255.255"):
         self.socks[SERVER].sendto(packet, socket.getaddrinfo(host, port)[0][-1])

@@ -7,7 +7,9 @@ sockets live on such a port:
 - its own, which hears everyone: the transfers that share it, and strangers, who get ERROR 5;
 - a `twin`, bound to the same number but connected to one client, which hears that client alone.
   readinto and write on it allocate nothing. Linux and lwIP hand a datagram to the connected socket
-  first. Where no socket is left for a twin, the port's does its work with recvfrom and sendto.
+  first. Where no socket is left for a twin, the port's own is connected: strangers get no ERROR
+  then, and others can't share the port. On a port that is shared already it does the work of all
+  with recvfrom and sendto.
 
 Each socket that is polled costs an ESP32 0.17 ms a turn, a seventh of a block. So there are two
 poll sets: one of all sockets, to wait on, and one of those that the transfers under way need, for
@@ -434,8 +436,13 @@ class Ports:
                     return port
                 except OSError:  # the number is taken, or no socket is left
                     pass
-        ports = [port for port in self.bound.values() if port is not self.listener]
-        return min(ports, key=lambda port: port.users) if ports else self.listener
+        shared = self.listener
+        for sock, port in self.bound.items():
+            if port is self.listener or sock in self.twins:
+                continue
+            if shared is self.listener or port.users < shared.users:
+                shared = port
+        return shared
 
     def join(self, session):
         """The session's transfer begins: it is to use the session's port."""
@@ -483,9 +490,14 @@ class Ports:
         port = session.port
         try:
             twin = self.socket(port.tid, session.client)
-        # No socket left, no memory, or a system without twins: the port's socket does.
-        except (OSError, MemoryError):
-            return
+        except (OSError, MemoryError):  # no socket left, or a system without twins
+            if port.users > 1:
+                return
+            try:
+                twin = port.sock
+                twin.connect(session.client)
+            except OSError:
+                return
         session.twin = twin
         session.transfer.attach(twin.write, twin.readinto)
         port.twins += 1
@@ -501,12 +513,13 @@ class Ports:
             del self.twins[twin]
             self.poller.unregister(twin)
             self.needed.unregister(twin)
-            twin.close()
+            if twin is not session.port.sock:
+                twin.close()
 
     def watch(self, port):
         """Look at the socket of `port` in each turn if transfers need it."""
         if port.sock:  # None: it was deaf, and the board had no other
-            if port.users > port.twins:
+            if port.users > port.twins or port.sock in self.twins:
                 self.needed.register(port.sock, select.POLLIN)
             else:
                 self.needed.unregister(port.sock)

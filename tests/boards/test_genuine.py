@@ -47,7 +47,7 @@ class Console:
     def __init__(self, board: Board, port: int) -> None:
         self.board = board
         self._socket = socket.create_connection(("127.0.0.1", port))
-        self._socket.settimeout(60)
+        self._socket.settimeout(max(60, START_S[board.name]))
         if board.name == "rpi_pico_w":
             # Ctrl-C in the first seconds makes MicroPython's Wi-Fi driver slow in the emulator: each packet then
             # takes a second. Not seen later, nor on the ESP32.

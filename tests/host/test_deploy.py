@@ -230,11 +230,11 @@ def test_files_that_do_not_fit_are_refused_before_any_change(prompt, folder):
 
 
 def test_a_file_too_large_beside_its_old_version_replaces_it_in_place(prompt, folder):
-    board = prompt({"/files/shrinks": content(90_000), "/files/large": content(200_000)})
-    done = fill(board, folder({"shrinks": b"", "large": content(265_000, 2)}), settings={})
+    board = prompt({"/files/shrinks": content(90_000), "/files/large": content(230_000)})
+    done = fill(board, folder({"shrinks": b"", "large": content(252_000, 2)}), settings={})
     assert done.notes == ["both versions of /files/large don't fit: removed the old one first"]
     tree = board.tree()
-    assert tree["/files/large"] == sha256(content(265_000, 2)) and tree["/files/shrinks"] == sha256(b"")
+    assert tree["/files/large"] == sha256(content(252_000, 2)) and tree["/files/shrinks"] == sha256(b"")
     assert done.free < 150_000
 
 

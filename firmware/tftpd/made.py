@@ -38,6 +38,7 @@ from .journal import quoted
 from .names import Names
 from .packet import ACCESS, NOT_FOUND, WRQ, Refused
 from .reserved import FOLDER
+from .stories import stories
 
 _PIECE_BYTES = const(1024)  # a heap in use seldom has more in one piece
 _CLOCK_SET = const(2024)  # the year from which the clock is believed
@@ -210,19 +211,16 @@ def _lines(files, mine):
     return lines
 
 
-def _boots(files, mine):
-    """The boots, as in stories.py."""
-    from .stories import stories
-
-    return [one for one in stories(_lines(files, None)) if mine in (None, one["client"])]
-
-
 def _status(files, made, host, mine):
     lead = text(_facts(files, host))[:-1]
+    lines = _lines(files, mine)
+    boots = stories(_lines(files, None) if mine else lines)
+    if mine:
+        boots = [one for one in boots if one["client"] == mine]
     for name, items in (
         ("now", _now(files, mine)),
-        ("last", _lines(files, mine)[-_LINES:]),
-        ("boots", _boots(files, mine)),
+        ("last", lines[-_LINES:]),
+        ("boots", boots),
     ):
         made.write('%s,"%s":' % (lead, name))
         lead = "["

@@ -1,6 +1,5 @@
 """The boots in the last lines of the journal, each as one story: what a machine was told by DHCP
-(pxe.py), and the names that it has asked for. Loaded with the first request for status.json;
-nothing is kept.
+(pxe.py), and the names that it has asked for. Loaded with made.py; nothing is kept.
 """
 
 from micropython import const

@@ -337,7 +337,7 @@ def test_the_index_of_1500_files_comes_whole_and_is_quick_the_second_time(start:
 @everyday
 def test_an_index_for_which_there_is_no_memory_is_refused_and_nothing_else(start: Callable[..., Board], tmp_path: Path):
     files = {f"a rather long name for a file, number {number:04}": b"" for number in range(1000)}
-    board = start("--heap", "152K", "--set", "read_ahead=0", files=put(tmp_path, files))
+    board = start("--heap", "144K", "--set", "read_ahead=0", files=put(tmp_path, files))
     for _ in range(3):
         with pytest.raises(TftpError) as refusal:
             made(board, "index.txt")
@@ -493,6 +493,7 @@ def test_with_client_folders_a_client_reads_only_its_own_lines(start: Callable[.
         other.recv(600)
         told = status(board)
         assert [one["client"] for one in told["now"]][:1] == [board.seen_as(mine)]
+        assert {one["client"] for one in status(board)["boots"]} <= {"127.0.0.1"}
         assert "127.0.0.2" not in json.dumps(told) and "secret" not in made(board, "journal.txt").decode()
         other.sendto(b"\0\1tftpd/journal.txt\0octet\0", board.address)
         while b"secret" not in (data := other.recv(600)):

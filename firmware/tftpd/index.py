@@ -194,7 +194,7 @@ def _is_named(files, name, host):
     try:
         files.own(parts, host)
         # Quicker for most: repr() would escape what is not allowed.
-        plain = part[0] != "." and len(repr(part)) == len(part) + 2
+        plain = not part.startswith(".") and len(repr(part)) == len(part) + 2
         return plain or components(part.encode()) == [part]
     except Refused:
         return False

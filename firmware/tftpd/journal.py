@@ -47,8 +47,9 @@ def quoted(sent):
         text = sent.decode()
     except UnicodeError:
         return repr(sent[:_LONGEST])
-    shown = "".join([_shown(one) for one in text[:_LONGEST]])
-    return '"%s"%s' % (shown, "..." if len(text) > _LONGEST else "")
+    # A loop over the text itself, or an index, would keep each character for good: see names.py.
+    shown = [_shown(text[at : at + 1]) for at in range(min(len(text), _LONGEST))]
+    return '"%s"%s' % ("".join(shown), "..." if len(text) > _LONGEST else "")
 
 
 def label(opcode, name, mode, options):

@@ -39,25 +39,44 @@ def components(name):
     dropped. Raises Refused: NOT_FOUND for what can't be the name of a visible file, ACCESS for
     `..`.
     """
+    # MicroPython keeps each character for good that it makes of a str, by an index or a loop: all
+    # of Unicode would take more heap than there is. So what clients send is looked at as bytes.
     try:
         text = name.decode()
-        # MicroPython decodes surrogates and overlong forms (C0 AE for "."). Both are refused: the
-        # former are left out here, the latter encode to other bytes. ASCII, which has as many
-        # characters as bytes, needs no check.
-        if len(text) != len(name):
-            anew = [chr(ord(one)) for one in text if not 0xD800 <= ord(one) < 0xE000]
-            if "".join(anew) != text:
-                raise ValueError
+        if len(text) != len(name):  # else it is ASCII
+            _check(name)
     except ValueError:
         raise Refused(NOT_FOUND, "name not UTF-8")
     parts = [part for part in text.replace("\\", "/").split("/") if part not in ("", ".")]
     for part in parts:
         if part == "..":
             raise Refused(ACCESS, "'..' is not allowed")
-        control = any(ord(one) < 32 or 127 <= ord(one) < 160 for one in part)
-        if part[0] == "." or control or len(part.encode()) > _MAX_COMPONENT:
+        encoded = part.encode()
+        control = min(encoded) < 32 or 127 in encoded
+        if part.startswith(".") or control or len(encoded) > _MAX_COMPONENT:
             raise Refused(NOT_FOUND, "file not found")
     return parts
+
+
+def _check(name):
+    """Raise ValueError for what MicroPython decodes although it is no UTF-8 (RFC 3629 section 4):
+    overlong forms (C0 AE for "."), surrogates, and what is behind U+10FFFF. Raise Refused for
+    control characters from U+0080 on."""
+    before = 0
+    for one in name:
+        two = before << 8 | one
+        if (
+            one in (0xC0, 0xC1)
+            or one > 0xF4
+            or 0xE080 <= two < 0xE0A0
+            or 0xEDA0 <= two < 0xEDC0
+            or 0xF080 <= two < 0xF090
+            or 0xF490 <= two < 0xF4C0
+        ):
+            raise ValueError
+        if 0xC280 <= two < 0xC2A0:
+            raise Refused(NOT_FOUND, "file not found")
+        before = one
 
 
 def _hash(path):

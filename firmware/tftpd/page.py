@@ -142,7 +142,7 @@ def listing(connection, method, target, fields):
     for path in paths:
         for entry in files.names.entries(path):
             one = entry[0]
-            if one[0] == "." or _is_hidden(files, asked + [one], connection.host):
+            if one.startswith(".") or _is_hidden(files, asked + [one], connection.host):
                 yield connection.NEXT  # many in a row must not hold the loop
                 continue
             if entry[1] & _FOLDER:

@@ -69,7 +69,7 @@ def _collect(names):
         while folders:
             folder, entries = folders[-1]
             for entry in entries:
-                if entry[0][0] != ".":
+                if not entry[0].startswith("."):
                     path = folder + "/" + entry[0]
                     names.add(path)
                     if entry[1] & _FOLDER:

@@ -13,7 +13,7 @@ def _quoted(text, at):
     """The text in the quotes that begin at `at`, and where they end."""
     end = at = at + 1
     while text[end : end + 1] not in ('"', ""):
-        end += 2 if text[end] == "\\" else 1
+        end += 2 if text.startswith("\\", end) else 1
     return text[at:end], end + 1
 
 
@@ -21,7 +21,7 @@ def _read(text):
     """(address, operation, [name, outcome and maybe the name that a rule gave]) of a line that
     tells of a read; None for another line."""
     words = text.split(" ", 2)
-    if len(words) < 3 or words[1] not in ("RRQ", "GET") or words[2][0] != '"':
+    if len(words) < 3 or words[1] not in ("RRQ", "GET") or not words[2].startswith('"'):
         return None
     name, end = _quoted(words[2], 0)
     rest = words[2][end:]

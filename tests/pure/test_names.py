@@ -27,6 +27,20 @@ def test_hidden_names_are_not_found():
         assert refusal(name) == NOT_FOUND, name
 
 
+def test_each_first_and_second_byte_of_utf8():
+    for lead in range(0xC0, 0x100):
+        more = 1 if lead < 0xE0 else 2 if lead < 0xF0 else 3
+        for second in range(0x80, 0xC0):
+            code = ((lead & (0x3F >> more)) << 6 | second & 0x3F) << 6 * (more - 1)
+            least = (0, 0x80, 0x800, 0x10000)[more]
+            well = lead < 0xF8 and least <= code < 0x110000 and not 0xD800 <= code < 0xE000
+            name = b"a" + bytes([lead, second]) + bytes([0x80]) * (more - 1)
+            if well and not 0x80 <= code < 0xA0:
+                assert components(name) == [name.decode()], name
+            else:
+                assert refusal(name) == NOT_FOUND, name
+
+
 def test_what_is_not_utf8_is_not_found():
     for name in (b"\xff", b"a\xc0\xafb", b"\xc0\xae\xc0\xae/x", b"\xed\xa0", b"x\x80", b"\xed\xa0\xae\xed\xb0\xae"):
         assert refusal(name) == NOT_FOUND, name

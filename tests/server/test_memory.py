@@ -1,6 +1,9 @@
 """Heap and code on the everyday board: nothing allocated per block, budgets kept, no leak over 2,000 transfers."""
 
+import socket
+
 import pytest
+import requests
 
 from board import Board
 from client import TftpError, Wire, fetch
@@ -49,6 +52,30 @@ def test_thousands_of_transfers_leave_the_heap_flat(start):
                 wire.ack(0)
         else:
             assert fetch(board.address, "size-513") == SERVED["size-513"]
+    after = [board.heap_when_idle() for _ in range(5)]
+    assert min(after) <= max(used) + 1024, (used, after)
+
+
+def test_names_of_all_of_unicode_take_no_heap(start):
+    """MicroPython keeps each string of one character that it makes by an index or a loop."""
+    port = peers.free_port(socket.SOCK_STREAM)
+    board: Board = start("--set", "log=debug", "--writable", "--set", f"http_port={port}")
+    board.wait_for("http: port")
+    characters = [chr(code) for code in range(0x100, 0x9FFF)]
+    names = ["/".join(characters[at : at + 80]) for at in range(0, len(characters), 80)]
+
+    def ask(name: str) -> None:
+        for opcode in (1, 2):
+            with Wire(board.address) as wire:
+                assert wire.ask(name, opcode=opcode)[:2] == b"\0\5"
+        assert requests.get(f"http://127.0.0.1:{port}/{name}").status_code == 404
+        assert requests.get(f"http://127.0.0.1:{port}/tftpd/status.json").status_code == 200
+
+    for name in names[:30]:
+        ask(name)
+    used = [board.heap_when_idle() for _ in range(5)]
+    for name in names[30:]:
+        ask(name)
     after = [board.heap_when_idle() for _ in range(5)]
     assert min(after) <= max(used) + 1024, (used, after)
 

@@ -121,15 +121,14 @@ def _load_uploads(settings, files, journal):
     from .waiting import Uploads
 
     uploads = Uploads(settings, files)
-    try:
-        for folder in settings["write_to"]:
-            os.stat((files.names.roots[0] + folder).rstrip("/"))
-    except OSError:  # it is to be made
-        left.append("")
     if left:
         uploads.recover()
     if not allowed:
         return None
-    for trouble in uploads.make_folders() if left else ():
-        journal.log(ALWAYS, trouble)
+    try:
+        for folder in settings["write_to"]:
+            os.stat((files.names.roots[0] + folder).rstrip("/"))
+    except OSError:  # one is to be made
+        for trouble in uploads.make_folders():
+            journal.log(ALWAYS, trouble)
     return uploads

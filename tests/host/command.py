@@ -1,5 +1,6 @@
 """`python -m tools` as a user runs it."""
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -31,3 +32,13 @@ def until(true: Callable[[], object], seconds: float = 10) -> None:
     while not true():
         assert time.monotonic() < end, f"not true within {seconds} s"
         time.sleep(0.05)
+
+
+def shown_on(terminal: int) -> bytes:
+    """All that comes from this side of a terminal until the other is closed; closes it."""
+    shown = b""
+    with contextlib.suppress(OSError):
+        while more := os.read(terminal, 65536):
+            shown += more
+    os.close(terminal)
+    return shown

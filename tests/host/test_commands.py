@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from board import ROOT
-from command import complain
+from command import complain, shown_on
 from made import made_uf2
 from tools import boards, doctor, firmware
 from tools.__main__ import COMMANDS, FAILED, WRONG_USAGE
@@ -92,16 +92,7 @@ def on_a_terminal(code: str) -> str:
     environment = {**os.environ, "TERM": "xterm", "COLUMNS": "80"}
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=theirs, env=environment) as process:
         os.close(theirs)
-        shown = b""
-        while True:
-            try:
-                data = os.read(ours, 65536)
-            except OSError:  # Linux: the other end is closed
-                break
-            if not data:
-                break
-            shown += data
-    os.close(ours)
+        shown = shown_on(ours)
     assert process.returncode == 0, shown
     return shown.decode()
 

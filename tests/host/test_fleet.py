@@ -22,7 +22,7 @@ import pytest
 
 from board import ROOT, Board, missing
 from client import fetch
-from command import complain
+from command import complain, shown_on
 from prompt import Prompt, console_loses, sha256
 from served import content
 from tools import ToolError, compress, deploy, filesystem, fleet, fleet_file
@@ -418,11 +418,7 @@ def test_a_terminal_sees_a_live_table(server: Callable[..., Server], tmp_path: P
     environment = {**os.environ, "TERM": "xterm", "COLUMNS": "120"}
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=theirs, env=environment) as process:
         os.close(theirs)
-        shown = b""
-        with contextlib.suppress(OSError):
-            while data := os.read(ours, 65536):
-                shown += data
-        os.close(ours)
+        shown = shown_on(ours)
         assert process.stdout and b"1 board, 1 changed" in process.stdout.read() and process.wait(20) == 0
     assert b"one" in shown and b"many-" in shown and b"1/1" not in shown
 

@@ -18,7 +18,7 @@ import pytest
 
 from board import ROOT, Board
 from cable import Namespace
-from command import complain
+from command import complain, shown_on
 from served import SERVED, content, make_files
 from tools import ToolError, compress, remote
 
@@ -398,10 +398,6 @@ def test_a_terminal_sees_the_progress_but_not_with_quiet(board: Addresses, tmp_p
     command = [sys.executable, "-m", "tools", "get", board.http, "mebi.bin", "-o", str(tmp_path), *["--quiet"] * quiet]
     process = subprocess.Popen(command, cwd=ROOT, stderr=other, env={**os.environ, "TERM": "xterm", "COLUMNS": "100"})
     os.close(other)
-    said = b""
-    with contextlib.suppress(OSError):
-        while more := os.read(main, 65536):
-            said += more
-    os.close(main)
+    said = shown_on(main)
     assert process.wait(20) == 0
     assert said == b"" if quiet else b"mebi.bin" in said and b"1.0/1.0 MB" in said
